@@ -1,0 +1,3 @@
+"""Edit tumours in CT and MR by their radiomics features (engine; knows nothing of Slicer)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Radiomics features of a region, with the definitions of pyradiomics."""

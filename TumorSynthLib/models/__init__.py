@@ -1,0 +1,40 @@
+"""Models: bundles on disk, the catalogue, and their installation.
+
+A bundle is a folder with ``bundle.json`` and safetensors files, and all that an edit needs. Nothing here uses
+pickle, and nothing is sent anywhere: the network is used only to download a model (or a catalogue) that the
+user asked for.
+
+    bundle = find("lung-nodule-ct")                 # installed by the user, or bundled
+    weights = bundle.tensors("model.safetensors")   # checked by SHA-256, then parsed
+"""
+
+from .bundle import Bundle, load_bundle, verify_folder
+from .catalogue import RELEASE_URL, Catalogue, Entry, load_catalogue
+from .folders import bundled_folder, user_folder
+from .installation import InstallPlan, install, plan_install, remove
+from .params import pyradiomics_params
+from .store import Installed, Listing, find, info, installed, list_models, verify
+
+__all__ = [
+    "RELEASE_URL",
+    "Bundle",
+    "Catalogue",
+    "Entry",
+    "InstallPlan",
+    "Installed",
+    "Listing",
+    "bundled_folder",
+    "find",
+    "info",
+    "install",
+    "installed",
+    "list_models",
+    "load_bundle",
+    "load_catalogue",
+    "plan_install",
+    "pyradiomics_params",
+    "remove",
+    "user_folder",
+    "verify",
+    "verify_folder",
+]

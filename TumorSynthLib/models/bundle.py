@@ -1,0 +1,258 @@
+"""A bundle on disk: its manifest, and its tensors, which are parsed only after their SHA-256 agrees."""
+
+import hashlib
+import os
+import stat
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from .manifest import read_manifest
+from .names import MANIFEST, check_file_name, is_note
+
+if TYPE_CHECKING:
+    from ..radiomics.population import Population
+    from ..radiomics.settings import Settings
+
+MAX_HEADER_BYTES = 10 * 2**20  # of a safetensors file; a network of 1,000 tensors has 100 kB
+POPULATION_FILE = "population.safetensors"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model's folder whose manifest has been checked.
+
+    `json` is ``bundle.json``; `sha256` is that of ``bundle.json``, which holds the hashes of all other files
+    and so identifies the model; `ignored` names files in the folder that the manifest doesn't list, with the
+    reason why they are not used.
+    """
+
+    folder: Path
+    json: dict[str, Any]
+    sha256: str
+    ignored: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.json["id"]
+
+    @property
+    def version(self) -> str:
+        return self.json["version"]
+
+    @property
+    def title(self) -> str:
+        return self.json["title"]
+
+    @property
+    def organ(self) -> str:
+        return self.json["organ"]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.json["modalities"])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Working grid (x, y, z) in mm."""
+        x, y, z = self.json["spacing_mm"]
+        return float(x), float(y), float(z)
+
+    @property
+    def licence(self) -> str:
+        """The weights' licence in one line."""
+        return licence_text(self.json["licence"])
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensor files."""
+        return sum(entry["bytes"] for entry in self.json["files"].values())
+
+    def read(self, file: str) -> bytes:
+        """Bytes of a file of the bundle, after its size, SHA-256 and safetensors header have been checked.
+
+        :raises ModelError: if the file is missing or differs from the manifest.
+        """
+        entry = self.json["files"].get(file)
+        if entry is None:
+            raise ModelError(
+                f"model {self.id!r} has no file {file!r}; it has {', '.join(self.json['files'])}"
+            )
+        data = _read_regular_file(self.folder / file, entry["bytes"], self.id)
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise ModelError(
+                _damaged(self.id, self.folder / file, "its SHA-256 differs from the one in bundle.json")
+            )
+        check_header(data, self.id, self.folder / file)
+        return data
+
+    def tensors(self, file: str, framework: str = "numpy") -> dict[str, Any]:
+        """Tensors of a safetensors file by name, checked by SHA-256 before they are parsed.
+
+        :param framework: ``numpy`` for numpy arrays, ``torch`` for torch tensors on the CPU (needed for
+            bfloat16).
+        :raises ModelError: if the file is missing, damaged, or not safetensors.
+        """
+        data = self.read(file)
+        if framework == "torch":
+            from safetensors.torch import load
+        elif framework == "numpy":
+            from safetensors.numpy import load
+        else:
+            raise ValueError(f"framework is {framework!r}, expected 'numpy' or 'torch'")
+        try:
+            return load(data)
+        except (
+            Exception
+        ) as error:  # safetensors raises its own class, and KeyError for a type that numpy lacks
+            raise ModelError(
+                _damaged(self.id, self.folder / file, f"it is not valid safetensors: {error}")
+            ) from None
+
+    def verify(self) -> None:
+        """Check every file against the manifest.
+
+        :raises ModelError: for the first one that is missing or differs.
+        """
+        for file in self.json["files"]:
+            self.read(file)
+
+    def modality(self, name: str | None) -> str:
+        """The bundle's own spelling of a modality; ``None`` means the only one.
+
+        :raises ModelError: if the model wasn't trained for it, or has several and none was given.
+        """
+        if name is None and len(self.modalities) == 1:
+            return self.modalities[0]
+        for modality in self.modalities:
+            if name is not None and modality.lower() == name.lower():
+                return modality
+        known = ", ".join(self.modalities)
+        if name is None:
+            raise ModelError(
+                f"model {self.id!r} works on {known}; say which of them the image is (--modality)"
+            )
+        raise ModelError(
+            f"model {self.id!r} works on {known}, not on {name!r}; choose another model or modality"
+        )
+
+    def population(self, modality: str | None = None) -> "Population":
+        """Radiomics features of the training tumours of one modality."""
+        import numpy as np
+
+        from ..radiomics.population import Population
+
+        modality = self.modality(modality)
+        entry = (self.json.get("population") or {}).get(modality)
+        if entry is None:
+            raise ModelError(
+                f"model {self.id!r} has no feature population for {modality}; get a newer version of it"
+            )
+        values = self.tensors(POPULATION_FILE).get(entry["tensor"])
+        shape = (len(entry["cases"]), len(entry["names"]))
+        if values is None or values.shape != shape or not np.isfinite(values).all():
+            found = "missing" if values is None else f"{values.shape}, or not finite"
+            raise ModelError(
+                _damaged(
+                    self.id,
+                    self.folder / POPULATION_FILE,
+                    f"tensor {entry['tensor']!r} is {found}; bundle.json says {shape}",
+                )
+            )
+        return Population(tuple(entry["names"]), values.astype(np.float64), tuple(entry["cases"]))
+
+    def settings(self, modality: str | None = None) -> "Settings":
+        """pyradiomics settings with which the model's features are defined."""
+        from ..radiomics.settings import Settings
+
+        return Settings.from_dict(self.json["extraction"][self.modality(modality)])
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Open a bundle folder: check the manifest, and that each file is there with the right size.
+
+    Contents are hashed when they are read (`Bundle.tensors`), or all at once by `Bundle.verify`.
+
+    :raises ModelError: if the folder is not a bundle, or is damaged or unsafe; the message names the file or
+        key.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder; give the folder that holds {MANIFEST}")
+    manifest, data = read_manifest(folder)
+    for name, entry in manifest["files"].items():
+        _check_regular_file(folder / name, entry["bytes"], manifest["id"])
+    ignored = _extra_files(folder, manifest)
+    return Bundle(folder, manifest, hashlib.sha256(data).hexdigest(), ignored)
+
+
+def verify_folder(folder: str | Path) -> Bundle:
+    """`load_bundle`, then `Bundle.verify`."""
+    bundle = load_bundle(folder)
+    bundle.verify()
+    return bundle
+
+
+def licence_text(licence: str | dict[str, Any]) -> str:
+    """One line for a licence that is a text or an object (`name`, `weights` …)."""
+    if isinstance(licence, str):
+        return licence.strip().splitlines()[0]
+    for key in ("weights", "name", "id"):
+        if isinstance(licence.get(key), str):
+            return licence[key]
+    return ", ".join(f"{key}: {value}" for key, value in licence.items())
+
+
+def check_header(data: bytes, model: str, path: Path) -> None:
+    """Refuse a safetensors file whose header is longer than the file, or than any network needs."""
+    length = struct.unpack_from("<Q", data)[0] if len(data) >= 8 else 0
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ModelError(
+            _damaged(model, path, f"its safetensors header claims {length} bytes in a file of {len(data)}")
+        )
+    if data[8:9] != b"{":
+        raise ModelError(_damaged(model, path, "its safetensors header is not JSON"))
+
+
+def _extra_files(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    ignored = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if name in manifest["files"] or name == MANIFEST or (is_note(name) and not path.is_symlink()):
+            continue
+        if name.startswith("."):
+            continue
+        if path.is_dir():
+            ignored[name] = "a bundle has no sub-folders"
+        else:
+            check_file_name(name, f"model {manifest['id']!r} in {folder}")
+            ignored[name] = "not listed in bundle.json"
+    return ignored
+
+
+def _check_regular_file(path: Path, size: int, model: str) -> None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        raise ModelError(_damaged(model, path, "it is missing")) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(_damaged(model, path, "it is a link or not a plain file"))
+    if status.st_size != size:
+        raise ModelError(_damaged(model, path, f"it has {status.st_size} bytes, bundle.json says {size}"))
+
+
+def _read_regular_file(path: Path, size: int, model: str) -> bytes:
+    _check_regular_file(path, size, model)
+    try:
+        with open(path, "rb") as file:
+            return file.read(size + 1)
+    except OSError as error:
+        raise ModelError(
+            f"{path} of model {model!r} can't be read ({error.strerror}); check its permissions"
+        ) from None
+
+
+def _damaged(model: str, path: Path, reason: str) -> str:
+    return f"model {model!r} is damaged: {path}: {reason}. Install it again"

@@ -1,0 +1,98 @@
+"""What the training scripts share: processes, seeds, checkpoints, log, prepared data."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
+
+
+class Run:
+    """One process of a run: rank, device, folder, log; started alone or by torchrun."""
+
+    def __init__(self, folder: str, threads: int | None = None):
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if threads:
+            torch.set_num_threads(threads)
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        if self.world > 1:
+            dist.init_process_group("nccl" if cuda else "gloo")
+        self.device = torch.device("cuda" if cuda else "cpu")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.started = time.time()
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def log(self, **values):
+        """One JSON line, on the screen and in log.jsonl."""
+        if self.first:
+            line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()})
+            print(line, flush=True)
+            with open(self.folder / "log.jsonl", "a") as f:
+                f.write(line + "\n")
+
+    def autocast(self):
+        """bfloat16 where the device is faster with it; a CPU without native bfloat16 is thirty times slower."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def save(self, state: dict, name: str = "last.pt"):
+        """Checkpoint, whole or not at all."""
+        if self.first:
+            temporary = self.folder / (name + ".part")
+            torch.save(state, temporary)
+            os.replace(temporary, self.folder / name)
+
+    def load(self, name: str = "last.pt") -> dict | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    def close(self):
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+class Ema:
+    """Exponential moving average of a module's state; short memory at first."""
+
+    def __init__(self, module: torch.nn.Module, decay: float = 0.998):
+        self.decay, self.count = decay, 0
+        self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module):
+        self.count += 1
+        d = min(self.decay, (1 + self.count) / (10 + self.count))
+        for k, v in module.state_dict().items():
+            if v.dtype.is_floating_point:
+                self.shadow[k].lerp_(v.detach(), 1 - d)
+
+
+class Prepared:
+    """Prepared crops of one or more folders made by prepare.py with the same settings."""
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        self.meta = json.loads((folder / "meta.json").read_text())
+        self.images = np.load(folder / "images.npy", mmap_mode="r")  # (N, D, H, W) int16 intensities
+        self.labels = np.load(folder / "labels.npy", mmap_mode="r")  # bit 0 region, bit 1 inside image, bit 2 any tumour
+        self.features = np.load(folder / "features.npy")  # (N, F) float64, nan where there is none
+        self.rows = json.loads((folder / "rows.json").read_text())
+        self.modality = np.array([self.meta["modalities"].index(r["modality"]) for r in self.rows])
+
+    def __len__(self):
+        return len(self.rows)

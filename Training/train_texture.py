@@ -1,0 +1,259 @@
+"""Train the texture network of a model: synthesis and removal in one Brownian bridge.
+
+    one CPU core         taskset -c 1 python Training/train_texture.py --data runs/data/lidc --out runs/lidc --minutes 60 --threads 1
+    one GPU              python Training/train_texture.py --data runs/data/lidc --out runs/lidc --steps 100000 --batch 32
+    one node, 8 GPUs     torchrun --nproc-per-node 8 Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
+    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 Training/train_texture.py ...
+
+`--data` is a folder made by prepare.py, `--batch` is per process. The same command goes on from the last
+checkpoint; the learning rate follows the share of --steps or --minutes that is used up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
+from TumorSynthLib.texture.codec import make_codec
+from TumorSynthLib.texture.context import IntensityMap, conditions, fill, noise_cells
+from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
+
+INTENSITY = {  # center, scale of the asinh map: linear around the tissue of interest
+    "sts": {"CT": (20.0, 100.0), "T1": (450.0, 300.0)},
+    "lidc": {"CT": (-200.0, 300.0)},
+}
+BACKGROUND_WEIGHT = {"low": 2.0}  # the block mean is one channel of eight, and sets level and gradient
+
+
+def scaling(features: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
+    """Centre, scale and log flag per feature, robust: heavy-tailed positive ones are seen in log."""
+    low, high = np.nanpercentile(features, [1, 99], axis=0)
+    log = (np.nanmin(features, 0) > 0) & (high > 20 * low)
+    seen = np.where(log, np.log(np.maximum(features, 1e-12)), features)
+    q = np.nanpercentile(seen, [16, 50, 84], axis=0)
+    scale = np.maximum((q[2] - q[0]) / 2, 1e-6 + 1e-3 * np.abs(q[1]))
+    return {
+        "center": torch.tensor(q[1], dtype=torch.float32),
+        "scale": torch.tensor(scale, dtype=torch.float32),
+        "log": torch.tensor(log),
+    }
+
+
+@dataclass
+class Sampler:
+    """Draws training batches; deterministic given (seed, step, rank)."""
+
+    data: common.Prepared
+    columns: list[int]
+    maps: list[IntensityMap]
+    removal: float = 0.25
+
+    def __post_init__(self):
+        kinds = np.array([r["kind"] for r in self.data.rows])
+        self.tumours = np.flatnonzero(kinds != "context")
+        real = kinds == "real"
+        weight = np.where(real, 1.0, 0.5)[self.tumours]
+        self.weight = weight / weight.sum()
+        shares = (np.asarray(self.data.labels) & 4 > 0).mean((1, 2, 3))
+        self.healthy = np.flatnonzero((kinds == "context") | (real & (shares < 0.25)))
+        self.holes = np.flatnonzero(kinds == "real")
+
+    def batch(self, size: int, step: int, rank: int, seed: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([seed, rank, step])
+        items = [self._removal(rng) if rng.random() < self.removal else self._synthesis(rng) for _ in range(size)]
+        return {k: torch.cat([i[k] for i in items]) for k in items[0]}
+
+    def _flip(self, arrays, rng):
+        """One of the 16 in-plane and axial symmetries: they leave every texture feature as it is."""
+        turns, axes = int(rng.integers(4)), [a for a in (0, 2) if rng.random() < 0.5]
+        return [np.ascontiguousarray(np.flip(np.rot90(x, turns, (1, 2)), axes)) for x in arrays]
+
+    def _synthesis(self, rng):
+        i = int(rng.choice(self.tumours, p=self.weight))
+        given = self._given(rng, len(self.columns))
+        image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
+        return self._item(image, (label & 1) > 0, (label & 2) > 0, i, given, False)
+
+    def _removal(self, rng):
+        for _ in range(20):
+            i, j = int(rng.choice(self.healthy)), int(rng.choice(self.holes))
+            image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
+            hole = self._flip(((self.data.labels[j] & 1) > 0,), rng)[0]
+            hole = np.roll(hole, rng.integers(-8, 9, 3) // (2, 1, 1), (0, 1, 2))
+            hole &= (label & 2 > 0) & (label & 4 == 0)
+            if 40 < hole.sum() < 0.6 * hole.size:
+                return self._item(image, hole, (label & 2) > 0, i, np.zeros(len(self.columns), bool), True)
+        return self._synthesis(rng)
+
+    @staticmethod
+    def _given(rng, count):
+        """Which features the network is told: all, a random part, or none, so that a user may ask for any subset."""
+        u = rng.random()
+        share = 1.0 if u < 0.55 else 0.0 if u > 0.95 else rng.uniform(0.03, 0.7)
+        return rng.random(count) < share
+
+    def _item(self, image, hole, valid, i, given, removal):
+        mapped = torch.from_numpy(self.maps[self.data.modality[i]].forward(image))[None, None]
+        values = np.nan_to_num(self.data.features[i, self.columns]).astype(np.float32)
+        return {
+            "x": mapped,
+            "hole": torch.from_numpy(hole)[None, None],
+            "conditions": conditions(hole[None], valid, tuple(self.data.meta["spacing"])),
+            "modality": torch.tensor([int(self.data.modality[i])]),
+            "values": torch.from_numpy(values)[None],
+            "given": torch.from_numpy(given)[None],
+            "removal": torch.tensor([removal]),
+        }
+
+
+def times(count: int, rng: torch.Generator) -> torch.Tensor:
+    """Bridge times: 80 % at the inference nodes with jitter, 20 % uniform."""
+    few = torch.tensor(FEW_STEP_NODES)
+    at = few[torch.randint(len(few), (count,), generator=rng)]
+    jittered = (at * torch.exp(0.15 * torch.randn(count, generator=rng))).clamp(0.003, 1)
+    uniform = torch.rand(count, generator=rng).clamp_min(0.003)
+    return torch.where(torch.rand(count, generator=rng) < 0.8, jittered, uniform)
+
+
+def loss_of(network, codec, batch, bridge: Bridge, rng: torch.Generator):
+    """Region L1 between predicted and true clean latent, per sample (B,); low-frequency channel counts more."""
+    with torch.no_grad():
+        x, hole = batch["x"], batch["hole"]
+        x0, y = codec.encode(x), codec.encode(fill(x, ~hole))
+        cells = noise_cells(hole)
+        m = times(len(x), rng).to(x.device)
+        noise = torch.randn(x0.shape, generator=rng).to(x.device)
+        noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)
+    guess = network(noisy, y, batch["conditions"], m, batch["modality"], batch["values"], batch["given"], batch["removal"])
+    weight = torch.ones(1, codec.channels, 1, 1, 1, device=x.device)
+    if codec.lossless:
+        weight[:, 0] = BACKGROUND_WEIGHT["low"]
+    error = (guess.float() - x0).abs() * weight * cells
+    return error.sum((1, 2, 3, 4)) / (cells.sum((1, 2, 3, 4)) * weight.sum()).clamp_min(1)
+
+
+def standardise(codec, sampler: Sampler, count: int = 200):
+    """Set the codec's mean and std per channel from latents of tumour cells."""
+    rng = np.random.default_rng(0)
+    total = []
+    for _ in range(count):
+        item = sampler._synthesis(rng)
+        cells = noise_cells(item["hole"])[0, 0] > 0
+        total.append(codec.encode(item["x"])[0][:, cells])
+    z = torch.cat(total, 1)
+    codec.mean.copy_(z.mean(1))
+    codec.std.copy_(z.std(1))
+
+
+def parse():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", type=Path, required=True)
+    p.add_argument("--out", required=True)
+    p.add_argument("--codec", default=None, help="a codec checkpoint of train_codec.py; default: Haar")
+    p.add_argument("--steps", type=int, default=100_000)
+    p.add_argument("--minutes", type=float, help="stop by the clock, counted over all resumed runs")
+    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--accumulate", type=int, default=1)
+    p.add_argument("--lr", type=float, default=1.2e-3)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int)
+    p.add_argument("--save-every", type=int, default=100)
+    return p.parse_args()
+
+
+def build(a, run, data, sampler, names):
+    """Codec and network, with their feature scaling and latent scaling set."""
+    codec = make_codec({"kind": "haar"})
+    if a.codec:
+        saved = torch.load(a.codec, map_location="cpu", weights_only=True)
+        codec = make_codec(saved["config"])
+        codec.load_state_dict(saved["codec"])
+    standardise(codec, sampler)
+    config = NetworkConfig(codec.channels, len(names), len(data.meta["modalities"]))
+    network = BridgeNetwork(config)
+    network.tokens.set_scaling(**scaling(data.features[sampler.tumours][:, sampler.columns], names))
+    return codec.to(run.device).eval().requires_grad_(False), network.to(run.device)
+
+
+def rate(a, done: float) -> float:
+    """Cosine from lr to lr / 50 over the share of the budget that is done, after a short warm-up."""
+    return a.lr * min(1.0, done / 0.02 + 0.02) * (0.51 + 0.49 * np.cos(np.pi * min(done, 1.0)))
+
+
+def conditioning(names: list[str]) -> list[str]:
+    """The features the network is told: those of the paper that don't grow with the region."""
+    from TumorSynthLib.radiomics import FEATURES
+
+    return [n for n in names if FEATURES[n].size == "free"]
+
+
+def main():
+    a = parse()
+    run = common.Run(a.out, a.threads)
+    data = common.Prepared(a.data)
+    saved = run.load()
+    names = saved["config"]["names"] if saved else conditioning(data.meta["names"])
+    maps = [IntensityMap(*INTENSITY[data.meta["layout"]][m]) for m in data.meta["modalities"]]
+    sampler = Sampler(data, [data.meta["names"].index(n) for n in names], maps)
+    torch.manual_seed(a.seed)
+    codec, network = build(a, run, data, sampler, names)
+    optimiser = torch.optim.AdamW(network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    ema, step, spent = common.Ema(network), 0, 0.0
+    if saved:
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        ema.shadow, ema.count = saved["ema"], saved["step"]
+        codec.load_state_dict(saved["codec"])
+        step, spent = saved["step"], saved["spent"]
+    model = DistributedDataParallel(network, find_unused_parameters=True) if run.world > 1 else network
+    config = {"network": network.config.as_dict(), "names": names, "meta": {k: data.meta[k] for k in ("layout", "spacing", "modalities")}}
+    config["intensity"] = {m: [f.center, f.scale] for m, f in zip(data.meta["modalities"], maps)}
+
+    def state():
+        return {
+            "network": network.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow,
+            "codec": codec.state_dict(), "codec_config": {"kind": "haar"}, "config": config,
+            "step": step, "spent": spent + time.time() - run.started,
+        }  # fmt: skip
+
+    bridge, average = Bridge(), None
+    while True:
+        used = spent + time.time() - run.started
+        done = used / (60 * a.minutes) if a.minutes else step / a.steps
+        if done >= 1 or step >= a.steps:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = rate(a, done)
+        for part in range(a.accumulate):
+            key = step * a.accumulate + part
+            batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, key, run.rank, a.seed).items()}
+            noise = torch.Generator().manual_seed(a.seed * 1_000_003 + key * run.world + run.rank)
+            with run.autocast():
+                loss = loss_of(model, codec, batch, bridge, noise).mean() / a.accumulate
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        ema.update(network)
+        step += 1
+        value = float(loss.detach()) * a.accumulate
+        average = value if average is None else 0.98 * average + 0.02 * value
+        if step % 20 == 0:
+            left = used / max(done, 1e-6) - used
+            run.log(step=step, loss=average, lr=optimiser.param_groups[0]["lr"], seconds=used, left=left)
+        if step % a.save_every == 0:
+            run.save(state())
+    run.save(state())
+    run.close()
+
+
+if __name__ == "__main__":
+    main()

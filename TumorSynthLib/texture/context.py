@@ -1,0 +1,78 @@
+"""What the network is told besides features: the hole filled smoothly, the mask, its distance map, the extent.
+
+All functions take and give torch tensors (B, C, D, H, W) unless said otherwise; training and inference share them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn import functional as F
+
+from TumorSynthLib.texture.codec import pool_any
+from TumorSynthLib.texture.network import condition_channels
+
+DISTANCES_MM = (20.0, 5.0)  # two ranges of the distance map: position in the tumour, and the border itself
+
+
+class IntensityMap:
+    """Monotone, invertible map between intensities and the network's range: asinh((v - center) / scale).
+
+    Linear near `center`, logarithmic far from it, so that air and bone don't drown soft tissue, and nothing clips.
+    """
+
+    def __init__(self, center: float, scale: float):
+        self.center, self.scale = float(center), float(scale)
+
+    def forward(self, values: np.ndarray) -> np.ndarray:
+        return np.arcsinh((np.asarray(values, np.float32) - self.center) / self.scale)
+
+    def inverse(self, mapped: np.ndarray) -> np.ndarray:
+        return np.sinh(mapped) * self.scale + self.center
+
+
+def fill(x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """x (B, 1, D, H, W) with voxels that are not `known` replaced by a smooth blend of the known ones (push-pull)."""
+    levels, weight, value = [], known.to(x.dtype), x * known
+    while True:
+        levels.append((value, weight))
+        if bool((weight.flatten(1) > 0).all()) or max(weight.shape[2:]) == 1:
+            break
+        kernel = tuple(2 if s > 1 else 1 for s in weight.shape[2:])
+        pooled = F.avg_pool3d(weight, kernel, ceil_mode=True, count_include_pad=False)
+        value = F.avg_pool3d(value, kernel, ceil_mode=True, count_include_pad=False)
+        weight = (pooled > 0).to(x.dtype)
+        value = torch.where(weight > 0, value / pooled.clamp_min(1e-6), value)
+    value, weight = levels[-1]
+    mean = (value * weight).sum((2, 3, 4), True) / weight.sum((2, 3, 4), True).clamp_min(1)
+    out = torch.where(weight > 0, value, mean)
+    for value, weight in reversed(levels[:-1]):
+        up = F.interpolate(out, value.shape[2:], mode="trilinear", align_corners=False)
+        out = torch.where(weight > 0, value, up)
+    return out
+
+
+def signed_distance(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Distance in mm to the border of mask (D, H, W), positive inside; spacing (x, y, z) mm."""
+    sampling = tuple(spacing[::-1])
+    if not mask.any() or mask.all():
+        return np.full(mask.shape, -1e3 if not mask.any() else 1e3, np.float32)
+    inside = ndimage.distance_transform_edt(mask, sampling)
+    outside = ndimage.distance_transform_edt(~mask, sampling)
+    return (inside - outside).astype(np.float32)
+
+
+def conditions(masks: np.ndarray, valid: np.ndarray, spacing: tuple[float, float, float]) -> torch.Tensor:
+    """Condition channels (1, K, d, h, w) for region masks (R, D, H, W) bool and valid (D, H, W) bool."""
+    distance = torch.from_numpy(signed_distance(masks.any(0), spacing))[None, None]
+    coarse = F.avg_pool3d(distance, 2)
+    distance = torch.cat([(coarse / d).clamp(-1, 1) for d in DISTANCES_MM], 1)
+    regions = torch.from_numpy(masks.astype(np.float32))[None]
+    extent = torch.from_numpy(valid.astype(np.float32))[None, None]
+    return condition_channels(regions, extent, distance)
+
+
+def noise_cells(mask: torch.Tensor) -> torch.Tensor:
+    """Latent cells that carry noise: those any hole voxel touches; all others are known exactly."""
+    return pool_any(mask)

@@ -1,0 +1,151 @@
+"""The texture generator of a model: intensities in, intensities out; no files, no geometry beyond the spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.texture.bridge import Bridge, nodes
+from TumorSynthLib.texture.codec import make_codec
+from TumorSynthLib.texture.context import IntensityMap, conditions, fill, noise_cells
+from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
+
+Progress = Callable[[str, float], None]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """CUDA, then MPS, then CPU; or the named one, if it is there."""
+    mps = getattr(torch.backends, "mps", None)
+    present = {"cuda": torch.cuda.is_available(), "mps": bool(mps and mps.is_available()), "cpu": True}
+    if name == "auto":
+        return torch.device(next(k for k in ("cuda", "mps", "cpu") if present[k]))
+    if not present.get(name.split(":")[0], False):
+        raise InputError(f"device {name!r} is not available here; use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+@dataclass
+class TextureModel:
+    """Codec, network and schedule of one bundle, on one device.
+
+    `features` are the names the network can be told, in the order of its tokens; `intensity` maps each modality.
+    """
+
+    network: BridgeNetwork
+    codec: torch.nn.Module
+    features: tuple[str, ...]
+    modalities: tuple[str, ...]
+    intensity: Mapping[str, IntensityMap]
+    spacing: tuple[float, float, float]
+    few_steps: tuple[float, ...]
+    eta: float = 1.0
+    bridge: Bridge = Bridge()
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def from_bundle(cls, bundle, device: str = "auto") -> TextureModel:
+        """Load codec and network of a verified bundle (`models.Bundle`)."""
+        j = bundle.json
+        network = BridgeNetwork(NetworkConfig.from_dict(j["network"]["config"]))
+        codec = make_codec(j["codec"])
+        tensors = bundle.tensors("network.safetensors")
+        for module, prefix in ((network, "network."), (codec, "codec.")):
+            state = {k[len(prefix) :]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith(prefix)}
+            try:
+                module.load_state_dict(state)
+            except RuntimeError as error:
+                raise ModelError(f"model {j['id']}: its weights don't fit its network; reinstall it ({error})") from None
+        where = pick_device(device)
+        maps = {m: IntensityMap(v["center"], v["scale"]) for m, v in j["intensity"].items()}
+        return cls(
+            network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
+            maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,
+        )  # fmt: skip
+
+    def _features(self, features: Mapping[str, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
+        values, given = torch.zeros(1, len(self.features)), torch.zeros(1, len(self.features), dtype=torch.bool)
+        for i, name in enumerate(self.features):
+            if features and name in features:
+                values[0, i], given[0, i] = float(features[name]), True
+        return values, given
+
+    def _pad(self, array: np.ndarray, mode: str) -> np.ndarray:
+        margins = [(0, -s % m) for s, m in zip(array.shape, MULTIPLE)]
+        return np.pad(array, margins, mode=mode)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        array: np.ndarray,
+        mask: np.ndarray,
+        modality: str,
+        features: Mapping[str, float] | None,
+        *,
+        valid: np.ndarray | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        eta: float | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Fill the mask with tumour (features: any subset, {} for none) or healthy tissue (features None).
+
+        array (D, H, W) float32 intensities on the model's grid, mask and valid (inside the image) bool of its shape.
+        Returns (D, H, W) float32; voxels outside the mask keep their value. Same seed, same voxels.
+        """
+        if modality not in self.modalities:
+            raise InputError(f"this model knows {', '.join(self.modalities)}, not {modality!r}; choose one with --modality")
+        shape, intensity = array.shape, self.intensity[modality]
+        valid = np.ones(shape, bool) if valid is None else valid
+        x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
+        hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
+        hole = torch.from_numpy(hole_np)[None, None].to(self.device)
+        around = conditions(hole_np[None], valid, self.spacing).to(self.device)
+        values, given = (t.to(self.device) for t in self._features(features))
+        modal = torch.tensor([self.modalities.index(modality)], device=self.device)
+        removal = torch.tensor([features is None], device=self.device)
+
+        def predict(state, y, m):
+            time = torch.full((1,), m, device=self.device)
+            return self.network(state, y, around, time, modal, values, given, removal).float()
+
+        out = self._bridge(predict, x, hole, nodes(steps, self.few_steps), self.eta if eta is None else eta, seed, progress)
+        out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
+        return np.where(mask, out, array).astype(np.float32)
+
+    def _bridge(self, predict, x, hole, times, eta, seed, progress):
+        rng = torch.Generator().manual_seed(int(seed))
+        base = torch.where(hole, fill(x, ~hole), x)
+        y = self.codec.encode(base)
+        cells = noise_cells(hole) > 0
+        known = self.codec.encode(torch.where(hole, base, x))
+        state, clean = y, y
+        for i, m in enumerate(times):
+            if progress:
+                progress("texture", i / len(times))
+            clean = predict(state, y, m)
+            clean = self._impose(torch.where(cells, clean, known), x, hole)
+            n = times[i + 1] if i + 1 < len(times) else 0.0
+            noise = torch.randn(y.shape, generator=rng).to(y.device)
+            state = torch.where(cells, self.bridge.step(state, clean, y, m, n, eta, noise), known)
+        image = self.codec.decode(clean)
+        if progress:
+            progress("texture", 1.0)
+        return torch.where(hole, image, x)
+
+    def _impose(self, latent, x, hole):
+        """Known voxels re-imposed in cells that the border cuts; only a lossless codec can do that in image space."""
+        if not self.codec.lossless:
+            return latent
+        return self.codec.encode(torch.where(hole, self.codec.decode(latent), x))
+
+
+def voxels_evaluated(mask: np.ndarray) -> int:
+    """Voxels that go through the network for a mask's padded region; basis of the time and memory estimates."""
+    return int(np.prod([s + (-s % m) for s, m in zip(mask.shape, MULTIPLE)]))
+
+
+__all__ = ["TextureModel", "pick_device", "voxels_evaluated"]

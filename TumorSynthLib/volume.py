@@ -1,0 +1,363 @@
+"""Images with their geometry: reading, checking and writing; `Region` and `Patch` are at hand here too.
+
+Arrays are (K, J, I) = (z, y, x) as in SimpleITK; positions, spacings and sizes are (x, y, z), LPS millimetres.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.region import Patch, Region
+from TumorSynthLib.resampling import bounding_box, resample_like_pyradiomics
+
+__all__ = [
+    "Patch",
+    "Region",
+    "Volume",
+    "bounding_box",
+    "check_image",
+    "check_mask",
+    "check_output",
+    "read_image",
+    "read_mask",
+    "resample_like_pyradiomics",
+    "write_volume",
+]
+
+WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+SAME_GRID = 0.01
+"""Voxels that two grids may differ by at their corners; NIfTI keeps positions as 32-bit numbers only."""
+
+MASK_OUTSIDE = 0.01
+"""Part of a mask that may lie outside the image (rounding at the border). More is a mask of another image."""
+
+_FILE_KEYS = ("ITK_", "NRRD_")
+_NIFTI_KEYS = (
+    "dim[", "pixdim[", "srow_", "qoffset_", "quatern_", "qform_", "sform_", "intent_", "scl_", "slice_", "cal_",
+    "datatype", "bitpix", "nifti_type", "vox_offset", "xyzt_units", "qfac", "qto_xyz", "dim_info", "toffset",
+    "descrip", "aux_file",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3-D image of one value per voxel.
+
+    :param array: (K, J, I) values in the file's type.
+    :param spacing: (x, y, z) mm.
+    :param origin: (x, y, z) LPS mm, centre of the first voxel.
+    :param direction: 9 numbers, row-major; column n is the direction of axis n (x, y, z) in LPS.
+    :param metadata: text fields of the file's header.
+    """
+
+    array: np.ndarray
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> Volume:
+        """Volume of a SimpleITK image (values copied)."""
+        metadata = {}
+        for key in image.GetMetaDataKeys():
+            if not key.startswith(_FILE_KEYS):
+                metadata[key] = image.GetMetaData(key)
+        array = sitk.GetArrayFromImage(image)
+        return cls(array, image.GetSpacing(), image.GetOrigin(), image.GetDirection(), metadata)
+
+    def sitk(self) -> sitk.Image:
+        """SimpleITK image of the volume (values copied), without its metadata."""
+        array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing([float(s) for s in self.spacing])
+        image.SetOrigin([float(s) for s in self.origin])
+        image.SetDirection([float(s) for s in self.direction])
+        return image
+
+    def with_array(self, array: np.ndarray) -> Volume:
+        """The same geometry and metadata with other values of the same shape."""
+        if array.shape != self.array.shape:
+            raise ValueError(f"array has shape {array.shape}, the volume {self.array.shape}")
+        return replace(self, array=array)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(x, y, z) voxels."""
+        return self.array.shape[::-1]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(3, 3) matrix from index steps (x, y, z) to LPS millimetres."""
+        return np.asarray(self.direction, dtype=np.float64).reshape(3, 3) * np.asarray(self.spacing, dtype=np.float64)
+
+    def points(self, index: np.ndarray) -> np.ndarray:
+        """(…, 3) LPS positions of (…, 3) continuous indices (x, y, z)."""
+        return np.asarray(index, dtype=np.float64) @ self.matrix.T + np.asarray(self.origin)
+
+    def indices(self, points: np.ndarray) -> np.ndarray:
+        """(…, 3) continuous indices (x, y, z) of (…, 3) LPS positions."""
+        return (np.asarray(points, dtype=np.float64) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
+
+    def same_grid(self, other: Volume) -> bool:
+        """True where both have the same voxels in space, up to 1 % of a voxel."""
+        if self.array.shape != other.array.shape:
+            return False
+        corners = _corners([(0, n - 1) for n in self.size])
+        return bool(np.abs(other.indices(self.points(corners)) - corners).max() <= SAME_GRID)
+
+
+def read_image(path: str | os.PathLike) -> Volume:
+    """Read and check a 3-D image: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
+
+    :raises InputError: the file is missing, unreadable, not 3-D, in colour, or holds NaN.
+    """
+    image = _read(Path(path))
+    volume = Volume.from_sitk(image)
+    check_image(volume, str(path))
+    return volume
+
+
+def read_mask(path: str | os.PathLike, like: Volume, label: int | None = None) -> np.ndarray:
+    """Read a mask or labelmap onto the grid of an image (nearest neighbour where it has a grid of its own).
+
+    :param like: the image.
+    :param label: which value is the tumour; None takes the only one there is.
+    :returns: (K, J, I) bool on the grid of `like`.
+    :raises InputError: unreadable, empty, several labels and none chosen, or not over the image.
+    """
+    mask = Volume.from_sitk(_read(Path(path)))
+    check_image(mask, str(path))
+    chosen = mask.array == _choose_label(mask.array, label, str(path))
+    if not mask.same_grid(like):
+        chosen = _onto_grid(replace(mask, array=chosen), like, str(path))
+    return chosen
+
+
+def check_image(volume: Volume, name: str = "the image") -> None:
+    """Raise InputError unless the volume is 3-D, of real numbers, finite, and has a usable geometry."""
+    array = volume.array
+    if array.ndim != 3 or 0 in array.shape:
+        raise InputError(f"{name} is {array.ndim}-D (shape {array.shape}), but a 3-D image is needed: save one volume")
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{name} holds {array.dtype} values, but an image of real numbers is needed: convert it")
+    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        raise InputError(f"{name} has {bad} voxels that are NaN or infinite: replace them, e.g. by the background value")
+    geometry = np.concatenate([volume.spacing, volume.origin, volume.direction]).astype(float)
+    if not np.isfinite(geometry).all() or min(volume.spacing) <= 0 or abs(np.linalg.det(volume.matrix)) < 1e-12:
+        raise InputError(f"{name} has no usable geometry (spacing {volume.spacing}): repair its header")
+
+
+def check_mask(mask: np.ndarray, volume: Volume, name: str = "the mask") -> np.ndarray:
+    """The mask as bool, checked to fit the volume's grid and not to be empty.
+
+    :raises InputError: other shape, or empty.
+    """
+    if mask.shape != volume.array.shape:
+        raise InputError(
+            f"{name} has {mask.shape[::-1]} voxels but the image {volume.size}: "
+            "read it with read_mask, which brings it to the image's grid"
+        )
+    mask = mask if mask.dtype == bool else mask != 0
+    if not mask.any():
+        raise InputError(f"{name} is empty: draw the tumour first, or give another label")
+    return mask
+
+
+def check_output(path: str | os.PathLike) -> Path:
+    """The path of an image to write, checked before any work is done.
+
+    :raises InputError: a format that can't be written, or a folder in the way.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(WRITABLE):
+        raise InputError(f"can't write {path.name}: use a name that ends in one of {', '.join(WRITABLE)}")
+    if path.is_dir():
+        raise InputError(f"can't write {path}: it is a folder; give a file name")
+    return path
+
+
+def write_volume(volume: Volume, path: str | os.PathLike, marks: Mapping[str, str] | None = None) -> Path:
+    """Write an image whole or not at all: to a temporary file beside it, then renamed.
+
+    :param path: .nii.gz, .nii, .nrrd or .mha; missing folders are made.
+    :param marks: header fields that are added (see `provenance.marks`). NIfTI keeps `descrip` (79 characters),
+        `aux_file` (23) and `intent_name` (15) only; NRRD and MetaImage keep all.
+    :raises InputError: a format that can't be written, or the folder refuses the file.
+    """
+    path = check_output(path)
+    image = volume.sitk()
+    for key, value in _header(volume.metadata, marks or {}, path).items():
+        image.SetMetaData(key, value)
+    suffix = next(s for s in WRITABLE if path.name.lower().endswith(s))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(part), useCompression=suffix in (".nrrd", ".mha"))
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"can't write {path} ({_reason(error)}): check that the folder can be written to") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _read(path: Path) -> sitk.Image:
+    """SimpleITK image of a file or DICOM folder, 3-D and of one value per voxel."""
+    if not path.exists():
+        raise InputError(f"there is no file {path}: check the name")
+    try:
+        image = _read_dicom(path) if path.is_dir() else _read_file(path)
+    except RuntimeError as error:
+        raise InputError(
+            f"can't read {path} ({_reason(error)}): give a whole NIfTI, NRRD or MetaImage file, or a folder of DICOM files"
+        ) from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        parts = image.GetNumberOfComponentsPerPixel()
+        raise InputError(f"{path} has {parts} values per voxel (colour or vector): save one channel as a 3-D image")
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"{path} holds complex numbers: save the magnitude image")
+    return image
+
+
+def _read_file(path: Path) -> sitk.Image:
+    """Image of one file; a trailing axis of length 1 is dropped."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    size = reader.GetSize()
+    if len(size) < 3 or any(n > 1 for n in size[3:]):
+        shape = " × ".join(str(n) for n in size)
+        raise InputError(f"{path} is {len(size)}-D ({shape}), but a 3-D image is needed: save one volume of it")
+    if len(size) > 3:
+        reader.SetExtractSize([*size[:3], *([0] * (len(size) - 3))])
+    return reader.Execute()
+
+
+def _read_dicom(folder: Path) -> sitk.Image:
+    """Image of a folder with one DICOM series, checked for missing slices."""
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise InputError(f"the folder {folder} holds no DICOM image: give the folder that the slices lie in")
+    if len(series) > 1:
+        files = [len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), s)) for s in series]
+        found = ", ".join(f"{s} ({n} files)" for s, n in list(zip(series, files))[:5])
+        raise InputError(f"the folder {folder} holds {len(series)} DICOM series ({found}): put one in its own folder")
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    if len(names) == 1:
+        return _read_file(Path(names[0]))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(names)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    _check_slices(reader, len(names), image, folder)
+    return image
+
+
+def _check_slices(reader: sitk.ImageSeriesReader, count: int, image: sitk.Image, folder: Path) -> None:
+    """Raise InputError where the slices of a series aren't equally far apart, i.e. one is missing."""
+    key = "0020|0032"
+    if not all(reader.HasMetaDataKey(n, key) for n in range(count)):
+        return
+    positions = np.array([[float(v) for v in reader.GetMetaData(n, key).split("\\")] for n in range(count)])
+    normal = np.asarray(image.GetDirection()).reshape(3, 3)[:, 2]
+    gaps = np.abs(np.diff(positions @ normal))
+    if gaps.max() > 1.05 * np.median(gaps) + 0.01 or gaps.min() < 0.95 * np.median(gaps) - 0.01:
+        raise InputError(
+            f"the slices in {folder} are {gaps.min():.3g} to {gaps.max():.3g} mm apart: "
+            "a slice is missing or doubled; export the series again"
+        )
+
+
+def _choose_label(array: np.ndarray, label: int | None, name: str) -> int | float:
+    """The label to use, out of those in the mask."""
+    low, high = array.min(), array.max()
+    if low == high == 0:
+        raise InputError(f"{name} is empty: draw the tumour first")
+    values = [v.item() for v in np.unique(array[array != 0])]
+    if label is not None:
+        if label in values:
+            return label
+        raise InputError(f"{name} has no label {label}: it has {_listed(values)}")
+    if len(values) > 1:
+        raise InputError(f"{name} has several labels ({_listed(values)}): choose one with --label")
+    return values[0]
+
+
+def _listed(values: list) -> str:
+    shown = ", ".join(f"{v:g}" for v in values[:10])
+    return shown + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+
+
+def _onto_grid(mask: Volume, like: Volume, name: str) -> np.ndarray:
+    """A bool mask on another grid, brought to the grid of `like` by nearest neighbour."""
+    box = bounding_box(mask.array)
+    corners = _corners([(s.start - 0.5, s.stop - 0.5) for s in box[::-1]])
+    reach = like.indices(mask.points(corners))
+    size = np.array(like.size)
+    low = np.clip(np.floor(reach.min(axis=0)), 0, size).astype(int)
+    high = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, size).astype(int)
+    outside = _outside(mask, box, like)
+    if outside > MASK_OUTSIDE or (high <= low).any():
+        if outside >= 1.0:
+            raise InputError(f"{name} lies outside the image: check that both belong to the same scan")
+        raise InputError(f"{outside:.0%} of {name} lies outside the image: check that both belong to the same scan")
+    crop = replace(mask, array=mask.array[box], origin=tuple(mask.points([s.start for s in box[::-1]])))
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+    resampler.SetOutputSpacing([float(s) for s in like.spacing])
+    resampler.SetOutputDirection([float(s) for s in like.direction])
+    resampler.SetOutputOrigin([float(s) for s in like.points(low)])
+    resampler.SetSize([int(n) for n in high - low])
+    part = sitk.GetArrayFromImage(resampler.Execute(crop.sitk())).astype(bool)
+    result = np.zeros(like.array.shape, dtype=bool)
+    result[tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1]))] = part
+    if not result.any():
+        raise InputError(f"{name} is too small for the image's grid: no voxel of the image lies in it")
+    return result
+
+
+def _outside(mask: Volume, box: tuple[slice, ...], like: Volume) -> float:
+    """Part of the mask's voxels whose centres lie outside the image."""
+    index = np.argwhere(mask.array[box])[:, ::-1] + [s.start for s in box[::-1]]
+    reach = like.indices(mask.points(index))
+    inside = np.all((reach >= -0.5) & (reach <= np.array(like.size) - 0.5), axis=1)
+    return 1.0 - float(inside.mean())
+
+
+def _corners(ranges) -> np.ndarray:
+    """(8, 3) corners of a box given as three (low, high) pairs."""
+    return np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float64)
+
+
+def _header(metadata: Mapping[str, str], marks: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Header fields to write: those of the source that suit the format, and the marks."""
+    nifti = ".nii" in path.name.lower()
+    kept = {k: v for k, v in metadata.items() if not k.startswith(_FILE_KEYS) and k != "Modality"}
+    if not nifti:
+        kept = {k: v for k, v in kept.items() if not k.startswith(_NIFTI_KEYS)}
+    kept.update(marks)
+    if nifti and "descrip" in kept:
+        # ITK writes NIfTI's descrip field from this key and ignores the field's own name.
+        kept["ITK_FileNotes"] = kept["descrip"][:79]
+        kept["aux_file"] = kept.get("aux_file", "")[:23]
+        kept["intent_name"] = kept.get("intent_name", "")[:15]
+    return kept
+
+
+def _reason(error: Exception) -> str:
+    """Last line of an error, without ITK's file names and addresses."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    return text.split("): ", 1)[-1][:160]

@@ -95,3 +95,47 @@ def glszm(levels: Levels, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     codes = (of_zone.astype(np.intp) - 1) * len(sizes) + column
     counts = np.bincount(codes, minlength=len(levels.gray) * len(sizes))
     return counts.reshape(len(levels.gray), len(sizes)).astype(float), sizes.astype(float)
+
+
+def gldm(levels: Levels, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Dependence counts (level, dependence), and the dependences that occur (IBSI 3.11).
+
+    A dependence is the voxel itself plus the neighbours whose level differs by gldm_a at most.
+    """
+    flat = levels.flat
+    inside = flat > 0
+    dependence = np.ones(flat.size, np.uint16)
+    numbers = np.append(0, levels.gray).astype(np.int32)[flat] if settings.gldm_a else None
+    for offset in half_neighbourhood(levels, settings):
+        step = levels.step(offset)
+        if numbers is None:
+            alike = (flat[:-step] == flat[step:]) & inside[step:]
+        else:
+            alike = np.abs(numbers[:-step] - numbers[step:]) <= settings.gldm_a
+            alike &= inside[:-step] & inside[step:]
+        dependence[:-step] += alike
+        dependence[step:] += alike
+    dependence = dependence[inside].astype(np.intp)
+    width = int(dependence.max()) + 1
+    codes = (flat[inside].astype(np.intp) - 1) * width + dependence
+    counts = np.bincount(codes, minlength=len(levels.gray) * width).reshape(-1, width)
+    present = np.flatnonzero(counts.any(axis=0))
+    return counts[:, present].astype(float), present.astype(float)
+
+
+def ngtdm(levels: Levels, settings: Settings) -> np.ndarray:
+    """Sum over the voxels of each level of their difference from the mean of their neighbours (IBSI 3.10)."""
+    flat = levels.flat
+    inside = flat > 0
+    numbers = np.append(0, levels.gray).astype(np.int32)[flat]
+    total = np.zeros(flat.size, np.int32)
+    neighbours = np.zeros(flat.size, np.int16)
+    for offset in half_neighbourhood(levels, settings):
+        step = levels.step(offset)
+        total[:-step] += numbers[step:]
+        total[step:] += numbers[:-step]
+        neighbours[:-step] += inside[step:]
+        neighbours[step:] += inside[:-step]
+    valid = np.flatnonzero(inside & (neighbours > 0))  # a voxel alone adds no difference
+    difference = np.abs(numbers[valid] - total[valid] / neighbours[valid])
+    return np.bincount(flat[valid].astype(np.intp) - 1, difference, len(levels.gray))

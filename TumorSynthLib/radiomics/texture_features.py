@@ -182,3 +182,28 @@ def _emphases(counts: np.ndarray, i: np.ndarray, j: np.ndarray) -> list[np.ndarr
         pi @ (1 / i2), pi @ i2,
         *both,
     ]
+
+
+def ngtdm_features(voxels: np.ndarray, differences: np.ndarray, gray: np.ndarray) -> dict[str, float]:
+    """Five features from the voxels and the summed neighbourhood differences of each level that occurs.
+
+    A homogeneous region has Coarseness 1e6 and 0 for the others, as in pyradiomics.
+    """
+    number = voxels.sum()
+    p = voxels / number
+    total = differences.sum()
+    weighted = p @ differences
+    distance = gray[:, None] - gray[None, :]
+    levels = len(gray)
+    pairs = levels * (levels - 1)
+    spread = np.abs((gray * p)[:, None] - (gray * p)[None, :]).sum()
+    product = p * differences
+    shares = (product[:, None] + product[None, :]) / (p[:, None] + p[None, :])
+    strength = np.sum((p[:, None] + p[None, :]) * distance**2)
+    return {
+        "Coarseness": 1 / weighted if weighted != 0 else 1e6,
+        "Contrast": p @ distance**2 @ p * total / number / pairs if pairs else 0.0,
+        "Busyness": weighted / spread if spread != 0 else 0.0,
+        "Complexity": np.sum(np.abs(distance) * shares) / number,
+        "Strength": strength / total if total != 0 else 0.0,
+    }

@@ -185,7 +185,7 @@ def build(a, run, data, sampler, names):
 
 def rate(a, done: float) -> float:
     """Cosine from lr to lr / 50 over the share of the budget that is done, after a short warm-up."""
-    return a.lr * min(1.0, done / 0.02 + 0.02) * (0.51 + 0.49 * np.cos(np.pi * min(done, 1.0)))
+    return float(a.lr * min(1.0, done / 0.02 + 0.02) * (0.51 + 0.49 * np.cos(np.pi * min(done, 1.0))))
 
 
 def conditioning(names: list[str]) -> list[str]:

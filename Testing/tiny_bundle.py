@@ -51,7 +51,13 @@ def tiny_bundle(
         "spacing_mm": [1.0, 1.0, 2.0],
         "margin_mm": 8.0,
         "intensity": {
-            modality: {"kind": "asinh", "center": 0.0, "scale": 100.0, "unit": "HU", "range": [-1024.0, 3071.0]}
+            modality: {
+                "kind": "asinh",
+                "center": 0.0,
+                "scale": 100.0,
+                "unit": "HU",
+                "range": [-1024.0, 3071.0],
+            }
             for modality in modalities
         },
         "extraction": {modality: {"binWidth": 25.0} for modality in modalities},
@@ -81,7 +87,10 @@ def _network_config(names: tuple[str, ...], modalities: tuple[str, ...]) -> dict
 
 
 def _two_arrays(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {"network.weight": rng.normal(size=(16, 16)).astype(np.float32), "network.bias": np.zeros(16, np.float32)}
+    return {
+        "network.weight": rng.normal(size=(16, 16)).astype(np.float32),
+        "network.bias": np.zeros(16, np.float32),
+    }
 
 
 def _random_network(manifest: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -96,5 +105,7 @@ def _random_network(manifest: dict[str, Any], seed: int) -> dict[str, Any]:
         "codec.": make_codec(manifest["codec"]),
     }
     return {
-        prefix + name: tensor.contiguous() for prefix, part in parts.items() for name, tensor in part.state_dict().items()
+        prefix + name: tensor.contiguous()
+        for prefix, part in parts.items()
+        for name, tensor in part.state_dict().items()
     }

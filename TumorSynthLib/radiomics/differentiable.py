@@ -111,7 +111,7 @@ class _PairCounts(torch.autograd.Function):
         total[levels + 1 :] += torch.bincount(base, both, minlength=size)[: size - levels - 1]
         ctx.save_for_backward(base, wa, wb, order)
         ctx.levels, ctx.voxels = levels, len(share)
-        return total[: rows * cells].view(rows, levels, levels).to(share.dtype)
+        return total[: rows * cells].clamp_min_(0).view(rows, levels, levels).to(share.dtype)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -225,8 +225,8 @@ def _maximal_correlation(p: torch.Tensor, px: torch.Tensor, py: torch.Tensor) ->
     """Square root of the second largest eigenvalue of Q = the second singular value of p / sqrt(px py)."""
     if p.shape[1] < 2:
         return torch.ones(len(p), dtype=p.dtype)
-    scaled = p * (px.clamp_min(1e-30).rsqrt()[:, :, None] * py.clamp_min(1e-30).rsqrt()[:, None, :])
-    scaled = torch.where(p > 0, scaled, torch.zeros_like(p))
+    least = 1e-9  # share of voxels below which a level counts as empty; keeps the gradient finite
+    scaled = p * (px.clamp_min(least).rsqrt()[:, :, None] * py.clamp_min(least).rsqrt()[:, None, :])
     symmetric = torch.equal(p, p.transpose(1, 2))
     values = torch.linalg.eigvalsh(scaled).abs() if symmetric else torch.linalg.svdvals(scaled)
     return values.sort(1).values[:, -2]

@@ -17,15 +17,18 @@ Offset = tuple[int, int, int]
 def glcm(levels: Levels, settings: Settings) -> tuple[np.ndarray, list[Offset]]:
     """Co-occurrence counts (offset, level, neighbour's level), and the offsets (IBSI 3.6)."""
     offsets = half_neighbourhood(levels, settings)
+    flat = levels.flat
     size = len(levels.gray) + 1  # row and column 0 count the outside
-    own = levels.flat.astype(np.intp)
-    scaled = own * size
+    inside = np.flatnonzero(flat)
+    scaled = flat[inside].astype(np.intp) * size
+    neighbour = np.empty(inside.size, flat.dtype)  # buffers: fresh memory costs more than the arithmetic
+    pairs = np.empty_like(scaled)
     counts = np.empty((len(offsets), size, size))
     for k, offset in enumerate(offsets):
-        step = levels.step(offset)
-        pairs = scaled[:-step] + own[step:]
+        flat[levels.step(offset):].take(inside, out=neighbour, mode="clip")  # the padding keeps it in range
+        np.add(scaled, neighbour, out=pairs)
         counts[k] = np.bincount(pairs, minlength=size * size).reshape(size, size)
-    return np.ascontiguousarray(counts[:, 1:, 1:]), offsets
+    return counts[:, 1:, 1:], offsets
 
 
 def glrlm(levels: Levels, settings: Settings) -> tuple[np.ndarray, list[Offset]]:
@@ -35,29 +38,27 @@ def glrlm(levels: Levels, settings: Settings) -> tuple[np.ndarray, list[Offset]]
     """
     offsets = half_neighbourhood(levels, settings, (1,))
     rows, longest = len(levels.gray) + 1, max(levels.box)
-    voxels = int(levels.counts.sum())
     counts = np.zeros((len(offsets), rows, longest))
     for k, offset in enumerate(offsets):
-        of_run, length = _runs(levels, levels.step(offset))
-        if len(length) == voxels and not _shares_a_line(levels, offset):
+        runs = _runs(levels, levels.step(offset), longest)
+        if not runs[1:, 1:].any() and not _shares_a_line(levels, offset):
             continue
-        codes = of_run.astype(np.intp) * longest + (length - 1)
-        counts[k] = np.bincount(codes, minlength=rows * longest).reshape(rows, longest)
+        counts[k] = runs
     return counts[:, 1:], offsets
 
 
-def _runs(levels: Levels, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Level and length of all runs along one direction."""
+def _runs(levels: Levels, step: int, longest: int) -> np.ndarray:
+    """Runs (level, length - 1) along one direction; row 0 counts the outside."""
     flat = levels.flat
     # Laid out in rows of `step`, the voxels of a line stand below each other; the last row lies in the padding.
     lines = np.zeros(-(-flat.size // step) * step, flat.dtype)
     lines[:flat.size] = flat
     lines = lines.reshape(-1, step).T.ravel()
     ends = np.flatnonzero(lines[1:] != lines[:-1])
-    of_run = lines[ends]
-    length = np.diff(ends, prepend=-1)
-    inside = of_run > 0
-    return of_run[inside], length[inside]
+    codes = lines[ends].astype(np.intp)
+    codes *= longest
+    codes[1:] += np.minimum(np.diff(ends), longest) - 1  # the first run lies outside
+    return np.bincount(codes, minlength=(len(levels.gray) + 1) * longest).reshape(-1, longest)
 
 
 def _shares_a_line(levels: Levels, offset: Offset) -> bool:
@@ -70,31 +71,59 @@ def _shares_a_line(levels: Levels, offset: Offset) -> bool:
 
 def glszm(levels: Levels, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Zone counts (level, size), and the sizes that occur (IBSI 3.8); zones are 26-connected."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    flat = levels.flat
-    inside = flat > 0
-    node = np.cumsum(inside, dtype=np.int32) - 1
-    own = flat[inside]
-    first, second = [], []
-    for offset in half_neighbourhood(levels, settings, (1,)):
-        step = levels.step(offset)
-        here = np.flatnonzero((flat[:-step] == flat[step:]) & inside[step:])
-        first.append(node[here])
-        second.append(node[here + step])
-    if first:
-        rows, columns = np.concatenate(first), np.concatenate(second)
-        graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(own), len(own)))
-        zones, zone = connected_components(graph, directed=False)
-    else:
-        zones, zone = len(own), np.arange(len(own))
+    zones, zone, own = _zones(levels, settings)
     of_zone = np.zeros(zones, own.dtype)
     of_zone[zone] = own
     sizes, column = np.unique(np.bincount(zone), return_inverse=True)
     codes = (of_zone.astype(np.intp) - 1) * len(sizes) + column
     counts = np.bincount(codes, minlength=len(levels.gray) * len(sizes))
     return counts.reshape(len(levels.gray), len(sizes)).astype(float), sizes.astype(float)
+
+
+def _zones(levels: Levels, settings: Settings) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number of zones, and for each voxel of the region its zone and its level."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    flat = levels.flat
+    voxels = np.flatnonzero(flat)
+    node = np.zeros(flat.size, np.int32)
+    node[voxels] = np.arange(len(voxels))
+    first, second = [], []
+    for step, here in _links(levels, settings):
+        first.append(node[here])
+        second.append(node[step:][here])
+    if not first:
+        return len(voxels), np.arange(len(voxels)), flat[voxels]
+    rows, columns = np.concatenate(first), np.concatenate(second)
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(voxels), len(voxels)))
+    zones, zone = connected_components(graph, directed=False)
+    return zones, zone, flat[voxels]
+
+
+def _links(levels: Levels, settings: Settings) -> list[tuple[int, np.ndarray]]:
+    """Pairs of equal neighbours that suffice to connect all zones: flat step, and indices of the first voxels.
+
+    A diagonal pair is left out where a voxel between the two has their level too: going through it connects them.
+    """
+    flat = levels.flat
+    offsets = half_neighbourhood(levels, settings, (1,))
+    alike = {}
+    for offset in sorted(offsets, key=lambda o: np.count_nonzero(o)):
+        step = levels.step(offset)
+        equal = np.zeros(flat.size, bool)
+        np.equal(flat[:-step], flat[step:], out=equal[:-step])
+        equal &= flat > 0
+        alike[offset] = equal
+    found = []
+    for offset, equal in alike.items():
+        needed = equal.copy()
+        for axis in range(3):
+            through = tuple(0 if a == axis else c for a, c in enumerate(offset))
+            if offset[axis] and through in alike:
+                needed &= ~alike[through]
+        found.append((levels.step(offset), np.flatnonzero(needed)))
+    return found
 
 
 def gldm(levels: Levels, settings: Settings) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,10 @@ import numpy as np
 
 from .mesh import area_and_volume, vertices
 
-# Below this many points all distances are computed at once; above it, a convex hull pays off.
-DIRECT_POINTS = 400
+# Directions in which the width of a plane's points is measured: they bound its diameter to 0.2 %.
+WIDTHS = 24
+# With at most this many points left, all their distances are computed; with more, only the convex hull's.
+MANY_POINTS = 1500
 
 
 def shape(mask: np.ndarray, spacing: tuple[float, float, float]) -> dict[str, float]:
@@ -44,7 +46,7 @@ def shape(mask: np.ndarray, spacing: tuple[float, float, float]) -> dict[str, fl
 
 def _axis_variances(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Variances (mm²) of the voxel centres along their principal axes, ascending."""
-    points = np.argwhere(mask) * np.array(spacing[::-1])
+    points = np.argwhere(mask) * np.array(spacing[::-1], float)
     points -= points.mean(0)
     variances = np.linalg.eigvalsh(points.T @ points / len(points))
     return np.where((variances < 0) & (variances > -1e-10), 0, variances)  # a plane has one of rounding size
@@ -52,56 +54,64 @@ def _axis_variances(mask: np.ndarray, spacing: tuple[float, float, float]) -> np
 
 def _diameters(points: np.ndarray, spacing: tuple[float, float, float]) -> tuple[float, float, float, float]:
     """Largest distances (mm) between vertices (n, 3; z, y, x in half voxels): within slices, columns, rows, overall."""
-    scale = np.array(spacing[::-1]) / 2
+    scale = np.array(spacing[::-1], float) / 2
     planar = [_largest_in_planes(points, scale, axis) for axis in range(3)]
-    extreme = _ends_of_lines(points, 2)
-    if len(extreme) > DIRECT_POINTS:
+    return (*planar, _largest_overall(points * scale))
+
+
+def _largest_overall(points: np.ndarray) -> float:
+    """Largest distance between any two of many points (n, 3)."""
+    start = points[0]
+    for _ in range(3):  # hopping to the farthest point finds a distance near the largest
+        other = start
+        start = points[np.argmax(np.sum((points - start) ** 2, 1))]
+    near = np.linalg.norm(start - other)
+    radius = np.linalg.norm(points - (start + other) / 2, axis=1)
+    # Both ends of a longer distance lie at least this far from the middle (triangle inequality).
+    points = points[radius >= (near - radius.max()) * (1 - 1e-9)]
+    if len(points) > MANY_POINTS:
         from scipy.spatial import ConvexHull
 
-        extreme = extreme[ConvexHull(extreme).vertices]
-    return (*planar, _largest_distance(extreme * scale))
-
-
-def _ends_of_lines(points: np.ndarray, axis: int) -> np.ndarray:
-    """The first and last point on every line along `axis`: no other point can be an end of the diameter."""
-    others = [a for a in range(points.shape[1]) if a != axis]
-    size = points.max(0) + 1
-    line = points[:, others[0]]
-    for other in others[1:]:
-        line = line * size[other] + points[:, other]
-    order = np.argsort(line * size[axis] + points[:, axis])
-    line = line[order]
-    change = line[1:] != line[:-1]
-    keep = np.append(True, change) | np.append(change, True)
-    return points[order[keep]]
+        points = points[ConvexHull(points).vertices]
+    return _largest_distance(points)
 
 
 def _largest_distance(points: np.ndarray) -> float:
     """Largest distance between any two points (n, d)."""
+    centred = points - points.mean(0)
+    squares = np.sum(centred**2, 1)
     largest = 0.0
     for start in range(0, len(points), 512):  # keeps the table of distances small
-        offsets = points[start:start + 512, None, :] - points[None, start:, :]
-        largest = max(largest, float(np.einsum("abk,abk->ab", offsets, offsets).max()))
-    return float(np.sqrt(largest))
+        part = slice(start, start + 512)
+        table = centred[part] @ centred[start:].T
+        table *= -2
+        table += squares[part, None]
+        table += squares[None, start:]
+        i, j = np.unravel_index(np.argmax(table), table.shape)
+        largest = max(largest, float(np.linalg.norm(points[start + i] - points[start + j])))
+    return largest
 
 
 def _largest_in_planes(points: np.ndarray, scale: np.ndarray, axis: int) -> float:
     """Largest distance (mm) between two points that share their coordinate along `axis`.
 
-    Planes are visited by the diagonal of their bounding box, until no diagonal left exceeds the result.
+    The widths of a plane's points in several directions bound its diameter from below and above; only planes that
+    can hold the largest are looked into.
     """
-    u, v = (a for a in range(3) if a != axis)
-    order = np.lexsort((points[:, u], points[:, axis]))
+    order = np.argsort(points[:, axis], kind="stable")
     plane = points[order, axis]
     starts = np.append(0, np.flatnonzero(plane[1:] != plane[:-1]) + 1)
-    flat = points[order][:, [u, v]] * scale[[u, v]]
-    extent = np.maximum.reduceat(flat, starts) - np.minimum.reduceat(flat, starts)
-    bound = np.hypot(extent[:, 0], extent[:, 1])
-    ends = np.append(starts[1:], len(flat))
-    largest = 0.0
-    for k in np.argsort(-bound):
-        if bound[k] <= largest:
+    ends = np.append(starts[1:], len(order))
+    flat = (points[order] * scale)[:, [a for a in range(3) if a != axis]]
+    angles = np.arange(WIDTHS) * np.pi / WIDTHS
+    along = np.stack([np.cos(angles), np.sin(angles)]).T @ flat.T
+    width = (np.maximum.reduceat(along, starts, axis=1) - np.minimum.reduceat(along, starts, axis=1)).max(0)
+    largest = width.max() * (1 - 1e-9)
+    upper = width / np.cos(np.pi / (2 * WIDTHS))
+    for k in np.argsort(-upper):
+        if upper[k] <= largest:
             break
-        members = points[order[starts[k]:ends[k]]][:, [u, v]]
-        largest = max(largest, _largest_distance(_ends_of_lines(members, 1) * scale[[u, v]]))
-    return largest
+        members = flat[starts[k]:ends[k]]
+        radius = np.linalg.norm(members - (members.max(0) + members.min(0)) / 2, axis=1)
+        largest = max(largest, _largest_distance(members[radius >= (largest - radius.max()) * (1 - 1e-9)]))
+    return float(largest)

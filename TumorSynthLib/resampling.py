@@ -280,11 +280,13 @@ def _ask_itk(volume, mask: np.ndarray, lattices, samples, working: np.ndarray, f
     """Overwrite `found` with ITK's nearest-neighbour mask where pyradiomics' default window covers it."""
     import SimpleITK as sitk
 
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    # Cropped at the far end only: the same origin and indices keep the same rounding errors.
+    box = bounding_box(mask)
+    image = sitk.GetImageFromArray(mask[tuple(slice(0, s.stop + 2) for s in box)].astype(np.uint8))
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.origin)
     image.SetDirection(volume.direction)
-    window = [pyradiomics_window(lattice, s, pad=5) for lattice, s in zip(lattices, bounding_box(mask))]
+    window = [pyradiomics_window(lattice, s, pad=5) for lattice, s in zip(lattices, box)]
     native, wanted = np.array(volume.spacing), working[::-1]
     corner = 0.5 * (wanted - native) / native + np.array([w[0] for w in window[::-1]]) / (native / wanted)
     resampler = sitk.ResampleImageFilter()

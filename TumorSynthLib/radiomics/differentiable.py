@@ -226,10 +226,11 @@ def _maximal_correlation(p: torch.Tensor, px: torch.Tensor, py: torch.Tensor) ->
     if p.shape[1] < 2:
         return torch.ones(len(p), dtype=p.dtype)
     least = 1e-9  # share of voxels below which a level counts as empty; keeps the gradient finite
+    kind, p, px, py = p.dtype, p.double(), px.double(), py.double()  # LAPACK's single precision fails now and then
     scaled = p * (px.clamp_min(least).rsqrt()[:, :, None] * py.clamp_min(least).rsqrt()[:, None, :])
     symmetric = torch.equal(p, p.transpose(1, 2))
     values = torch.linalg.eigvalsh(scaled).abs() if symmetric else torch.linalg.svdvals(scaled)
-    return values.sort(1).values[:, -2]
+    return values.sort(1).values[:, -2].to(kind)
 
 
 def quantile(ordered: torch.Tensor, q: float) -> torch.Tensor:

@@ -1,0 +1,399 @@
+"""Moves a believable sample as little as possible until asked features hold; no network, seconds on one core.
+
+1. Quantile specification (`quantile.py`): first-order features hold, ranks stay.
+2. Correlation length and noise level: two scalars, by coordinate search on exactly measured texture.
+3. Refinement: Adam on the region's voxels against differentiable texture features (`objective.py`), with a price on leaving
+   the sample, on another radial profile and on the seam; exact features are re-measured, and step 1 redone, every few steps.
+4. The result is re-extracted exactly; what could not be reached is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.radiomics.extract import extract
+from TumorSynthLib.texture.objective import TEXTURE, Objective
+from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
+
+STEPS_PER_ROUND = 10  # Adam steps between exact measurements
+RATE = 0.08  # grey-level bins per Adam step
+SPLIT_VOXELS = 6000  # larger regions take a part of the 13 directions per step
+REACHED = 0.25  # population standard deviations within which a feature counts as reached
+SMOOTHING = (0.0, 0.35, 0.5, 0.7, 1.0, 1.5, 2.2)  # voxels, in plane
+NOISE = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5)  # standard deviations of the sample
+#: Features that follow the number of voxels: exponent of the voxel ratio, None where no rescaling is right.
+GROWS = {
+    "firstorder_Energy": 1,
+    "firstorder_TotalEnergy": 1,
+    "glrlm_GrayLevelNonUniformity": 1,
+    "glrlm_RunLengthNonUniformity": 1,
+    "glszm_GrayLevelNonUniformity": 1,
+    "glszm_SizeZoneNonUniformity": 1,
+    "glszm_LargeAreaEmphasis": None,
+    "glszm_LargeAreaLowGrayLevelEmphasis": None,
+    "glszm_LargeAreaHighGrayLevelEmphasis": None,
+    "glszm_ZoneVariance": None,
+}
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Result of `solve`.
+
+    :param array: (D, H, W) float32 on the working grid; unchanged outside the mask.
+    :param native: the native box behind it (see `Region`), None without resampling.
+    :param asked: the request as used; `reached`: all features re-extracted from the result.
+    :param difference: (reached - asked) in population standard deviations.
+    :param unreachable: asked features further than REACHED from the request, worst first.
+    :param moved: how far the sample was moved: rank correlation, radial profile distance in standard deviations.
+    """
+
+    array: np.ndarray
+    native: np.ndarray | None
+    asked: dict[str, float]
+    reached: dict[str, float]
+    difference: dict[str, float] = field(default_factory=dict)
+    unreachable: tuple[str, ...] = ()
+    moved: dict[str, float] = field(default_factory=dict)
+
+
+def fit_to_size(request: Mapping[str, float], donor_voxels: int, voxels: int) -> dict[str, float]:
+    """A donor's features for a region of another size: rescaled where they grow with it, left out where no rule is right."""
+    result = {}
+    for name, value in request.items():
+        power = GROWS.get(name.removeprefix("original_"), 0)
+        if power is not None:
+            result[name] = float(value) * (voxels / donor_voxels) ** power
+        elif 0.95 < voxels / donor_voxels < 1.05:
+            result[name] = float(value)
+    return result
+
+
+def gaussian_field(mask: np.ndarray, spacing, correlation_mm: float, seed: int = 0) -> np.ndarray:
+    """A Gaussian random field (D, H, W) float32, mean 0 and deviation 1 in the mask: the solver's sample without a network."""
+    noise = np.random.default_rng(seed).standard_normal(mask.shape).astype(np.float32)
+    sigma = [correlation_mm / 2 / s for s in tuple(spacing)[::-1]]
+    smooth = ndimage.gaussian_filter(noise, sigma)
+    inside = smooth[mask]
+    return ((smooth - inside.mean()) / max(float(inside.std()), 1e-6)).astype(np.float32)
+
+
+class _Solver:
+    """One solve on the working grid; values are always those of the mask's voxels (n,) in raster order."""
+
+    def __init__(self, sample, mask, asked, scales, settings, spacing, integer, bounds, iterations, seed, keep, progress):
+        self.mask, self.spacing, self.settings = mask, spacing, settings
+        self.sample = np.asarray(sample, np.float64)
+        self.disc = Discretisation(float(settings.binWidth), settings.binCount, integer)
+        self.asked, self.scales, self.bounds = _by_class(asked), _by_class(scales), bounds
+        self.iterations, self.progress = iterations, progress or (lambda stage, fraction: None)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self.objective = Objective(mask, spacing, self.asked, self.scales, settings.symmetricalGLCM)
+        if keep is not None:
+            self.objective.hold = self.objective.hold * torch.from_numpy(np.asarray(keep, np.float32)[mask])
+        self.sigma = np.array(spacing[:2]).mean() / np.array(spacing[::-1], float)
+
+    def specify(self, values: np.ndarray, iterations: int = 20) -> np.ndarray:
+        """Step 1 on values (n,)."""
+        mapping = QuantileMap(
+            values, self.disc, tie=self._local_mean(values), shift=self.settings.voxelArrayShift,
+            voxel_volume=float(np.prod(self.spacing)), bounds=self.bounds,
+        )
+        return mapping.solve(self.asked.get("firstorder", {}), self.scales.get("firstorder", {}), iterations)
+
+    def _local_mean(self, values: np.ndarray) -> np.ndarray | None:
+        """Decides the order of equal values by their surroundings, so that ties make no noise; None without ties."""
+        if len(np.unique(values)) == len(values):
+            return None
+        return self._smooth(values, 1.0)
+
+    def _smooth(self, values: np.ndarray, sigma: float) -> np.ndarray:
+        """Gaussian mean inside the mask; `sigma` in voxels in plane, the same mm across."""
+        box = np.zeros(self.mask.shape, np.float32)
+        box[self.mask] = values - values.mean()
+        width = sigma * self.sigma
+        blurred = ndimage.gaussian_filter(box, width, truncate=3.0)
+        weight = ndimage.gaussian_filter(self.mask.astype(np.float32), width, truncate=3.0)
+        return blurred[self.mask] / np.maximum(weight[self.mask], 1e-3) + values.mean()
+
+    def coordinates(self, values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Bin coordinates, 0-based levels and their number."""
+        stored = self.disc.stored(values)
+        low, width = self.disc.origin(stored)
+        level, levels = self.disc.levels(values)
+        u = (values - low + (0.5 if self.disc.integer else 0.0)) / width
+        return torch.from_numpy(u.astype(np.float32)), torch.from_numpy(level), levels
+
+    def values(self, u: torch.Tensor, reference: np.ndarray) -> np.ndarray:
+        """Values of bin coordinates that were made from `reference`."""
+        low, width = self.disc.origin(self.disc.stored(reference))
+        return u.double().numpy() * width + low - (0.5 if self.disc.integer else 0.0)
+
+    def solve(self) -> np.ndarray:
+        """Solved values (n,)."""
+        start = self.sample[self.mask]
+        target = self.specify(start)
+        if not self.objective.asked:
+            return target
+        values = self.adjust_texture(start, target)
+        return self.refine(values) if self.iterations > 0 else values
+
+    def again(self) -> np.ndarray:
+        """Solved values (n,) from a start whose texture is nearly right already."""
+        values = self.specify(self.sample[self.mask], 12)
+        return self.refine(values) if self.objective.asked and self.iterations > 0 else values
+
+    def adjust_texture(self, start: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Step 2: smooth the sample, or add noise, where that brings the asked texture nearer; values stay `target`'s."""
+        white = self.rng.standard_normal(len(start)) * start.std()
+        zones = len(start) <= 30000
+        tried: dict[tuple[int, int], tuple[float, np.ndarray]] = {}
+
+        def attempt(smoothing: int, noise: int) -> float:
+            key = (smoothing, noise)
+            if key not in tried:
+                x = self._smooth(start, SMOOTHING[smoothing]) if smoothing else start
+                x = x + NOISE[noise] * white * (x.std() / max(start.std(), 1e-9)) if noise else x
+                values = transfer(x, target, self._local_mean(x))
+                _, level, levels = self.coordinates(values)
+                error = self.objective.error(self.objective.measure(level, levels, zones))
+                tried[key] = error * (1 + 0.03 * (smoothing + noise)), values  # a small bonus for the sample as it is
+            return tried[key][0]
+
+        best = (0, 0)
+        for axis in (0, 1, 0, 1):
+            best = _walk(attempt, best, axis, (len(SMOOTHING), len(NOISE)))
+        self.progress("texture", 0.2)
+        return tried[best][1]
+
+    def refine(self, values: np.ndarray) -> np.ndarray:
+        """Step 3."""
+        count = len(self.objective.paths.order)
+        parts = 1 if len(values) <= SPLIT_VOXELS else 2 if len(values) <= 40000 else 3
+        self.objective.anchor(self.coordinates(values)[0])
+        reference, best, best_error = values, values, np.inf
+        first = second = None
+        for step in range(self.iterations):
+            if step % STEPS_PER_ROUND == 0:
+                if step:
+                    values = self.specify(self.values(u.detach(), reference), 8)
+                low_before = self.disc.origin(self.disc.stored(reference))[0]
+                fresh, level, levels = self.coordinates(values)
+                low, width = self.disc.origin(self.disc.stored(values))
+                self._shift_anchor((low_before - low) / width)
+                reference, u = values, fresh.requires_grad_()
+                groups = torch.randperm(count, generator=self.generator).chunk(parts)
+                self.objective.prepare(u.detach(), level, levels, list(groups))
+                error = self._total_error(values)
+                if error < best_error:
+                    best, best_error = values, error
+                self.progress("solve", 0.2 + 0.8 * step / self.iterations)
+            loss = self.objective.loss(u, step % parts)
+            (slope,) = torch.autograd.grad(loss, u)
+            first = slope if first is None else 0.8 * first + 0.2 * slope
+            power = slope.square()
+            second = power if second is None else 0.95 * second + 0.05 * power
+            with torch.no_grad():
+                floor = second.mean().sqrt()
+                u -= self._rate(step) * first / (second.sqrt() + floor + 1e-12)
+        values = self.specify(self.values(u.detach(), reference), 12)
+        _, level, levels = self.coordinates(values)
+        self.objective.now = self.objective.measure(level, levels)
+        return values if self._total_error(values) <= best_error else best
+
+    def _shift_anchor(self, bins: float) -> None:
+        """Keeps the anchor at the same grey values when the first bin moves."""
+        if bins:
+            self.objective.start = self.objective.start + bins
+            self.objective.profile = (self.objective.profile[0] + bins, self.objective.profile[1])
+
+    def _rate(self, step: int) -> float:
+        return RATE * min(1.0, 2 * (1 - step / max(self.iterations, 1)) + 0.1)
+
+    def _total_error(self, values: np.ndarray) -> float:
+        return self.objective.error(self.objective.now)
+
+
+def _walk(attempt: Callable[[int, int], float], best: tuple[int, int], axis: int, sizes: tuple[int, int]) -> tuple[int, int]:
+    """Steps along one axis of a grid while that lowers `attempt`."""
+    for direction in (1, -1):
+        moved = False
+        while True:
+            trial = list(best)
+            trial[axis] += direction
+            if not 0 <= trial[axis] < sizes[axis] or attempt(*trial) >= attempt(*best):
+                break
+            best, moved = tuple(trial), True
+        if moved:
+            break
+    return best
+
+
+def _by_class(features: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """{'original_glcm_Contrast': v} as {'glcm': {'Contrast': v}}."""
+    result: dict[str, dict[str, float]] = {}
+    for name, value in features.items():
+        cls, _, short = name.removeprefix("original_").partition("_")
+        result.setdefault(cls, {})[short] = float(value)
+    return result
+
+
+def _scales(asked: Mapping[str, float], deviation: Mapping[str, float]) -> dict[str, float]:
+    """Unit of error of each feature: a quarter of its value, but between a tenth and one of the population's deviation.
+
+    Heavy-tailed features (ClusterProminence, …) have a deviation far above most of their values.
+    """
+    result = {}
+    for name, value in asked.items():
+        sigma = deviation.get(name, 0.0)
+        if not (np.isfinite(sigma) and sigma > 0):
+            sigma = max(abs(value), 1e-6) * 0.25
+        result[name] = float(np.clip(0.25 * abs(value), 0.1 * sigma, sigma))
+    return result
+
+
+def solve(
+    sample: np.ndarray,
+    mask: np.ndarray,
+    request: Mapping[str, float],
+    population=None,
+    settings=None,
+    *,
+    spacing,
+    region=None,
+    iterations: int = 60,
+    progress: Callable[[str, float], None] | None = None,
+    keep: np.ndarray | None = None,
+    seed: int = 0,
+    integer: bool | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Solved:
+    """Moves `sample` as little as possible until the requested features hold when re-extracted exactly.
+
+    :param sample: (D, H, W) intensities on the working grid, believable inside the mask.
+    :param mask: (D, H, W) bool.
+    :param request: any subset of first-order, GLCM, GLRLM and GLSZM features by pyradiomics name (`original_glcm_Contrast`).
+        Features of other classes are reported, not steered. See `fit_to_size` for a donor of another size.
+    :param population: gives the standard deviation of each feature (`names`, `std`); None judges errors by their value.
+    :param settings: extraction settings; None is pyradiomics' defaults.
+    :param spacing: (x, y, z) in mm of the working grid.
+    :param region: where the image has another grid, the `Region` whose native box is measured in the end.
+    :param iterations: refinement steps; 0 leaves quantile specification and the search for smoothness and noise.
+    :param keep: (D, H, W) how strongly each voxel holds to the sample, 1 is usual.
+    :param integer: the file stores whole numbers; None takes it from the region, else from the values outside the mask.
+    :param bounds: lowest and highest value allowed; None takes the population's extremes.
+    :raises InputError: empty mask or a value that is not a number.
+    """
+    from TumorSynthLib.radiomics.settings import Settings
+
+    settings = settings or Settings()
+    mask = np.asarray(mask, bool)
+    request = {name: float(value) for name, value in request.items()}
+    _check(sample, mask, request)
+    deviation = dict(zip(population.names, np.asarray(population.std, float))) if population is not None else {}
+    integer = _is_integer(sample, mask, region) if integer is None else integer
+    bounds = _bounds(population, integer) if bounds is None else bounds
+    targets = dict(request)
+    scales = _scales(request, deviation)
+    resampled = region is not None and region.operators is not None
+    array = np.asarray(sample, np.float32)
+    native, best, best_error = None, None, np.inf
+    for turn in range(3 if resampled else 1):
+        budget = iterations if turn == 0 else iterations // 2
+        solver = _Solver(array, mask, targets, scales, settings, spacing, integer, bounds, budget, seed, keep, progress)
+        result = np.array(array, np.float32)
+        result[mask] = solver.disc.stored(solver.solve() if turn == 0 else solver.again())
+        if resampled:
+            native = _to_native(region, result, integer)
+            result = _as_read(region.measure(native), integer)
+        reached = extract(_stored(result, integer), mask, spacing, settings, _classes(request))
+        error = sum(min(abs(reached[k] - v) / scales[k], 3.0) for k, v in request.items() if k in reached)
+        if error < best_error:
+            best, best_error = (result, native, reached), error
+        targets = {k: targets[k] + np.clip(v - reached.get(k, v), -2 * scales[k], 2 * scales[k]) for k, v in request.items()}
+        array = result
+    result, native, reached = best
+    difference = {k: (reached[k] - v) / _sigma(deviation, k, v) for k, v in request.items() if k in reached}
+    missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))
+    return Solved(result, native, request, reached, difference, tuple(missed), _moved(sample, result, mask, spacing))
+
+
+def _sigma(deviation: Mapping[str, float], name: str, value: float) -> float:
+    sigma = deviation.get(name, 0.0)
+    return sigma if np.isfinite(sigma) and sigma > 0 else max(abs(value), 1e-6) * 0.25
+
+
+def _check(sample: np.ndarray, mask: np.ndarray, request: Mapping[str, float]) -> None:
+    if np.shape(sample) != mask.shape:
+        raise InputError(f"The sample has shape {np.shape(sample)} but the mask {mask.shape}: give both on one grid.")
+    if not mask.any():
+        raise InputError("The mask is empty: there is no voxel to change. Give a mask that marks the tumour.")
+    if not np.isfinite(np.asarray(sample)[mask]).all():
+        raise InputError("The sample has values that are not finite inside the mask: check the image intensities.")
+    for name, value in request.items():
+        if not np.isfinite(value):
+            raise InputError(f"Feature '{name}' is asked to be {value}: give a finite number.")
+
+
+def _classes(request: Mapping[str, float]) -> tuple[str, ...]:
+    return ("firstorder", *TEXTURE)
+
+
+def _is_integer(sample: np.ndarray, mask: np.ndarray, region) -> bool:
+    volume = getattr(region, "volume", None)
+    if volume is not None:
+        return np.issubdtype(volume.array.dtype, np.integer)
+    outside = np.asarray(sample)[~mask]
+    return bool(len(outside) == 0 or np.array_equal(outside, np.rint(outside)))
+
+
+def _bounds(population, integer: bool) -> tuple[float, float]:
+    """Extremes of the population's Minimum and Maximum, widened; an image of no negative value keeps none."""
+    if population is None:
+        return -np.inf, np.inf
+    names = list(population.names)
+    values = np.asarray(population.values, float)
+    low = high = None
+    if "original_firstorder_Minimum" in names:
+        low = float(values[:, names.index("original_firstorder_Minimum")].min())
+    if "original_firstorder_Maximum" in names:
+        high = float(values[:, names.index("original_firstorder_Maximum")].max())
+    if low is None or high is None:
+        return -np.inf, np.inf
+    slack = 0.25 * (high - low)
+    return (max(low - slack, 0.0) if low >= 0 else low - slack), high + slack
+
+
+def _stored(array: np.ndarray, integer: bool) -> np.ndarray:
+    return np.rint(array).astype(np.int32) if integer else array
+
+
+def _as_read(array: np.ndarray, integer: bool) -> np.ndarray:
+    """Working values as an extraction sees them: resampling keeps the image's whole-number type."""
+    return (np.rint(array) if integer else array).astype(np.float32)
+
+
+def _to_native(region, array: np.ndarray, integer: bool) -> np.ndarray:
+    native = region.to_native(array)
+    return np.rint(native).astype(np.float32) if integer else native
+
+
+def _moved(sample: np.ndarray, result: np.ndarray, mask: np.ndarray, spacing) -> dict[str, float]:
+    """Rank correlation with the sample, and distance of the radial profiles in standard deviations after matching values."""
+    before, after = np.asarray(sample, np.float64)[mask], result[mask].astype(np.float64)
+    if len(before) < 3 or before.std() == 0 or after.std() == 0:
+        return {"rank_correlation": float("nan"), "profile": float("nan")}
+    ranks = [np.argsort(np.argsort(x, kind="stable")) for x in (before, after)]
+    matched = transfer(before, after)
+    objective_depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=tuple(spacing)[::-1])[1:-1, 1:-1, 1:-1][mask]
+    shell = np.minimum((objective_depth / objective_depth.max() * 8).astype(int), 7)
+    size = np.maximum(np.bincount(shell, minlength=8), 1)
+    profile = (np.bincount(shell, matched, 8) - np.bincount(shell, after, 8)) / size / after.std()
+    return {"rank_correlation": float(np.corrcoef(*ranks)[0, 1]), "profile": float(np.abs(profile).mean())}

@@ -17,6 +17,7 @@ from .table import FEATURES
 
 TEXTURE_CLASSES = ("firstorder", "glcm", "glrlm", "glszm")
 CLASSES = ("shape", *TEXTURE_CLASSES, "gldm", "ngtdm")
+ONLY_WHEN_NAMED = {"original_firstorder_StandardDeviation"}  # as in pyradiomics: the root of Variance
 
 
 def extract(array: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float],
@@ -49,10 +50,7 @@ def extract(array: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, fl
     features = {}
     for name, only in wanted.items():
         found = _COMPUTE[name](values, full if name == "shape" else region, levels, spacing, settings)
-        if only is None:
-            found.pop("StandardDeviation", None)
-        features |= {f"original_{name}_{short}": float(value) for short, value in found.items()
-                     if only is None or short in only}
+        features |= {f"original_{name}_{short}": float(value) for short, value in found.items() if short in only}
     return features
 
 
@@ -106,16 +104,15 @@ def _label_image(image, mask, settings: Settings):
     return region
 
 
-def _wanted(classes: Iterable[str] | None) -> dict[str, set[str] | None]:
-    """Classes to compute, each with the names to keep (None: all)."""
-    wanted: dict[str, set[str] | None] = {}
+def _wanted(classes: Iterable[str] | None) -> dict[str, set[str]]:
+    """Classes to compute, each with the short names of the features to keep."""
+    wanted: dict[str, set[str]] = {}
     for name in CLASSES if classes is None else ([classes] if isinstance(classes, str) else classes):
         if name in CLASSES:
-            wanted[name] = None
+            shorts = {f.short for f in FEATURES.values() if f.cls == name and f.name not in ONLY_WHEN_NAMED}
+            wanted.setdefault(name, set()).update(shorts)
         elif name in FEATURES:
-            feature = FEATURES[name]
-            if wanted.setdefault(feature.cls, set()) is not None:
-                wanted[feature.cls].add(feature.short)
+            wanted.setdefault(FEATURES[name].cls, set()).add(FEATURES[name].short)
         else:
             raise InputError(f"Unknown feature class or feature '{name}'. Classes: {', '.join(CLASSES)}.")
     return wanted

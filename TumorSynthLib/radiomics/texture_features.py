@@ -120,14 +120,22 @@ def _information_features(p: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _maximal_correlation(p: np.ndarray, px: np.ndarray, py: np.ndarray) -> np.ndarray:
-    """Second singular value of p / sqrt(px py): the root of the second eigenvalue of pyradiomics' Q."""
+    """Root of the second eigenvalue of Haralick's Q: the second singular value of p / sqrt(px py).
+
+    pyradiomics adds EPSILON to px py. That shows only for levels that are rare to the extreme; there Q is
+    built as it does.
+    """
     if p.shape[1] < 2:
         return np.ones(max(len(p), 1))
     if not np.isfinite(p).all():
         return np.full(len(p), np.nan)
-    scale = np.sqrt(px[:, :, None] * py[:, None, :])
-    ratio = np.divide(p, scale, out=np.zeros_like(p), where=scale > 0)
-    return np.linalg.svd(ratio, compute_uv=False)[:, 1]
+    product = px[:, :, None] * py[:, None, :]
+    ratio = np.divide(p, np.sqrt(product), out=np.zeros_like(p), where=product > 0)
+    result = np.linalg.svd(ratio, compute_uv=False)[:, 1]
+    for k in np.flatnonzero(np.any((p > 0) & (product < 1e5 * EPSILON), axis=(1, 2))):
+        eigenvalues = np.linalg.eigvals(p[k] / (product[k] + EPSILON) @ p[k].T)
+        result[k] = np.sqrt(max(np.sort(eigenvalues.real)[-2], 0))
+    return result
 
 
 # Names of the 16 features that run-length, zone-size and dependence matrices share, in the order in which

@@ -1,0 +1,256 @@
+"""One HTML file that shows what edits did: pictures, asked and reached features, warnings, provenance.
+
+The file holds everything (pictures, style) and loads nothing, so it can be sent or archived as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .png import write_bytes, write_png
+from .radiomics.table import DRIVERS, FEATURES, unit_of
+from .report_figures import bars, panels
+from .report_page import SAFETY, number, page, signed
+from .slices import MARGIN_MM, OBLIQUE_DEG, crop_around, difference_limit, display_window, is_ct
+
+REPORT_FILE = "report.html"
+GOOD, FAIR = 0.25, 1.0  # σ; closer than GOOD can't be told from the asked tumour by that feature
+_VISIBLE_ROWS = 14  # of the table and plot; the rest is behind a click
+
+_CLASS_TITLES = {
+    "shape": "Shape", "firstorder": "First order", "glcm": "GLCM", "glrlm": "GLRLM", "glszm": "GLSZM",
+    "gldm": "GLDM", "ngtdm": "NGTDM",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class ReportEdit:
+    """One edit to show.
+
+    :param name: heading, e.g. "Remove".
+    :param original: `Volume` before the edit.
+    :param result: `EditResult`: volume, mask, asked, used, reached, before, timing, provenance, warnings.
+    :param mask: (K, J, I) bool, the tumour before the edit; None if there was none.
+    :param population: `Population` that gives σ; None leaves differences in percent.
+    :param modality: "CT", "T1", …; empty: guessed from the values.
+    """
+
+    name: str
+    original: Any
+    result: Any
+    mask: np.ndarray | None = None
+    population: Any = None
+    modality: str = ""
+
+
+def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit]) -> Path:
+    """Write ``report.html`` and one PNG per edit into `folder`, which is made if it is missing.
+
+    :returns: the HTML file.
+    :raises InputError: there is nothing to show, or the folder can't be written.
+    """
+    if not edits:
+        raise InputError("there is no edit to report; pass at least one")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sections = [_section(edit, i, folder) for i, edit in enumerate(edits, 1)]
+        head = f'<h1>{escape(title)}</h1><p class="safety">{SAFETY}</p>'
+        body = head + (_summary(edits) if len(edits) > 1 else "") + "".join(sections)
+        write_bytes(page(title, body).encode("utf-8"), folder / REPORT_FILE)
+    except OSError as error:
+        raise InputError(
+            f"the report can't be written to {folder} ({error.strerror}); choose another folder"
+        ) from None
+    return folder / REPORT_FILE
+
+
+def _section(edit: ReportEdit, i: int, folder: Path) -> str:
+    result = edit.result
+    now = result.mask if result.mask is not None and result.mask.any() else edit.mask
+    if now is None:
+        raise InputError(f"edit {edit.name!r} has no tumour to show: its masks are empty")
+    crop = crop_around(edit.original, result.volume, now, edit.mask)
+    unit = " HU" if is_ct(crop.before, edit.modality) else ""
+    window, limit = display_window(crop, edit.modality), difference_limit(crop)
+    pictures, montage = panels(crop, window, limit, edit.name, unit)
+    write_png(montage, folder / f"{i:02d}-{_slug(edit.name)}.png")
+    changed = int(np.count_nonzero(edit.original.array != result.volume.array))
+    outside = f"{MARGIN_MM:.0f} mm around the tumour"
+    tilt = (
+        f" The image lies {crop.tilt:.0f}° oblique; planes follow its own axes."
+        if crop.tilt > OBLIQUE_DEG
+        else ""
+    )
+    facts = f"Window {number(window[0])} to {number(window[1])}{unit}. {outside}. {changed:,} voxels changed.{tilt}"
+    legend = (
+        f'<span class="legend">−{number(limit)}{unit} <i role="img" aria-label="difference, blue darker to orange brighter">'
+        f"</i> +{number(limit)}{unit}</span>"
+    )
+    toggle = f'<input type="checkbox" class="toggle" id="o{i}" checked><label for="o{i}">Outline</label>'
+    return (
+        f'<section id="edit{i}"><h2>{escape(edit.name)}</h2><p class="soft">{escape(facts)}</p>{toggle}{legend}{pictures}'
+        f"{_features(edit, unit.strip())}{_warnings(result)}{_provenance(result)}</section>"
+    )
+
+
+def _summary(edits: Sequence[ReportEdit]) -> str:
+    rows = []
+    for i, edit in enumerate(edits, 1):
+        misses = _misses(edit)
+        asked = f"{len(edit.result.asked or {})}" if edit.result.asked else "–"
+        miss = _grade(float(np.median(misses)), f"{np.median(misses):.2f} σ") if misses else "<td>–</td>"
+        rows.append(
+            f'<tr><td><a href="#edit{i}">{escape(edit.name)}</a></td><td>{asked}</td>{miss}'
+            f"<td>{_seconds(edit.result.timing)}</td><td>{len(edit.result.warnings or ()) or '–'}</td></tr>"
+        )
+    head = "<tr><th>Edit</th><th>Features asked</th><th>Median miss</th><th>Time</th><th>Warnings</th></tr>"
+    return f"<section><table>{head}{''.join(rows)}</table></section>"
+
+
+def _features(edit: ReportEdit, unit: str) -> str:
+    """Table and plot of what was asked, and all features behind a click."""
+    result = edit.result
+    asked = dict(result.asked or {})
+    everything = _ordered({**(result.before or {}), **(result.reached or {})}, asked)
+    details = ""
+    if everything:
+        details = (
+            f"<details><summary>All {len(everything)} measured features</summary>"
+            f'<div class="wide">{_table(edit, everything, unit)}</div></details>'
+        )
+    if not asked:
+        return f'<h3>Features</h3><p class="soft">None were asked for.</p>{details}'
+    shown = _ordered(asked, asked)[:_VISIBLE_ROWS]
+    more = f" The first {len(shown)} of {len(asked)}." if len(shown) < len(asked) else ""
+    plot = _plot(edit, shown)
+    return (
+        f'<h3>Asked and reached</h3><div class="wide">{_table(edit, shown, unit)}</div>'
+        f'<p class="soft">σ: standard deviation among the tumours that the model was trained on.{more}</p>{plot}{details}'
+    )
+
+
+def _table(edit: ReportEdit, names: list[str], unit: str) -> str:
+    result = edit.result
+    asked, used = result.asked or {}, result.used or {}
+    projected = any(_differ(asked[name], used.get(name)) for name in names if name in asked)
+    heads = ["Feature", "Before", "Asked", *(["Used"] if projected else []), "Reached", "Difference"]
+    rows = ["".join(f"<th>{head}</th>" for head in heads)]
+    for name in names:
+        before, reached = (result.before or {}).get(name), (result.reached or {}).get(name)
+        values = [before, asked.get(name), *([used.get(name)] if projected else []), reached]
+        cells = "".join(f"<td>{number(value)}</td>" for value in values)
+        rows.append(f"{_name_cell(name, unit)}{cells}{_difference(edit, name)}")
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def _name_cell(name: str, unit: str) -> str:
+    feature = FEATURES.get(name)
+    if feature is None:
+        return f"<td>{escape(name)}</td>"
+    shown = unit_of(name, unit)
+    small = f" <small>{escape(shown)}</small>" if shown and shown not in ("1", "-") else ""
+    return f'<td title="{escape(feature.meaning)}">{escape(_label(name))}{small}</td>'
+
+
+def _label(name: str) -> str:
+    feature = FEATURES.get(name)
+    if feature is None:
+        return name
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", feature.short)
+    return f"{_CLASS_TITLES.get(feature.cls, feature.cls)} · {words}"
+
+
+def _difference(edit: ReportEdit, name: str) -> str:
+    asked, reached = (edit.result.asked or {}).get(name), (edit.result.reached or {}).get(name)
+    if asked is None or reached is None:
+        return "<td>–</td>"
+    spread = _spread(edit.population, name)
+    if spread is not None:
+        miss = (reached - asked) / spread[1]
+        return _grade(abs(miss), f"{signed(miss)} σ")
+    return (
+        f"<td>{signed(100 * (reached - asked) / abs(asked), 1)} %</td>"
+        if asked
+        else f"<td>{number(reached)}</td>"
+    )
+
+
+def _grade(miss: float, text: str) -> str:
+    return f'<td class="{"good" if miss <= GOOD else "fair" if miss <= FAIR else "off"}">{text}</td>'
+
+
+def _misses(edit: ReportEdit) -> list[float]:
+    """|reached − asked| / σ of each asked feature that was measured."""
+    reached, misses = edit.result.reached or {}, []
+    for name, asked in (edit.result.asked or {}).items():
+        spread = _spread(edit.population, name)
+        if spread is not None and reached.get(name) is not None:
+            misses.append(abs(reached[name] - asked) / spread[1])
+    return misses
+
+
+def _spread(population: Any, name: str) -> tuple[float, float] | None:
+    """(mean, σ) of a feature in the population; None where it isn't in it, or doesn't vary."""
+    if population is None or name not in population.names:
+        return None
+    values = np.asarray(population.values, dtype=np.float64)[:, tuple(population.names).index(name)]
+    mean, sigma = float(values.mean()), float(values.std())
+    return (mean, sigma) if sigma > 1e-12 * max(1.0, abs(mean)) else None
+
+
+def _plot(edit: ReportEdit, names: list[str]) -> str:
+    rows = []
+    for name in names:
+        spread = _spread(edit.population, name)
+        asked, reached = edit.result.asked.get(name), (edit.result.reached or {}).get(name)
+        if spread is not None and asked is not None and reached is not None:
+            mean, sigma = spread
+            rows.append((_label(name), (asked - mean) / sigma, (reached - mean) / sigma))
+    if not rows:
+        return ""
+    key = '<span class="key asked"></span>asked<span class="key reached"></span>reached'
+    caption = f'<p class="soft">{key} &nbsp; in σ from the mean of the training tumours</p>'
+    return f"<h3>Against the training tumours</h3>{caption}{bars(rows)}"
+
+
+def _ordered(features: Mapping[str, float], asked: Mapping[str, float]) -> list[str]:
+    """Asked before others, drivers before derived ones, then as in the feature table."""
+    drivers = {name for name, _ in DRIVERS.values()}
+    place = {name: i for i, name in enumerate(FEATURES)}
+    return sorted(features, key=lambda n: (n not in asked, n not in drivers, place.get(n, len(place)), n))
+
+
+def _warnings(result: Any) -> str:
+    items = "".join(f"<li>{escape(str(text))}</li>" for text in result.warnings or ())
+    return f'<ul class="warnings" role="note">{items}</ul>' if items else ""
+
+
+def _provenance(result: Any) -> str:
+    timing = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in (result.timing or {}).items())
+    text = json.dumps(result.provenance or {}, indent=1, ensure_ascii=False, default=str)
+    time = f'<p class="soft">{escape(timing)}</p>' if timing else ""
+    return f"<details><summary>Provenance and timing</summary>{time}<pre>{escape(text)}</pre></details>"
+
+
+def _seconds(timing: Mapping[str, float] | None) -> str:
+    if not timing:
+        return "–"
+    return f"{timing.get('total', sum(timing.values())):.1f} s"
+
+
+def _differ(asked: float, used: float | None) -> bool:
+    return used is not None and abs(used - asked) > 1e-6 * max(1.0, abs(asked))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "edit"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from TumorSynthLib import nifti
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Patch, Region
 from TumorSynthLib.resampling import bounding_box, resample_like_pyradiomics
@@ -56,6 +57,7 @@ class Volume:
     :param origin: (x, y, z) LPS mm, centre of the first voxel.
     :param direction: 9 numbers, row-major; column n is the direction of axis n (x, y, z) in LPS.
     :param metadata: text fields of the file's header.
+    :param nifti_header: header of the NIfTI file it was read from, so that writing keeps its geometry to the bit.
     """
 
     array: np.ndarray
@@ -63,6 +65,7 @@ class Volume:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     metadata: dict[str, str] = field(default_factory=dict)
+    nifti_header: bytes = field(default=b"", repr=False)
 
     @classmethod
     def from_sitk(cls, image: sitk.Image) -> Volume:
@@ -120,8 +123,7 @@ def read_image(path: str | os.PathLike) -> Volume:
 
     :raises InputError: the file is missing, unreadable, not 3-D, in colour, or holds NaN.
     """
-    image = _read(Path(path))
-    volume = Volume.from_sitk(image)
+    volume = _read(Path(path))
     check_image(volume, str(path))
     return volume
 
@@ -134,7 +136,7 @@ def read_mask(path: str | os.PathLike, like: Volume, label: int | None = None) -
     :returns: (K, J, I) bool on the grid of `like`.
     :raises InputError: unreadable, empty, several labels and none chosen, or not over the image.
     """
-    mask = Volume.from_sitk(_read(Path(path)))
+    mask = _read(Path(path))
     check_image(mask, str(path))
     chosen = mask.array == _choose_label(mask.array, label, str(path))
     if not mask.same_grid(like):
@@ -200,47 +202,67 @@ def write_volume(volume: Volume, path: str | os.PathLike, marks: Mapping[str, st
         image.SetMetaData(key, value)
     suffix = next(s for s in WRITABLE if path.name.lower().endswith(s))
     part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
+    plain = part.with_name(part.name.removesuffix(".gz")) if suffix == ".nii.gz" else part
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(part), useCompression=suffix in (".nrrd", ".mha"))
+        sitk.WriteImage(image, str(plain), useCompression=suffix in (".nrrd", ".mha"))
+        if ".nii" in suffix and volume.nifti_header:
+            nifti.keep_geometry(plain, volume.nifti_header)
+        if plain != part:
+            nifti.compress(plain, part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"can't write {path} ({_reason(error)}): check that the folder can be written to") from error
     finally:
-        part.unlink(missing_ok=True)
+        for leftover in (part, plain):
+            _remove(leftover)
     return path
 
 
-def _read(path: Path) -> sitk.Image:
-    """SimpleITK image of a file or DICOM folder, 3-D and of one value per voxel."""
+def _read(path: Path) -> Volume:
+    """Volume of a file or DICOM folder, 3-D and of one real value per voxel."""
     if not path.exists():
         raise InputError(f"there is no file {path}: check the name")
     try:
-        image = _read_dicom(path) if path.is_dir() else _read_file(path)
+        return Volume.from_sitk(_read_dicom(path)) if path.is_dir() else _read_file(path)
     except RuntimeError as error:
+        # ITK says so of files that it found but could not make sense of.
+        reason = _reason(error).replace("No such file or directory", "damaged or cut short")
         raise InputError(
-            f"can't read {path} ({_reason(error)}): give a whole NIfTI, NRRD or MetaImage file, or a folder of DICOM files"
+            f"can't read {path} ({reason}): give a whole NIfTI, NRRD or MetaImage file, or a folder of DICOM files"
         ) from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        parts = image.GetNumberOfComponentsPerPixel()
-        raise InputError(f"{path} has {parts} values per voxel (colour or vector): save one channel as a 3-D image")
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(f"{path} holds complex numbers: save the magnitude image")
-    return image
 
 
-def _read_file(path: Path) -> sitk.Image:
-    """Image of one file; a trailing axis of length 1 is dropped."""
+def _read_file(path: Path) -> Volume:
+    """Volume of one file; a trailing axis of length 1 is dropped."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     size = reader.GetSize()
+    _check_kind(reader, size, path)
+    if len(size) > 3:
+        reader.SetExtractSize([*size[:3], *([0] * (len(size) - 3))])
+    header = nifti.read_header(path)
+    array = nifti.read_array(path, header) if header else None
+    if array is not None and array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+        # ITK would read 0 in their place.
+        check_image(Volume(array, (1.0, 1.0, 1.0)), str(path))
+    if array is None or nifti.is_scaled(header) or len(size) > 3 or array.shape[::-1] != size:
+        return replace(Volume.from_sitk(reader.Execute()), nifti_header=header)
+    metadata = {k: reader.GetMetaData(k) for k in reader.GetMetaDataKeys() if not k.startswith(_FILE_KEYS)}
+    return Volume(array, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), metadata, header)
+
+
+def _check_kind(reader: sitk.ImageFileReader, size: tuple[int, ...], path: Path) -> None:
+    """Raise InputError unless the file holds a 3-D image of one real value per voxel."""
     if len(size) < 3 or any(n > 1 for n in size[3:]):
         shape = " × ".join(str(n) for n in size)
         raise InputError(f"{path} is {len(size)}-D ({shape}), but a 3-D image is needed: save one volume of it")
-    if len(size) > 3:
-        reader.SetExtractSize([*size[:3], *([0] * (len(size) - 3))])
-    return reader.Execute()
+    parts = reader.GetNumberOfComponents()
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise InputError(f"{path} holds complex numbers: save the magnitude image")
+    if parts != 1:
+        raise InputError(f"{path} has {parts} values per voxel (colour or vector): save one channel as a 3-D image")
 
 
 def _read_dicom(folder: Path) -> sitk.Image:
@@ -253,8 +275,12 @@ def _read_dicom(folder: Path) -> sitk.Image:
         found = ", ".join(f"{s} ({n} files)" for s, n in list(zip(series, files))[:5])
         raise InputError(f"the folder {folder} holds {len(series)} DICOM series ({found}): put one in its own folder")
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    first = sitk.ImageFileReader()
+    first.SetFileName(names[0])
+    first.ReadImageInformation()
+    _check_kind(first, first.GetSize(), folder)
     if len(names) == 1:
-        return _read_file(Path(names[0]))
+        return first.Execute()
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
@@ -354,10 +380,21 @@ def _header(metadata: Mapping[str, str], marks: Mapping[str, str], path: Path) -
     return kept
 
 
+def _remove(path: Path) -> None:
+    """Remove a temporary file if it is there."""
+    try:
+        path.unlink()
+    except OSError:
+        # Not made yet, or its folder doesn't exist: the first error says what is wrong.
+        pass
+
+
 def _reason(error: Exception) -> str:
     """Last line of an error, without ITK's file names and addresses."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
+    if "Unable to determine ImageIO" in text:
+        return "damaged, or of an unknown format"
     return text.split("): ", 1)[-1][:160]

@@ -92,6 +92,8 @@ class Settings:
         if not isinstance(values, Mapping):
             raise InputError("The extraction settings must be a mapping of names to values.")
         values = values.get("setting", values) or {}
+        if not isinstance(values, Mapping):
+            raise InputError("The section 'setting' must be a mapping of names to values.")
         known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known and name not in WITHOUT_EFFECT:

@@ -5,6 +5,7 @@ Arrays are (K, J, I) = (z, y, x) as in SimpleITK; positions, spacings and sizes 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -382,11 +383,9 @@ def _header(metadata: Mapping[str, str], marks: Mapping[str, str], path: Path) -
 
 def _remove(path: Path) -> None:
     """Remove a temporary file if it is there."""
-    try:
+    # Not made yet, or its folder doesn't exist: the first error says what is wrong.
+    with contextlib.suppress(OSError):
         path.unlink()
-    except OSError:
-        # Not made yet, or its folder doesn't exist: the first error says what is wrong.
-        pass
 
 
 def _reason(error: Exception) -> str:

@@ -32,6 +32,13 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
 
+    def elapsed(self) -> float:
+        """Seconds since the start by the first process's clock, so that all processes stop at the same step."""
+        seconds = torch.tensor(time.time() - self.started, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.broadcast(seconds, 0)
+        return float(seconds)
+
     @property
     def first(self) -> bool:
         return self.rank == 0

@@ -28,7 +28,8 @@ import common  # noqa: F401  (puts the checkout on the path)
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.radiomics import Settings, extract, extract_image
+from TumorSynthLib.radiomics.extract import extract, extract_image
+from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.region import Region
 from TumorSynthLib.volume import Volume, read_image, read_mask
 

@@ -12,7 +12,7 @@ checkpoint; the learning rate follows the share of --steps or --minutes that is 
 from __future__ import annotations
 
 import argparse
-import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,31 @@ from torch.nn.parallel import DistributedDataParallel
 
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, conditions, fill, noise_cells
+from TumorSynthLib.texture.context import IntensityMap, complete, conditions, fill, noise_cells
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 
 INTENSITY = {  # center, scale of the asinh map: linear around the tissue of interest
     "sts": {"CT": (20.0, 100.0), "T1": (450.0, 300.0)},
     "lidc": {"CT": (-200.0, 300.0)},
 }
+FALLBACK_VOXELS = 200_000  # voxels per modality from which a data set without an entry above gets its map
 BACKGROUND_WEIGHT = {"low": 2.0}  # the block mean is one channel of eight, and sets level and gradient
+
+
+def intensity_maps(data: common.Prepared) -> list[IntensityMap]:
+    """Map of each modality: from `INTENSITY`, or the tumours' median and half the spread of 68 % of all voxels."""
+    known, rng = INTENSITY.get(data.meta["layout"], {}), np.random.default_rng(0)
+    tumours = np.array([r["kind"] != "context" for r in data.rows])
+    maps = []
+    for k, modality in enumerate(data.meta["modalities"]):
+        if modality not in known:
+            rows = np.flatnonzero(tumours & (data.modality == k))
+            rows = np.sort(rng.choice(rows, min(len(rows), max(8, FALLBACK_VOXELS // data.images[0].size)), replace=False))
+            values, labels = data.images[rows], data.labels[rows]
+            low, high = np.percentile(values[(labels & 2) > 0], [16, 84])
+            known = known | {modality: (float(np.median(values[(labels & 1) > 0])), float(max((high - low) / 2, 1.0)))}
+        maps.append(IntensityMap(*known[modality]))
+    return maps
 
 
 def scaling(features: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
@@ -49,7 +66,7 @@ def scaling(features: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
 
 @dataclass
 class Sampler:
-    """Draws training batches; deterministic given (seed, step, rank)."""
+    """Draws training batches; item k of a step is the same however many processes share the batch."""
 
     data: common.Prepared
     columns: list[int]
@@ -66,10 +83,13 @@ class Sampler:
         self.healthy = np.flatnonzero((kinds == "context") | (real & (shares < 0.25)))
         self.holes = np.flatnonzero(kinds == "real")
 
-    def batch(self, size: int, step: int, rank: int, seed: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([seed, rank, step])
-        items = [self._removal(rng) if rng.random() < self.removal else self._synthesis(rng) for _ in range(size)]
+    def batch(self, size: int, step: int, first: int, seed: int) -> dict[str, torch.Tensor]:
+        """Items first ... first + size - 1 of a step's batch."""
+        items = [self._draw(np.random.default_rng([seed, step, k])) for k in range(first, first + size)]
         return {k: torch.cat([i[k] for i in items]) for k in items[0]}
+
+    def _draw(self, rng):
+        return self._removal(rng) if rng.random() < self.removal else self._synthesis(rng)
 
     def _flip(self, arrays, rng):
         """One of the 16 in-plane and axial symmetries: they leave every texture feature as it is."""
@@ -80,7 +100,7 @@ class Sampler:
         i = int(rng.choice(self.tumours, p=self.weight))
         given = self._given(rng, len(self.columns))
         image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
-        return self._item(image, (label & 1) > 0, (label & 2) > 0, i, given, False)
+        return self._item(image, (label & 1) > 0, (label & 2) > 0, i, given, False, rng)
 
     def _removal(self, rng):
         for _ in range(20):
@@ -90,7 +110,7 @@ class Sampler:
             hole = np.roll(hole, rng.integers(-8, 9, 3) // (2, 1, 1), (0, 1, 2))
             hole &= (label & 2 > 0) & (label & 4 == 0)
             if 40 < hole.sum() < 0.6 * hole.size:
-                return self._item(image, hole, (label & 2) > 0, i, np.zeros(len(self.columns), bool), True)
+                return self._item(image, hole, (label & 2) > 0, i, np.zeros(len(self.columns), bool), True, rng)
         return self._synthesis(rng)
 
     @staticmethod
@@ -100,17 +120,19 @@ class Sampler:
         share = 1.0 if u < 0.55 else 0.0 if u > 0.95 else rng.uniform(0.03, 0.7)
         return rng.random(count) < share
 
-    def _item(self, image, hole, valid, i, given, removal):
+    def _item(self, image, hole, valid, i, given, removal, rng):
         mapped = torch.from_numpy(self.maps[self.data.modality[i]].forward(image))[None, None]
         values = np.nan_to_num(self.data.features[i, self.columns]).astype(np.float32)
         return {
             "x": mapped,
             "hole": torch.from_numpy(hole)[None, None],
+            "valid": torch.from_numpy(valid)[None, None],
             "conditions": conditions(hole[None], valid, tuple(self.data.meta["spacing"])),
             "modality": torch.tensor([int(self.data.modality[i])]),
             "values": torch.from_numpy(values)[None],
             "given": torch.from_numpy(given)[None],
             "removal": torch.tensor([removal]),
+            "seed": torch.from_numpy(rng.integers(2**62, size=1)),
         }
 
 
@@ -123,14 +145,23 @@ def times(count: int, rng: torch.Generator) -> torch.Tensor:
     return torch.where(torch.rand(count, generator=rng) < 0.8, jittered, uniform)
 
 
-def loss_of(network, codec, batch, bridge: Bridge, rng: torch.Generator):
+def draws(seeds: torch.Tensor, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bridge times (B,) and standard normal noise (B, *shape), from one seed per item."""
+    found = []
+    for seed in seeds.tolist():
+        rng = torch.Generator().manual_seed(seed)
+        found.append((times(1, rng), torch.randn(1, *shape, generator=rng)))
+    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
+
+
+def loss_of(network, codec, batch, bridge: Bridge):
     """Region L1 between predicted and true clean latent, per sample (B,); low-frequency channel counts more."""
     with torch.no_grad():
-        x, hole = batch["x"], batch["hole"]
+        hole = batch["hole"]
+        x = complete(batch["x"], hole, batch["valid"])
         x0, y = codec.encode(x), codec.encode(fill(x, ~hole))
         cells = noise_cells(hole)
-        m = times(len(x), rng).to(x.device)
-        noise = torch.randn(x0.shape, generator=rng).to(x.device)
+        m, noise = (t.to(x.device) for t in draws(batch["seed"], x0.shape[1:]))
         noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)
     guess = network(noisy, y, batch["conditions"], m, batch["modality"], batch["values"], batch["given"], batch["removal"])
     weight = torch.ones(1, codec.channels, 1, 1, 1, device=x.device)
@@ -169,13 +200,18 @@ def parse():
     return p.parse_args()
 
 
-def build(a, run, data, sampler, names):
+def open_codec(path: str | None):
+    """The codec of a checkpoint of train_codec.py, or Haar; and its configuration."""
+    if not path:
+        return make_codec({"kind": "haar"}), {"kind": "haar"}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    codec = make_codec(saved["config"])
+    codec.load_state_dict(saved["codec"])
+    return codec, saved["config"]
+
+
+def build(run, data, sampler, names, codec):
     """Codec and network, with their feature scaling and latent scaling set."""
-    codec = make_codec({"kind": "haar"})
-    if a.codec:
-        saved = torch.load(a.codec, map_location="cpu", weights_only=True)
-        codec = make_codec(saved["config"])
-        codec.load_state_dict(saved["codec"])
     standardise(codec, sampler)
     config = NetworkConfig(codec.channels, len(names), len(data.meta["modalities"]))
     network = BridgeNetwork(config)
@@ -190,7 +226,7 @@ def rate(a, done: float) -> float:
 
 def conditioning(names: list[str]) -> list[str]:
     """The features the network is told: those of the paper that don't grow with the region."""
-    from TumorSynthLib.radiomics import FEATURES
+    from TumorSynthLib.radiomics.table import FEATURES
 
     return [n for n in names if FEATURES[n].size == "free"]
 
@@ -201,16 +237,17 @@ def main():
     data = common.Prepared(a.data)
     saved = run.load()
     names = saved["config"]["names"] if saved else conditioning(data.meta["names"])
-    maps = [IntensityMap(*INTENSITY[data.meta["layout"]][m]) for m in data.meta["modalities"]]
+    maps = intensity_maps(data)
     sampler = Sampler(data, [data.meta["names"].index(n) for n in names], maps)
     torch.manual_seed(a.seed)
-    codec, network = build(a, run, data, sampler, names)
+    codec, codec_config = open_codec(a.codec)
+    codec, network = build(run, data, sampler, names, codec)
     optimiser = torch.optim.AdamW(network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema, step, spent = common.Ema(network), 0, 0.0
     if saved:
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
-        ema.shadow, ema.count = saved["ema"], saved["step"]
+        ema.shadow, ema.count = {k: v.to(run.device) for k, v in saved["ema"].items()}, saved["step"]
         codec.load_state_dict(saved["codec"])
         step, spent = saved["step"], saved["spent"]
     model = DistributedDataParallel(network, find_unused_parameters=True) if run.world > 1 else network
@@ -220,25 +257,26 @@ def main():
     def state():
         return {
             "network": network.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow,
-            "codec": codec.state_dict(), "codec_config": {"kind": "haar"}, "config": config,
-            "step": step, "spent": spent + time.time() - run.started,
+            "codec": codec.state_dict(), "codec_config": codec_config, "config": config,
+            "step": step, "spent": used,
         }  # fmt: skip
 
-    bridge, average = Bridge(), None
+    bridge, average, used = Bridge(), None, spent
     while True:
-        used = spent + time.time() - run.started
+        used = spent + run.elapsed()
         done = used / (60 * a.minutes) if a.minutes else step / a.steps
         if done >= 1 or step >= a.steps:
             break
         for group in optimiser.param_groups:
             group["lr"] = rate(a, done)
         for part in range(a.accumulate):
-            key = step * a.accumulate + part
-            batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, key, run.rank, a.seed).items()}
-            noise = torch.Generator().manual_seed(a.seed * 1_000_003 + key * run.world + run.rank)
-            with run.autocast():
-                loss = loss_of(model, codec, batch, bridge, noise).mean() / a.accumulate
-            loss.backward()
+            first = (part * run.world + run.rank) * a.batch
+            batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, step, first, a.seed).items()}
+            alone = run.world > 1 and part + 1 < a.accumulate  # gradients are exchanged with the last part only
+            with model.no_sync() if alone else nullcontext():
+                with run.autocast():
+                    loss = loss_of(model, codec, batch, bridge).mean() / a.accumulate
+                loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -53,6 +53,16 @@ def fill(x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def complete(x: torch.Tensor, hole: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """x (B, 1, D, H, W) with a smooth continuation outside the image, made from what is known inside it.
+
+    Replicated border voxels would show the hole's hidden content where a tumour touches the border of the image.
+    """
+    if bool(valid.all()):
+        return x
+    return torch.where(valid | hole, x, fill(x, valid & ~hole))
+
+
 def signed_distance(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Distance in mm to the border of mask (D, H, W), positive inside; spacing (x, y, z) mm."""
     sampling = tuple(spacing[::-1])

@@ -11,7 +11,7 @@ import torch
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture.bridge import Bridge, nodes
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, conditions, fill, noise_cells
+from TumorSynthLib.texture.context import IntensityMap, complete, conditions, fill, noise_cells
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 
 Progress = Callable[[str, float], None]
@@ -52,7 +52,7 @@ class TextureModel:
         j = bundle.json
         network = BridgeNetwork(NetworkConfig.from_dict(j["network"]["config"]))
         codec = make_codec(j["codec"])
-        tensors = bundle.tensors("network.safetensors")
+        tensors = bundle.tensors("network.safetensors", "torch")
         for module, prefix in ((network, "network."), (codec, "codec.")):
             state = {k[len(prefix) :]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith(prefix)}
             try:
@@ -104,6 +104,7 @@ class TextureModel:
         hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         around = conditions(hole_np[None], valid, self.spacing).to(self.device)
+        x = complete(x, hole, torch.from_numpy(valid)[None, None].to(self.device))
         values, given = (t.to(self.device) for t in self._features(features))
         modal = torch.tensor([self.modalities.index(modality)], device=self.device)
         removal = torch.tensor([features is None], device=self.device)

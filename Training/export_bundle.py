@@ -1,0 +1,242 @@
+"""Turn a checkpoint of train_texture.py and its prepared data into a model bundle that the library loads.
+
+    python Training/export_bundle.py --run runs/lidc --data runs/data/lidc --out Resources/Models/lung-nodule-ct \\
+        --id lung-nodule-ct --version 0.1.0 --title "Lung nodule (CT)" --organ lung --licence "CC BY 4.0" --scores scores.json
+
+The averaged weights are written; large ones as float16, because it keeps eight times finer steps than bfloat16 at the same
+size and trained weights are far from its limits. Scaling of features and latents stays float32. The bundle is then opened
+as an edit would open it, and its output is compared with the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+
+from TumorSynthLib.errors import ModelError
+from TumorSynthLib.models.bundle import Bundle, load_bundle
+from TumorSynthLib.models.write import write_bundle
+from TumorSynthLib.texture.bridge import FEW_STEP_NODES
+from TumorSynthLib.texture.codec import make_codec
+from TumorSynthLib.texture.generator import TextureModel
+from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
+
+MAX_BYTES = 20_000_000  # of all files; models that come with the library must stay small
+HALF_FROM = 1024  # tensors with fewer values stay float32: they cost nothing and some are sensitive
+HALF_LIMIT = 6e4  # float16 ends at 65504
+CT_RANGE = (-1024.0, 3071.0)  # HU, what a CT scanner stores
+SOURCES = {  # layout: (data, its licence, source to cite); only data that permits it may shape weights that are shipped
+    "sts": (
+        "Soft-tissue-Sarcoma (TCIA), CT and T1 MR, by way of theibsi/data_sets",
+        "CC BY 3.0",
+        "doi:10.7937/K9/TCIA.2015.7GO2GSKS",
+    ),
+    "lidc": (
+        "LIDC-IDRI (TCIA), nodules' volumes of interest",
+        "CC BY 3.0",
+        "doi:10.7937/K9/TCIA.2015.LO9QL9SX",
+    ),
+}
+
+
+def small(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as it is stored: float16 if it is a large matrix or kernel, else unchanged."""
+    tensor = tensor.detach().cpu().contiguous()
+    large = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= HALF_FROM
+    return tensor.half() if large and float(tensor.abs().max()) < HALF_LIMIT else tensor
+
+
+def weights(checkpoint: dict) -> dict[str, torch.Tensor]:
+    """Averaged network and codec of a checkpoint under the keys of network.safetensors."""
+    network = {f"network.{k}": small(v) for k, v in checkpoint["ema"].items()}
+    return network | {f"codec.{k}": small(v) for k, v in checkpoint["codec"].items()}
+
+
+def population(meta: dict) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Manifest entry and tensor (cases, features) float32 per modality; cases with an undefined feature are left out."""
+    entries, tensors = {}, {}
+    for modality in meta["modalities"]:
+        found = meta["population"][modality]
+        names = list(next(iter(found.values())))
+        rows = {case: [values.get(n, math.nan) for n in names] for case, values in found.items()}
+        kept = {case: row for case, row in rows.items() if np.isfinite(row).all()}
+        if len(kept) < len(rows):
+            print(
+                f"{modality}: {len(rows) - len(kept)} of {len(rows)} cases left out of the population, a feature is undefined"
+            )
+        if not kept:
+            raise ModelError(f"{modality}: no case has all its features; prepare the data again")
+        entries[modality] = {"names": names, "cases": list(kept), "tensor": modality}
+        tensors[modality] = torch.tensor(list(kept.values()), dtype=torch.float32)
+    return entries, tensors
+
+
+def intensity(checkpoint: dict, data: common.Prepared) -> dict:
+    """Manifest entry per modality: the network's map, the unit, and the range that an edit may write."""
+    entries = {}
+    for k, (modality, (center, scale)) in enumerate(checkpoint["config"]["intensity"].items()):
+        ct = modality.upper().startswith("CT")
+        rows = np.flatnonzero(data.modality == k)
+        low, high = (
+            CT_RANGE
+            if ct
+            else (
+                float(min(data.images[i].min() for i in rows)),
+                float(max(data.images[i].max() for i in rows)),
+            )
+        )
+        unit = "HU" if ct else "grey level"
+        entries[modality] = {
+            "kind": "asinh",
+            "center": center,
+            "scale": scale,
+            "unit": unit,
+            "range": [low, high],
+        }
+    return entries
+
+
+def margin(data: common.Prepared) -> float:
+    """Context in mm around a tumour: a third of the training crops' extent in plane, what the network saw on average."""
+    spacing, shape = data.meta["spacing"], data.images.shape[1:]
+    return round(min(spacing[0] * shape[2], spacing[1] * shape[1]) / 3, 1)
+
+
+def training(checkpoint: dict, data: common.Prepared, a) -> dict:
+    """What the weights were trained on, how much and how long."""
+    layout = data.meta["layout"]
+    name, licence, source = SOURCES.get(layout, (a.data_name, a.data_licence, a.data_source))
+    if not (name and licence):
+        raise ModelError(
+            f"layout {layout!r}: say what the weights were trained on with --data-name and --data-licence"
+        )
+    kinds = [r["kind"] for r in data.rows]
+    return {
+        "data": name, "licence": licence, "source": source, "patients": len({r["patient"] for r in data.rows}),
+        "crops": {k: kinds.count(k) for k in sorted(set(kinds))}, "crop_voxels": list(data.images.shape[1:]),
+        "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1),
+    }  # fmt: skip
+
+
+def manifest(checkpoint: dict, data: common.Prepared, entries: dict, a) -> dict:
+    """bundle.json without its files."""
+    meta, config = data.meta, checkpoint["config"]
+    return {
+        "id": a.id, "version": a.version, "title": a.title, "organ": a.organ, "modalities": list(meta["modalities"]),
+        "regions": ["tumour"], "spacing_mm": [float(s) for s in meta["spacing"]], "margin_mm": a.margin or margin(data),
+        "intensity": intensity(checkpoint, data),
+        "extraction": {m: dict(meta["extraction"]) for m in meta["modalities"]},
+        "codec": dict(checkpoint["codec_config"]),
+        "network": {"config": dict(config["network"]), "features": list(config["names"])},
+        "sampler": {"nodes": list(a.nodes), "eta": a.eta}, "population": entries,
+        "training": training(checkpoint, data, a), "licence": a.licence,
+        "scores": json.loads(a.scores.read_text()) if a.scores else {},
+    }  # fmt: skip
+
+
+def check_fits(checkpoint: dict, data: common.Prepared):
+    """The checkpoint was trained on this prepared folder's layout, grid and modalities."""
+    for key, value in checkpoint["config"]["meta"].items():
+        if data.meta[key] != value:
+            raise ModelError(
+                f"the checkpoint was trained with {key} = {value}, this data has {data.meta[key]}; give its own --data"
+            )
+
+
+@torch.inference_mode()
+def difference(checkpoint: dict, bundle: Bundle) -> float:
+    """Largest difference between the bundle's and the checkpoint's prediction, as a share of the prediction's deviation."""
+    model = TextureModel.from_bundle(bundle, "cpu")
+    network = BridgeNetwork(NetworkConfig.from_dict(checkpoint["config"]["network"])).eval()
+    network.load_state_dict(checkpoint["ema"])
+    codec = make_codec(checkpoint["codec_config"])
+    codec.load_state_dict(checkpoint["codec"])
+    rng, c = torch.Generator().manual_seed(0), network.config
+    x = torch.randn(1, 1, 8, 32, 32, generator=rng)
+    values = network.tokens.center[None].where(~network.tokens.log, network.tokens.center.exp())
+    around = torch.rand(1, network.enter.in_channels // 3 - 2 * c.latent_channels, 4, 16, 16, generator=rng)
+    args = (
+        around,
+        torch.tensor([0.3]),
+        torch.tensor([0]),
+        values,
+        torch.ones(1, c.features, dtype=torch.bool),
+        torch.tensor([False]),
+    )
+    out, mine = (
+        n(k.encode(x), k.encode(x), *args) for n, k in ((network, codec), (model.network, model.codec))
+    )
+    return float((out - mine).abs().max() / out.std())
+
+
+def parse(arguments: list[str] | None = None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument(
+        "--run", type=Path, required=True, help="folder of train_texture.py, or a checkpoint in it"
+    )
+    p.add_argument("--data", type=Path, required=True, help="prepared folder that it was trained on")
+    p.add_argument("--out", type=Path, required=True, help="the bundle's folder")
+    p.add_argument("--id", required=True, help="e.g. lung-nodule-ct")
+    p.add_argument("--version", required=True, help="e.g. 1.0.0")
+    p.add_argument("--title", required=True)
+    p.add_argument("--organ", required=True)
+    p.add_argument("--licence", required=True, help="of the weights")
+    p.add_argument("--scores", type=Path, help="JSON of measured scores")
+    p.add_argument(
+        "--margin",
+        type=float,
+        help="context around a tumour in mm; default: a third of the crops' extent in plane",
+    )
+    p.add_argument(
+        "--nodes",
+        type=float,
+        nargs="+",
+        default=list(FEW_STEP_NODES),
+        help="bridge times of the default sampler",
+    )
+    p.add_argument("--eta", type=float, default=1.0, help="fresh noise of the default sampler, 0 to 1")
+    p.add_argument("--data-name", help="what the weights were trained on, for layouts of one's own")
+    p.add_argument("--data-licence")
+    p.add_argument("--data-source", default="")
+    return p.parse_args(arguments)
+
+
+def export(a) -> Bundle:
+    """Write the bundle, open it again and return it.
+
+    :raises ModelError: the checkpoint and the data don't belong together, or the bundle is too large or differs.
+    """
+    path = a.run / "last.pt" if a.run.is_dir() else a.run
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    data = common.Prepared(a.data)
+    check_fits(checkpoint, data)
+    entries, tensors = population(data.meta)
+    files = {"network.safetensors": weights(checkpoint), "population.safetensors": tensors}
+    write_bundle(a.out, manifest(checkpoint, data, entries, a), files)
+    bundle = load_bundle(a.out)
+    if bundle.bytes > MAX_BYTES:
+        raise ModelError(
+            f"{a.out} has {bundle.bytes / 1e6:.1f} MB, {MAX_BYTES / 1e6:.0f} MB at most; train narrower widths"
+        )
+    off = difference(checkpoint, bundle)
+    if not off < 0.05:
+        raise ModelError(
+            f"{a.out}: its predictions differ from the checkpoint's by {off:.3f} of their deviation; don't ship it"
+        )
+    print(
+        f"{a.out}: {bundle.bytes / 1e6:.1f} MB, differs from the checkpoint by {off:.5f} of the prediction's deviation at most"
+    )
+    return bundle
+
+
+if __name__ == "__main__":
+    try:
+        export(parse())
+    except (ModelError, OSError) as error:
+        raise SystemExit(f"export_bundle: {error}") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 
 from TumorSynthLib.radiomics.differentiable import FIRSTORDER_FEATURES, firstorder_features
 
@@ -73,9 +74,9 @@ def measure(
     return {name: float(value) for name, value in features.items()}
 
 
-def _robust(error: np.ndarray) -> float:
-    """Cost of errors in units of their scales: quadratic, then logarithmic."""
-    return float(np.sum(np.log1p((error / ROBUST) ** 2))) * ROBUST**2 / TOLERANCE**2
+def _robust(error: np.ndarray, robust: float) -> float:
+    """Cost of errors in units of their scales: quadratic up to about `robust`, then logarithmic."""
+    return float(np.sum(np.log1p((error / robust) ** 2))) * robust**2 / TOLERANCE**2
 
 
 class QuantileMap:
@@ -112,6 +113,8 @@ class QuantileMap:
         self.start = float(knots[0])
         self.interval = np.clip(np.searchsorted(self.rank, np.arange(n), side="right") - 1, 0, len(self.steps) - 1)
         self.part = self._parts(knots)
+        self.coarse = np.unique(np.rint(np.linspace(0, n - 1, min(n, SUBSAMPLE))).astype(np.int64))
+        self.all = np.arange(n)
 
     def _parts(self, knots: np.ndarray) -> np.ndarray:
         """Position (n,) in 0..1 of each sorted value between the knots around it; by rank where they coincide."""
@@ -121,11 +124,12 @@ class QuantileMap:
         by_rank = (ranks - self.rank[k]) / np.maximum(np.diff(self.rank)[k], 1)
         return np.where(gap[k] > 1e-4 * self.sd, np.clip(by_value, 0, 1), np.clip(by_rank, 0, 1))
 
-    def _values(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted values (n,) and increments for the parameters [offset / sd, log factors]."""
+    def _values(self, theta: np.ndarray, index: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted values of the ranks `index`, and increments, for the parameters [offset / sd, log factors]."""
         steps = self.steps * np.exp(theta[1:])
         knots = self.start + theta[0] * self.sd + np.concatenate([[0.0], np.cumsum(steps)])
-        return knots[self.interval] + self.part * steps[self.interval], steps
+        k = self.interval[index]
+        return knots[k] + self.part[index] * steps[k], steps
 
     def _pull_back(self, gradient: np.ndarray, index: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Gradient in the parameters from one in the sorted values `index`."""
@@ -135,30 +139,31 @@ class QuantileMap:
         above = np.cumsum(total[::-1])[::-1] - total
         return np.concatenate([[gradient.sum() * self.sd], (own + above) * steps])
 
-    def _jacobian(self, names: list[str], ordered: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        n = len(ordered)
-        index = np.unique(np.rint(np.linspace(0, n - 1, min(n, SUBSAMPLE))).astype(np.int64))
-        x = torch.from_numpy(ordered[index]).requires_grad_()
+    def _jacobian(self, names: list[str], theta: np.ndarray) -> np.ndarray:
+        """Derivatives (features, parameters), on a subsample of the ranks."""
+        index = self.coarse
+        ordered, steps = self._values(theta, index)
+        x = torch.from_numpy(ordered).requires_grad_()
         features = firstorder_features(x, shift=self.exact["shift"], is_sorted=True)
         rows = []
         for name in names:
             if name in ("Entropy", "Uniformity"):
-                rows.append(self._histogram_row(name, ordered, steps))
+                rows.append(self._histogram_row(name, ordered, index, steps))
                 continue
             (gradient,) = torch.autograd.grad(features[name], x, retain_graph=True)
             rows.append(self._pull_back(gradient.numpy(), index, steps))
         return np.stack(rows)
 
-    def _histogram_row(self, name: str, ordered: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def _histogram_row(self, name: str, ordered: np.ndarray, index: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Derivative of Entropy or Uniformity through the share of voxels that crosses each bin edge."""
         edges = self.disc.edges(self.disc.stored(ordered))
         below = np.searchsorted(ordered, edges)
         share = np.diff(np.concatenate([[0], below, [len(ordered)]])) / len(ordered)
         share = np.maximum(share, 0.5 / len(ordered))
         slope = np.diff(np.log2(share)) if name == "Entropy" else -2 * np.diff(share)
-        at = np.clip(below, 0, len(ordered) - 1)
+        at = index[np.clip(below, 0, len(ordered) - 1)]
         k = self.interval[at]
-        density = np.diff(self.rank)[k] / len(ordered) / steps[k]
+        density = np.diff(self.rank)[k] / len(self.sorted) / steps[k]
         return self._pull_back(-slope * density, at, steps)
 
     def solve(self, asked: Mapping[str, float], scales: Mapping[str, float], iterations: int = 20) -> np.ndarray:
@@ -172,25 +177,32 @@ class QuantileMap:
         if not asked:
             return self._unsorted(np.zeros(len(self.steps) + 1))
         theta = self._first_guess(asked, scales)
-        names, error, ordered, steps = self._errors(theta, asked, scales)
-        damping, settled = 1e-4, 0
+        # Plain squares on a subsample first: they don't give up on a feature that is far off.
+        theta = self._descend(theta, asked, scales, 30.0, iterations, self.coarse)
+        return self._unsorted(self._descend(theta, asked, scales, ROBUST, max(iterations // 2, 4), self.all))
+
+    def _descend(self, theta, asked: dict, scales: Mapping[str, float], robust: float, iterations: int, index) -> np.ndarray:
+        """Levenberg-Marquardt from `theta` until it settles; features measured on the ranks `index`."""
+        names, error = self._errors(theta, asked, scales, index)
+        damping, settled, rows = 1e-3, 0, None
         for _ in range(iterations):
-            rows = self._jacobian(names, ordered, steps) / self._scale(names, scales)[:, None]
-            step = self._step(theta, rows, error, damping)
-            trial = self._errors(theta + step, asked, scales)
-            before = _robust(error) + self._price(theta)
-            after = _robust(trial[1]) + self._price(theta + step)
+            if rows is None:
+                rows = self._jacobian(names, theta) / self._scale(names, scales)[:, None]
+            step = self._step(theta, rows, error, damping, robust)
+            trial = self._errors(theta + step, asked, scales, index)
+            before = _robust(error, robust) + self._price(theta)
+            after = _robust(trial[1], robust) + self._price(theta + step)
             if after >= before:
-                damping *= 10
-                if damping > 1e4:
+                damping *= 8
+                if damping > 1e6:
                     break
                 continue
-            theta, (names, error, ordered, steps) = theta + step, trial
-            damping = max(damping / 5, 1e-6)
-            settled = settled + 1 if before - after < 1e-3 * before + 1e-6 else 0
-            if settled == 2:
+            theta, (names, error), rows = theta + step, trial, None
+            damping = max(damping / 5, 1e-8)
+            settled = settled + 1 if before - after < 1e-2 * before + 1e-3 else 0
+            if settled == 2 or float(np.abs(error).max()) < TOLERANCE:
                 break
-        return self._unsorted(theta)
+        return theta
 
     def _unsorted(self, theta: np.ndarray) -> np.ndarray:
         ordered, _ = self._values(theta)
@@ -201,14 +213,13 @@ class QuantileMap:
     def _scale(self, names: list[str], scales: Mapping[str, float]) -> np.ndarray:
         return np.array([scales.get(name, self.sd) for name in names])
 
-    def _errors(self, theta: np.ndarray, asked: dict, scales: Mapping[str, float]):
-        """Names, errors in units of their scales, sorted values and increments at some parameters."""
-        ordered, steps = self._values(theta)
+    def _errors(self, theta, asked: dict, scales: Mapping[str, float], index: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Features and their errors in units of their scales, measured on the ranks `index`."""
+        ordered, _ = self._values(theta, index)
         targets = self._with_bounds(asked, ordered)
-        measured = self._measure(ordered)
+        measured = measure(ordered, self.disc, **self.exact)
         names = list(targets)
-        error = np.array([measured[name] - targets[name] for name in names]) / self._scale(names, scales)
-        return names, error, ordered, steps
+        return names, np.array([measured[name] - targets[name] for name in names]) / self._scale(names, scales)
 
     def _price(self, theta: np.ndarray) -> float:
         """What the map costs, in the units of `_robust`."""
@@ -227,8 +238,20 @@ class QuantileMap:
 
     def _first_guess(self, asked: dict, scales: Mapping[str, float]) -> np.ndarray:
         """The best of: the sample, the sample with the asked mean and spread, a ladder through the asked percentiles."""
-        guesses = [np.zeros(len(self.steps) + 1), self._affine(asked), self._ladder(asked)]
-        return min(guesses, key=lambda theta: _robust(self._errors(theta, asked, scales)[1]))
+
+        def cost(theta: np.ndarray) -> float:
+            return _robust(self._errors(theta, asked, scales, self.coarse)[1], 10.0)
+
+        guesses = [np.zeros(len(self.steps) + 1), self._affine(asked)]
+        rungs = [(q, asked[name]) for name, q in PERCENTILES.items() if name in asked]
+        if len(rungs) > 1 and cost(guesses[0]) > len(asked) / TOLERANCE**2 * 0.1:
+            plain = np.zeros(len(rungs) - 1)
+            best = minimize(
+                lambda power: cost(self._ladder(rungs, power)), plain, method="Nelder-Mead",
+                options={"maxfev": 40 * len(plain), "initial_simplex": np.concatenate([[plain], plain + 1.2 * np.eye(len(plain))])},
+            )
+            guesses += [self._ladder(rungs, plain), self._ladder(rungs, best.x)]
+        return min(guesses, key=cost)
 
     def _affine(self, asked: dict) -> np.ndarray:
         theta = np.zeros(len(self.steps) + 1)
@@ -240,27 +263,28 @@ class QuantileMap:
         theta[0] = (target + (self.start - centre) * factor - self.start) / self.sd
         return theta
 
-    def _ladder(self, asked: dict) -> np.ndarray:
-        theta = np.zeros(len(self.steps) + 1)
-        rungs = [(q, asked[name]) for name, q in PERCENTILES.items() if name in asked]
-        if len(rungs) < 2:
-            return self._affine(asked)
+    def _ladder(self, rungs: list[tuple[float, float]], power: np.ndarray) -> np.ndarray:
+        """Parameters that put the sample's percentiles on `rungs`, with its shape between them raised to 2 ** power."""
         at = [int(np.argmin(np.abs(self.rank - q * (len(self.sorted) - 1)))) for q, _ in rungs]
-        knots = np.concatenate([[0.0], np.cumsum(self.steps)])
-        factors = [
-            np.log(np.clip((high - low) / max(knots[j] - knots[i], 1e-9), 1e-3, 1e3))
-            for (i, low), (j, high) in zip(zip(at, (v for _, v in rungs)), zip(at[1:], (v for _, v in rungs[1:])))
-        ]
-        for k, (i, j) in enumerate(zip(at, at[1:])):
-            theta[1 + i : 1 + j] = factors[k]
-        theta[1 : 1 + at[0]], theta[1 + at[-1] :] = factors[0], factors[-1]
-        start = rungs[0][1] - float(np.sum(self.steps[: at[0]] * np.exp(theta[1 : 1 + at[0]])))
-        theta[0] = (start - self.start) / self.sd
+        old = np.concatenate([[0.0], np.cumsum(self.steps)])
+        new = np.array(old)
+        for (i, (_, low)), (j, (_, high)), p in zip(zip(at, rungs), zip(at[1:], rungs[1:]), power):
+            t = (old[i : j + 1] - old[i]) / max(old[j] - old[i], 1e-12)
+            if i == 0:  # the lower tail is the mirror of the upper one
+                t = 1 - (1 - t) ** (2.0 ** np.clip(p, -5, 5))
+            else:
+                t = t ** (2.0 ** np.clip(p, -5, 5))
+            new[i : j + 1] = low + max(high - low, 0.0) * t
+        new[: at[0]] = new[at[0]] + (old[: at[0]] - old[at[0]])
+        new[at[-1] + 1 :] = new[at[-1]] + (old[at[-1] + 1 :] - old[at[-1]])
+        theta = np.zeros(len(self.steps) + 1)
+        theta[0] = (new[0] - self.start) / self.sd
+        theta[1:] = np.clip(np.log(np.maximum(np.diff(new), 1e-9) / self.steps), -8, 8)
         return theta
 
-    def _step(self, theta: np.ndarray, rows: np.ndarray, error: np.ndarray, damping: float) -> np.ndarray:
+    def _step(self, theta: np.ndarray, rows: np.ndarray, error: np.ndarray, damping: float, robust: float) -> np.ndarray:
         """Levenberg-Marquardt step of: errors in asked features + prices of a bent map."""
-        soft = 1 / (1 + (error / ROBUST) ** 2)  # a feature that can't be reached must not outweigh the rest
+        soft = 1 / (1 + (error / robust) ** 2)  # a feature that can't be reached must not outweigh the rest
         weight = soft / TOLERANCE**2
         mass, bend, basis = self._geometry(theta)
         w = theta[1:]
@@ -268,8 +292,8 @@ class QuantileMap:
         normal[1:, 1:] += STIFFNESS * bend.T @ bend + STAY * np.diag(mass + 2e-3)
         slope = rows.T @ (weight * error) + STAY * basis.T @ (mass * self._displacement(theta))
         slope[1:] += STIFFNESS * bend.T @ (bend @ w) + STAY * (mass + 2e-3) * w
-        step = -np.linalg.solve(normal + damping * np.eye(len(theta)), slope)
-        step[1:] = np.clip(step[1:], -1.5, 1.5)
+        step = -np.linalg.solve(normal + np.diag(damping * (np.diag(normal) + 1.0)), slope)
+        step *= min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         step[1:] = np.clip(w + step[1:], -9, 9) - w
         return step
 
@@ -277,9 +301,6 @@ class QuantileMap:
         """How far each upper knot moved, in standard deviations."""
         steps = self.steps * np.exp(theta[1:])
         return theta[0] + (np.cumsum(steps) - np.cumsum(self.steps)) / self.sd
-
-    def _measure(self, ordered: np.ndarray) -> dict[str, float]:
-        return measure(ordered, self.disc, **self.exact)
 
     def _with_bounds(self, asked: dict[str, float], ordered: np.ndarray) -> dict[str, float]:
         """The request, plus a bound as a target where the values leave it."""

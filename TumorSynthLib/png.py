@@ -30,7 +30,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
     kind = _GREY if pixels.ndim == 2 else _RGB
     header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
     body = zlib.compress(filtered.tobytes(), 6)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    return b"".join([_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b"")])
 
 
 def write_png(pixels: np.ndarray, path: Path) -> None:
@@ -51,10 +51,19 @@ def write_bytes(data: bytes, path: Path) -> None:
 def resample(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) values on another pixel grid over the same extent, float32.
 
-    Linear between pixel centres where it enlarges; where it shrinks, each new pixel averages all that it covers.
+    Linear between pixel centres where it enlarges; where it shrinks, each new pixel averages all that it
+    covers.
     """
     rows, columns = _weights(picture.shape[0], height), _weights(picture.shape[1], width)
     return (rows @ picture.astype(np.float32) @ columns.T).astype(np.float32)
+
+
+def enlarge(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) values on another pixel grid over the same extent, each the value of the pixel it lies in."""
+    rows, columns = (
+        (np.arange(n) * count // n) for n, count in zip((height, width), picture.shape, strict=True)
+    )
+    return picture[np.ix_(rows, columns)]
 
 
 def _weights(count: int, wanted: int) -> np.ndarray:

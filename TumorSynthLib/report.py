@@ -40,7 +40,7 @@ class ReportEdit:
     :param original: `Volume` before the edit.
     :param result: `EditResult`: volume, mask, asked, used, reached, before, timing, provenance, warnings.
     :param mask: (K, J, I) bool, the tumour before the edit; None if there was none.
-    :param population: `Population` that gives σ; None leaves differences in percent.
+    :param population: `Population` of the model, for the plot, and for σ where the result has no `spread`.
     :param modality: "CT", "T1", …; empty: guessed from the values.
     """
 
@@ -75,31 +75,35 @@ def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit]) ->
 
 
 def _section(edit: ReportEdit, i: int, folder: Path) -> str:
-    result = edit.result
-    now = result.mask if result.mask is not None and result.mask.any() else edit.mask
-    if now is None:
+    now = edit.result.mask if edit.result.mask is not None and edit.result.mask.any() else edit.mask
+    if now is None or not now.any():
         raise InputError(f"edit {edit.name!r} has no tumour to show: its masks are empty")
-    crop = crop_around(edit.original, result.volume, now, edit.mask)
+    crop = crop_around(edit.original, edit.result.volume, now, edit.mask)
     unit = " HU" if is_ct(crop.before, edit.modality) else ""
     window, limit = display_window(crop, edit.modality), difference_limit(crop)
     pictures, montage = panels(crop, window, limit, edit.name, unit)
     write_png(montage, folder / f"{i:02d}-{_slug(edit.name)}.png")
-    changed = int(np.count_nonzero(edit.original.array != result.volume.array))
-    outside = f"{MARGIN_MM:.0f} mm around the tumour"
-    tilt = (
-        f" The image lies {crop.tilt:.0f}° oblique; planes follow its own axes."
-        if crop.tilt > OBLIQUE_DEG
-        else ""
-    )
-    facts = f"Window {number(window[0])} to {number(window[1])}{unit}. {outside}. {changed:,} voxels changed.{tilt}"
-    legend = (
-        f'<span class="legend">−{number(limit)}{unit} <i role="img" aria-label="difference, blue darker to orange brighter">'
-        f"</i> +{number(limit)}{unit}</span>"
-    )
-    toggle = f'<input type="checkbox" class="toggle" id="o{i}" checked><label for="o{i}">Outline</label>'
+    changed = int(np.count_nonzero(edit.original.array != edit.result.volume.array))
+    facts = [
+        f"Window {number(window[0])} to {number(window[1])}{unit}.",
+        f"Shown: the tumour and {MARGIN_MM:.0f} mm around it.",
+        f"{changed:,} voxels changed.",
+    ]
+    if crop.tilt > OBLIQUE_DEG:
+        facts.append(f"The image lies {crop.tilt:.0f}° oblique; the planes follow its own axes.")
     return (
-        f'<section id="edit{i}"><h2>{escape(edit.name)}</h2><p class="soft">{escape(facts)}</p>{toggle}{legend}{pictures}'
-        f"{_features(edit, unit.strip())}{_warnings(result)}{_provenance(result)}</section>"
+        f'<section id="edit{i}"><h2>{escape(edit.name)}</h2><p class="soft">{escape(" ".join(facts))}</p>'
+        f"{_controls(i, limit, unit)}{pictures}{_warnings(edit.result)}{_features(edit, unit.strip())}"
+        f"{_provenance(edit.result)}</section>"
+    )
+
+
+def _controls(i: int, limit: float, unit: str) -> str:
+    """The switch of the outline, and what the colours of the difference mean."""
+    colours = '<i role="img" aria-label="blue is darker, orange is brighter"></i>'
+    return (
+        f'<input type="checkbox" class="toggle" id="o{i}" checked><label for="o{i}">Outline</label>'
+        f'<span class="legend">Difference −{number(limit)}{unit} {colours} +{number(limit)}{unit}</span>'
     )
 
 
@@ -114,7 +118,7 @@ def _summary(edits: Sequence[ReportEdit]) -> str:
             f"<td>{_seconds(edit.result.timing)}</td><td>{len(edit.result.warnings or ()) or '–'}</td></tr>"
         )
     head = "<tr><th>Edit</th><th>Features asked</th><th>Median miss</th><th>Time</th><th>Warnings</th></tr>"
-    return f"<section><table>{head}{''.join(rows)}</table></section>"
+    return f"<section class='wide'><table>{head}{''.join(rows)}</table></section>"
 
 
 def _features(edit: ReportEdit, unit: str) -> str:
@@ -133,9 +137,9 @@ def _features(edit: ReportEdit, unit: str) -> str:
     shown = _ordered(asked, asked)[:_VISIBLE_ROWS]
     more = f" The first {len(shown)} of {len(asked)}." if len(shown) < len(asked) else ""
     plot = _plot(edit, shown)
+    note = f'<p class="note">σ: standard deviation among the tumours that the model was trained on.{more}</p>'
     return (
-        f'<h3>Asked and reached</h3><div class="wide">{_table(edit, shown, unit)}</div>'
-        f'<p class="soft">σ: standard deviation among the tumours that the model was trained on.{more}</p>{plot}{details}'
+        f'<h3>Asked and reached</h3><div class="wide">{_table(edit, shown, unit)}</div>{note}{plot}{details}'
     )
 
 
@@ -174,9 +178,9 @@ def _difference(edit: ReportEdit, name: str) -> str:
     asked, reached = (edit.result.asked or {}).get(name), (edit.result.reached or {}).get(name)
     if asked is None or reached is None:
         return "<td>–</td>"
-    spread = _spread(edit.population, name)
-    if spread is not None:
-        miss = (reached - asked) / spread[1]
+    sigma = _sigma(edit, name)
+    if sigma is not None:
+        miss = (reached - asked) / sigma
         return _grade(abs(miss), f"{signed(miss)} σ")
     return (
         f"<td>{signed(100 * (reached - asked) / abs(asked), 1)} %</td>"
@@ -193,33 +197,39 @@ def _misses(edit: ReportEdit) -> list[float]:
     """|reached − asked| / σ of each asked feature that was measured."""
     reached, misses = edit.result.reached or {}, []
     for name, asked in (edit.result.asked or {}).items():
-        spread = _spread(edit.population, name)
-        if spread is not None and reached.get(name) is not None:
-            misses.append(abs(reached[name] - asked) / spread[1])
+        sigma = _sigma(edit, name)
+        if sigma is not None and reached.get(name) is not None:
+            misses.append(abs(reached[name] - asked) / sigma)
     return misses
 
 
-def _spread(population: Any, name: str) -> tuple[float, float] | None:
-    """(mean, σ) of a feature in the population; None where it isn't in it, or doesn't vary."""
+def _sigma(edit: ReportEdit, name: str) -> float | None:
+    """Standard deviation of a feature, the editor's or else the population's; None where it doesn't vary."""
+    sigma = (getattr(edit.result, "spread", None) or {}).get(name)
+    if sigma is None and _values(edit.population, name) is not None:
+        sigma = float(_values(edit.population, name).std())
+    return sigma if sigma is not None and np.isfinite(sigma) and sigma > 1e-12 else None
+
+
+def _values(population: Any, name: str) -> np.ndarray | None:
+    """(n,) values of a feature in the population, or None."""
     if population is None or name not in population.names:
         return None
-    values = np.asarray(population.values, dtype=np.float64)[:, tuple(population.names).index(name)]
-    mean, sigma = float(values.mean()), float(values.std())
-    return (mean, sigma) if sigma > 1e-12 * max(1.0, abs(mean)) else None
+    return np.asarray(population.values, dtype=np.float64)[:, list(population.names).index(name)]
 
 
 def _plot(edit: ReportEdit, names: list[str]) -> str:
     rows = []
     for name in names:
-        spread = _spread(edit.population, name)
+        values, sigma = _values(edit.population, name), _sigma(edit, name)
         asked, reached = edit.result.asked.get(name), (edit.result.reached or {}).get(name)
-        if spread is not None and asked is not None and reached is not None:
-            mean, sigma = spread
+        if values is not None and sigma is not None and asked is not None and reached is not None:
+            mean = float(values.mean())
             rows.append((_label(name), (asked - mean) / sigma, (reached - mean) / sigma))
     if not rows:
         return ""
     key = '<span class="key asked"></span>asked<span class="key reached"></span>reached'
-    caption = f'<p class="soft">{key} &nbsp; in σ from the mean of the training tumours</p>'
+    caption = f'<p class="note">{key} &nbsp; in σ from the mean of the training tumours</p>'
     return f"<h3>Against the training tumours</h3>{caption}{bars(rows)}"
 
 

@@ -48,26 +48,26 @@ def panels(
         html.append(f"{title}<div class='panels'>{heads}")
         centre = centre_of(mask)
         for plane in PLANES:
-            pictures, overlay = _row(crop, plane, centre[plane.axis], window, limit)
-            montage.append(_montage_row(pictures, crop, plane, centre[plane.axis]))
-            for state, picture in zip(_STATES, pictures):
+            pictures, masks = _row(crop, plane, centre[plane.axis], window, limit)
+            montage.append(_montage_row(pictures, masks))
+            for state, picture, outlined in zip(_STATES, pictures, masks, strict=True):
                 alt = _alt(name, state, plane, place, window, limit, unit)
-                html.append(_panel(picture, overlay[state], plane, crop, alt))
+                html.append(_panel(picture, outlined, plane, crop, alt))
         html.append("</div>")
     return "".join(html), _stack(montage)
 
 
-def _row(
-    crop: Crop, plane: Plane, index: int, window, limit
-) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+def _row(crop: Crop, plane: Plane, index: int, window, limit) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Pictures before, after and of the difference, and the mask that is outlined on each."""
     spacing = pixel_spacing(crop.spacing, plane)
     scale = _pixels_per_mm(crop, plane)
-    before, after = (scaled(cut(array, plane, index), spacing, scale) for array in (crop.before, crop.after))
-    pictures = [grey(before, window), grey(after, window), colour_difference(after - before, limit)]
+    before, after = (cut(array, plane, index) for array in (crop.before, crop.after))
+    shown = [grey(scaled(picture, spacing, scale), window) for picture in (before, after)]
+    # Boxes here: smoothing would carry the change past the outline, where no voxel changed.
+    change = scaled(after - before, spacing, scale, smooth=False)
     now = cut(crop.mask, plane, index)
     then = now if crop.old_mask is None else cut(crop.old_mask, plane, index)
-    return pictures, {"before": then, "after": now, "difference": now | then}
+    return [*shown, colour_difference(change, limit)], [then, now, now | then]
 
 
 def _pixels_per_mm(crop: Crop, plane: Plane) -> float:
@@ -80,12 +80,14 @@ def _pixels_per_mm(crop: Crop, plane: Plane) -> float:
 def _panel(picture: np.ndarray, mask: np.ndarray, plane: Plane, crop: Crop, alt: str) -> str:
     height, width = picture.shape[:2]
     data = base64.b64encode(encode_png(picture)).decode("ascii")
+    alt = escape(alt)
+    marks = _marks(plane, height, _pixels_per_mm(crop, plane))
     return (
-        f'<figure class="view"><svg viewBox="0 0 {PANEL_WIDTH} {height}" role="img" aria-label="{escape(alt)}">'
-        f"<title>{escape(alt)}</title>"
+        f'<figure class="view"><svg viewBox="0 0 {PANEL_WIDTH} {height}" role="img" aria-label="{alt}">'
+        f"<title>{alt}</title>"
         f'<g transform="translate({(PANEL_WIDTH - width) / 2:.1f} 0)">'
         f'<image href="data:image/png;base64,{data}" width="{width}" height="{height}"/>'
-        f"{_contour(mask, width, height)}</g>{_marks(plane, height, _pixels_per_mm(crop, plane))}</svg></figure>"
+        f"{_contour(mask, width, height)}</g>{marks}</svg></figure>"
     )
 
 
@@ -112,6 +114,7 @@ def _marks(plane: Plane, height: int, pixels_per_mm: float) -> str:
     end, base = PANEL_WIDTH - 10, height - 10
     start = end - length * pixels_per_mm
     label = f'<text x="{end:.0f}" y="{base - 6}" text-anchor="end">{length} mm</text>'
+    text += f'<text x="8" y="16">{plane.name.capitalize()}</text>'
     return f'<g class="marks">{text}<path class="bar" d="M{start:.1f} {base}H{end:.1f}"/>{label}</g>'
 
 
@@ -125,21 +128,14 @@ def _alt(name: str, state: str, plane: Plane, place: str, window, limit: float, 
     return f"{name}: {plane.name} slice through the tumour{where}, {state}, {shown}, tumour outlined"
 
 
-def _montage_row(pictures: list[np.ndarray], crop: Crop, plane: Plane, index: int) -> np.ndarray:
-    _, masks = None, _outlined(crop, plane, index)
+def _montage_row(pictures: list[np.ndarray], masks: list[np.ndarray]) -> np.ndarray:
     row = []
-    for picture, mask in zip(pictures, masks):
+    for picture, mask in zip(pictures, masks, strict=True):
         rgb = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture.copy()
         _draw(rgb, mask)
         row.append(_centred(rgb))
     gap = np.full((row[0].shape[0], _GAP, 3), 255, np.uint8)
     return np.hstack([row[0], gap, row[1], gap, row[2]])
-
-
-def _outlined(crop: Crop, plane: Plane, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    now = cut(crop.mask, plane, index)
-    then = now if crop.old_mask is None else cut(crop.old_mask, plane, index)
-    return then, now, now | then
 
 
 def _draw(rgb: np.ndarray, mask: np.ndarray) -> None:
@@ -168,12 +164,12 @@ def _stack(rows: list[np.ndarray]) -> np.ndarray:
 
 def bars(rows: list[tuple[str, float, float]]) -> str:
     """Bar plot of (label, asked z-score, reached z-score), one pair of bars each."""
-    left, width, pitch, top = 210, 860, 30, 8
+    left, width, pitch, top = 210, 860, 33, 8
     reach = min(6.0, max(2.0, *(np.ceil(abs(z)) for _, *pair in rows for z in pair)))
     bottom = top + pitch * len(rows)
 
     def at(z: float) -> float:
-        return left + (width - left - 46) * (min(max(z, -reach), reach) + reach) / (2 * reach)
+        return left + 34 + (width - left - 80) * (min(max(z, -reach), reach) + reach) / (2 * reach)
 
     ticks = [z for z in range(-int(reach), int(reach) + 1) if reach <= 4 or z % 2 == 0]
     parts = [
@@ -183,18 +179,20 @@ def bars(rows: list[tuple[str, float, float]]) -> str:
     ]
     for i, (label, asked, reached) in enumerate(rows):
         y = top + pitch * i
-        parts.append(f'<text x="{left - 12}" y="{y + 19}" text-anchor="end">{escape(label)}</text>')
-        for kind, z, offset in (("asked", asked, 5), ("reached", reached, 15)):
+        parts.append(f'<text x="{left - 12}" y="{y + 21}" text-anchor="end">{escape(label)}</text>')
+        for kind, z, offset in (("asked", asked, 6), ("reached", reached, 17)):
             start, end = sorted((at(0), at(z)))
+            length = max(end - start, 1.5)
             parts.append(
-                f'<rect class="{kind}" x="{start:.1f}" y="{y + offset}" width="{max(end - start, 1.5):.1f}" height="9" rx="1.5">'
+                f'<rect class="{kind}" x="{start:.1f}" y="{y + offset}" width="{length:.1f}" height="9">'
                 f"<title>{escape(label)}: {kind} {signed(z)} σ</title></rect>"
             )
-            if abs(z) > reach:
-                parts.append(
-                    f'<text class="tick" x="{end + 4:.1f}" y="{y + offset + 9}">{signed(z, 1)}</text>'
-                )
+            if abs(z) > reach:  # the bar is cut off: say where it would end
+                x, anchor = (end + 4, "start") if z > 0 else (start - 4, "end")
+                where = f'x="{x:.1f}" y="{y + offset + 8}" text-anchor="{anchor}"'
+                parts.append(f'<text class="tick" {where}>{signed(z, 1)}</text>')
     alt = "; ".join(
         f"{label}: asked {signed(asked)} σ, reached {signed(reached)} σ" for label, asked, reached in rows
     )
-    return f'<svg class="plot" viewBox="0 0 {width} {bottom + 24}" role="img" aria-label="{escape(alt)}">{"".join(parts)}</svg>'
+    size = f"0 0 {width} {bottom + 24}"
+    return f'<svg class="plot" viewBox="{size}" role="img" aria-label="{escape(alt)}">{"".join(parts)}</svg>'

@@ -1,7 +1,7 @@
 """Three planes through a tumour, as a radiologist looks at them.
 
-Pictures follow the radiological convention: on axial and coronal slices the patient's right is on the left of the
-picture, axial slices are seen from the feet, sagittal ones from the patient's left side.
+Pictures follow the radiological convention: on axial and coronal slices the patient's right is on the left of
+the picture, axial slices are seen from the feet, sagittal ones from the patient's left side.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .png import resample
+from .png import enlarge, resample
 from .region import Frame
 
 MARGIN_MM = 30.0
@@ -24,7 +24,7 @@ _MR_PERCENTILES = (1.0, 99.5)
 
 @dataclass(frozen=True)
 class Plane:
-    """One way to cut: the axis it removes from (z, y, x), and the patient's sides at the picture's borders."""
+    """One way to cut: the axis it removes from (z, y, x), and the patient's sides at its borders."""
 
     name: str
     axis: int
@@ -112,10 +112,14 @@ def pixel_spacing(spacing: tuple[float, float, float], plane: Plane) -> tuple[fl
     return rows, columns
 
 
-def scaled(picture: np.ndarray, spacing: tuple[float, float], pixels_per_mm: float) -> np.ndarray:
-    """(H, W) picture with square pixels."""
-    height, width = (max(1, round(n * s * pixels_per_mm)) for n, s in zip(picture.shape, spacing))
-    return resample(picture, height, width)
+def scaled(
+    picture: np.ndarray, spacing: tuple[float, float], pixels_per_mm: float, smooth: bool = True
+) -> np.ndarray:
+    """(H, W) picture with square pixels; smooth as viewers show images, or each voxel as a box."""
+    height, width = (
+        max(1, round(n * s * pixels_per_mm)) for n, s in zip(picture.shape, spacing, strict=True)
+    )
+    return (resample if smooth else enlarge)(picture, height, width)
 
 
 def is_ct(array: np.ndarray, modality: str) -> bool:
@@ -171,7 +175,7 @@ def outline(mask: np.ndarray) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     ):
         for at, line in enumerate(edges):
             steps = np.flatnonzero(np.diff(np.r_[0, line, 0]))
-            for first, last in zip(steps, steps[1:]):
+            for first, last in zip(steps[:-1], steps[1:], strict=True):
                 if line[first]:
                     ends = ((int(first), at), (int(last), at))
                     segments.append(tuple((y, x) for x, y in ends) if vertical else ends)

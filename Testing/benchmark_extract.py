@@ -50,7 +50,10 @@ def compare(title: str, image: sitk.Image, mask: sitk.Image, settings: Settings)
     extractor.disableAllFeatures()
     for cls in CLASSES:
         extractor.enableFeatureClassByName(cls)
-    tasks = {"here": lambda: extract_image(image, mask, settings), "pyradiomics": lambda: extractor.execute(image, mask)}
+    tasks = {
+        "here": lambda: extract_image(image, mask, settings),
+        "pyradiomics": lambda: extractor.execute(image, mask),
+    }
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for name, task in [*tasks.items()] * (RUNS + 1):
         start = time.perf_counter()
@@ -59,8 +62,10 @@ def compare(title: str, image: sitk.Image, mask: sitk.Image, settings: Settings)
     median = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first run warms up
     ratio = median["pyradiomics"] / median["here"]
     voxels = int((sitk.GetArrayViewFromImage(mask) == settings.label).sum())
-    print(f"{title}: {voxels} voxels, pyradiomics {median['pyradiomics'] * 1000:.0f} ms, "
-          f"here {median['here'] * 1000:.0f} ms, ratio {ratio:.1f}")
+    print(
+        f"{title}: {voxels} voxels, pyradiomics {median['pyradiomics'] * 1000:.0f} ms, "
+        f"here {median['here'] * 1000:.0f} ms, ratio {ratio:.1f}"
+    )
     return ratio
 
 

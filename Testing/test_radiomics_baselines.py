@@ -15,11 +15,21 @@ from TumorSynthLib.radiomics.settings import Settings
 CASES = ("brain1", "brain2", "breast1", "lung1", "lung2")
 VARIANTS = ("", "_FBN", "_combined", "_flatRegion", "_resegmentation", "_2d")
 WHOLE_IMAGE = ("_normalization", "_resampling")  # the lungs are cropped here, so theirs don't apply
-COLUMNS = [case + variant for case in CASES for variant in VARIANTS] + \
-    [case + variant for case in CASES[:3] for variant in WHOLE_IMAGE]
+COLUMNS = [case + variant for case in CASES for variant in VARIANTS] + [
+    case + variant for case in CASES[:3] for variant in WHOLE_IMAGE
+]
 # pyradiomics itself differs from its file here: the mesh changed after the file was written.
-STALE = {"brain1": ("MeshVolume", "SurfaceArea", "Sphericity", "SurfaceVolumeRatio", "Compactness1", "Compactness2",
-                    "SphericalDisproportion")}
+STALE = {
+    "brain1": (
+        "MeshVolume",
+        "SurfaceArea",
+        "Sphericity",
+        "SurfaceVolumeRatio",
+        "Compactness1",
+        "Compactness2",
+        "SphericalDisproportion",
+    )
+}
 
 
 @functools.lru_cache(maxsize=None)

@@ -57,7 +57,9 @@ def test_shape_follows_spacing_and_translation(case):
     small = extract(array, mask, SPACING, classes=["shape"])
     large = extract(np.pad(array, 3), np.pad(mask, 3), tuple(2 * s for s in SPACING), classes=["shape"])
     assert large["original_shape_MeshVolume"] == pytest.approx(8 * small["original_shape_MeshVolume"])
-    assert large["original_shape_Maximum3DDiameter"] == pytest.approx(2 * small["original_shape_Maximum3DDiameter"])
+    assert large["original_shape_Maximum3DDiameter"] == pytest.approx(
+        2 * small["original_shape_Maximum3DDiameter"]
+    )
     assert large["original_shape_Sphericity"] == pytest.approx(small["original_shape_Sphericity"])
 
 
@@ -82,23 +84,34 @@ def test_largest_diameters_equal_brute_force():
 def test_constant_region_has_the_conventional_values(case):
     array, mask = case
     found = extract(np.full_like(array, 7), mask, SPACING)
-    expected = {"firstorder_Variance": 0, "firstorder_Skewness": 0, "firstorder_Kurtosis": 0, "glcm_Correlation": 1,
-                "glcm_MCC": 1, "glcm_Imc1": 0, "ngtdm_Coarseness": 1e6, "ngtdm_Contrast": 0, "glszm_ZonePercentage":
-                1 / mask.sum()}
+    expected = {
+        "firstorder_Variance": 0,
+        "firstorder_Skewness": 0,
+        "firstorder_Kurtosis": 0,
+        "glcm_Correlation": 1,
+        "glcm_MCC": 1,
+        "glcm_Imc1": 0,
+        "ngtdm_Coarseness": 1e6,
+        "ngtdm_Contrast": 0,
+        "glszm_ZonePercentage": 1 / mask.sum(),
+    }
     for name, value in expected.items():
         assert found[f"original_{name}"] == pytest.approx(value), name
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda a, m: (a, np.zeros_like(m)), "empty"),
-    (lambda a, m: (a, np.arange(m.size).reshape(m.shape) == 200), "one voxel"),
-    (lambda a, m: (np.where(np.arange(a.size).reshape(a.shape) == 245, np.nan, a), m), "not finite"),
-    (lambda a, m: (np.where(a > 0, np.inf, a), m), "not finite"),
-    (lambda a, m: (a[1:], m), "shape"),
-    (lambda a, m: (a[0], m[0]), "3-D"),
-    (lambda a, m: (a.astype(complex), m), "type"),
-    (lambda a, m: (a * 1e9, m), "binWidth"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda a, m: (a, np.zeros_like(m)), "empty"),
+        (lambda a, m: (a, np.arange(m.size).reshape(m.shape) == 200), "one voxel"),
+        (lambda a, m: (np.where(np.arange(a.size).reshape(a.shape) == 245, np.nan, a), m), "not finite"),
+        (lambda a, m: (np.where(a > 0, np.inf, a), m), "not finite"),
+        (lambda a, m: (a[1:], m), "shape"),
+        (lambda a, m: (a[0], m[0]), "3-D"),
+        (lambda a, m: (a.astype(complex), m), "type"),
+        (lambda a, m: (a * 1e9, m), "binWidth"),
+    ],
+)
 def test_bad_input_is_one_clear_error(case, change, words):
     array, mask = case
     mask[2, 4, 5] = True  # voxel 245
@@ -106,11 +119,14 @@ def test_bad_input_is_one_clear_error(case, change, words):
         extract(*change(array, mask), SPACING)
 
 
-@pytest.mark.parametrize("settings, words", [
-    (Settings(minimumROIDimensions=3), "minimumROIDimensions"),
-    (Settings(minimumROISize=1000), "minimumROISize"),
-    (Settings(resegmentRange=(9000, 9001)), "resegmentRange"),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (Settings(minimumROIDimensions=3), "minimumROIDimensions"),
+        (Settings(minimumROISize=1000), "minimumROISize"),
+        (Settings(resegmentRange=(9000, 9001)), "resegmentRange"),
+    ],
+)
 def test_region_refused_by_settings(case, settings, words):
     array, mask = case
     mask[:2] = mask[3:] = False
@@ -157,8 +173,14 @@ def test_drivers_resolve_to_the_table():
     assert resolve("volume_ml") == ("original_shape_MeshVolume", 1000.0)
 
 
-@pytest.mark.parametrize("typed, hint", [
-    ("volume", "volume_ml"), ("original_glcm_Contrat", "original_glcm_Contrast"), ("Sphericty", "phericity")])
+@pytest.mark.parametrize(
+    "typed, hint",
+    [
+        ("volume", "volume_ml"),
+        ("original_glcm_Contrat", "original_glcm_Contrast"),
+        ("Sphericty", "phericity"),
+    ],
+)
 def test_unknown_feature_names_the_closest(typed, hint):
     with pytest.raises(InputError, match=hint):
         resolve(typed)
@@ -166,9 +188,38 @@ def test_unknown_feature_names_the_closest(typed, hint):
 
 def test_table_rows_are_complete():
     assert {cls: len(names(cls)) for cls in CLASSES} == {
-        "shape": 17, "firstorder": 19, "glcm": 24, "glrlm": 16, "glszm": 16, "gldm": 14, "ngtdm": 5}
+        "shape": 17,
+        "firstorder": 19,
+        "glcm": 24,
+        "glrlm": 16,
+        "glszm": 16,
+        "gldm": 14,
+        "ngtdm": 5,
+    }
     for feature in FEATURES.values():
         assert feature.meaning.endswith(".") and feature.unit
-        assert feature.size in ("free", "grows", "shrinks")
+        assert feature.size == {0: "free", 1: "grows", -1: "shrinks"}[np.sign(feature.growth)]
     assert unit_of("original_firstorder_Variance", "HU") == "HU²"
     assert unit_of("original_shape_MeshVolume", "HU") == "mm³"
+
+
+def test_size_dependence_of_the_table_holds():
+    """Texture features of one random texture in a small and a large region, against the table's exponents."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(0)
+    found, voxels = [], []
+    for scale in (1, 2):
+        grid = np.meshgrid(*(np.linspace(-1, 1, scale * n) for n in (16, 20, 24)), indexing="ij")
+        mask = sum(axis**2 for axis in grid) < 1
+        field = gaussian_filter(rng.standard_normal([n + 16 for n in mask.shape]), 1.2)[8:-8, 8:-8, 8:-8]
+        array = 100 + 800 * field + 15 * rng.standard_normal(mask.shape)
+        found.append(extract(array, mask, (1, 1, 1)))
+        voxels.append(mask.sum())
+    steps = np.log(voxels[1] / voxels[0])
+    for name, value in found[0].items():
+        if FEATURES[name].size == "free":
+            continue
+        growth = np.log(found[1][name] / value) / steps
+        zones = name.startswith("original_glszm")  # one draw each: a few large zones decide
+        assert growth == pytest.approx(FEATURES[name].growth, abs=0.5 if zones else 0.25), name

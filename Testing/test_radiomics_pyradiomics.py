@@ -44,7 +44,9 @@ def random_case(seed: int) -> tuple[sitk.Image, sitk.Image, Settings]:
     array = 100 + 60 * field / field.std() + 15 * rng.standard_normal(shape)
     z, y, x = np.indices(shape)
     centre = shape / 2 + rng.uniform(-1, 1, 3)
-    radius = sum(((axis - c) / s) ** 2 for axis, c, s in zip((z, y, x), centre, shape / rng.uniform(2.2, 4, 3)))
+    radius = sum(
+        ((axis - c) / s) ** 2 for axis, c, s in zip((z, y, x), centre, shape / rng.uniform(2.2, 4, 3))
+    )
     mask = radius < 1
     if kind == "border":
         mask = np.roll(mask, -int(centre[0]), 0)
@@ -73,8 +75,9 @@ def reference(image: sitk.Image, labels: sitk.Image, settings: Settings) -> dict
 
     radiomics.setVerbosity(60)
     extractor = RadiomicsFeatureExtractor(**settings.to_pyradiomics(), additionalInfo=False)
-    extractor.enableFeaturesByName(**{
-        cls: [f.short for f in FEATURES.values() if f.cls == cls] for cls in CLASSES})
+    extractor.enableFeaturesByName(
+        **{cls: [f.short for f in FEATURES.values() if f.cls == cls] for cls in CLASSES}
+    )
     return {name: float(value) for name, value in extractor.execute(image, labels).items()}
 
 

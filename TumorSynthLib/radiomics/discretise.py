@@ -57,8 +57,10 @@ def bin_edges(values: np.ndarray, settings: Settings) -> np.ndarray:
         lowest, highest = int(lowest), int(highest)
     bins = (float(highest) - float(lowest)) / settings.binWidth
     if bins > 1e6:
-        raise InputError(f"binWidth {settings.binWidth:g} splits the region into {bins:.2g} grey levels. "
-                         "Give a larger binWidth, or a binCount.")
+        raise InputError(
+            f"binWidth {settings.binWidth:g} splits the region into {bins:.2g} grey levels. "
+            "Give a larger binWidth, or a binCount."
+        )
     return np.arange(lowest - lowest % settings.binWidth, highest + 2 * settings.binWidth, settings.binWidth)
 
 
@@ -72,8 +74,10 @@ def discretise(array: np.ndarray, mask: np.ndarray, settings: Settings) -> Level
     counts = np.bincount(numbers)
     present = np.flatnonzero(counts)
     if len(present) > MAX_LEVELS:
-        raise InputError(f"The region has {len(present)} grey levels of width {settings.binWidth:g}; "
-                         f"at most {MAX_LEVELS} are supported. Give a larger binWidth, or a binCount.")
+        raise InputError(
+            f"The region has {len(present)} grey levels of width {settings.binWidth:g}; "
+            f"at most {MAX_LEVELS} are supported. Give a larger binWidth, or a binCount."
+        )
     rank = np.zeros(len(counts), np.uint8 if len(present) < 256 else np.uint16)
     rank[present] = np.arange(1, len(present) + 1)
     pad = max(settings.distances)
@@ -92,7 +96,10 @@ def half_neighbourhood(levels: Levels, settings: Settings, distances: tuple[int,
     reach = range(max(distances), -max(distances) - 1, -1)
     fixed = settings.force2Ddimension if settings.force2D else None
     offsets = [(z, y, x) for z in reach for y in reach for x in reach if (z, y, x) > (0, 0, 0)]
-    return [offset for offset in offsets
-            if max(map(abs, offset)) in distances
-            and all(abs(step) < size for step, size in zip(offset, levels.box))
-            and (fixed is None or offset[fixed] == 0)]
+    return [
+        offset
+        for offset in offsets
+        if max(map(abs, offset)) in distances
+        and all(abs(step) < size for step, size in zip(offset, levels.box))
+        and (fixed is None or offset[fixed] == 0)
+    ]

@@ -7,12 +7,14 @@ import numpy as np
 EPSILON = np.spacing(1.0)  # keeps log2(0) finite, as in pyradiomics
 
 
-def firstorder(values: np.ndarray, counts: np.ndarray, spacing: tuple[float, float, float],
-               shift: float = 0) -> dict[str, float]:
+def firstorder(
+    values: np.ndarray, counts: np.ndarray, spacing: tuple[float, float, float], shift: float = 0
+) -> dict[str, float]:
     """Features of the intensities `values` (n,); `counts` are the voxels of each grey level.
 
-    `spacing` is (x, y, z) in mm; `shift` (voxelArrayShift) is added for the energies and the root mean square.
-    Kurtosis is not reduced by 3. StandardDeviation is included here; `extract` gives it only when asked.
+    `spacing` is (x, y, z) in mm; `shift` (voxelArrayShift) is added for the energies and the root mean
+    square. Kurtosis is not reduced by 3. StandardDeviation is included here; `extract` gives it only when
+    asked.
     """
     x = values.astype(float)
     mean = x.mean()

@@ -25,7 +25,7 @@ def glcm(levels: Levels, settings: Settings) -> tuple[np.ndarray, list[Offset]]:
     pairs = np.empty_like(scaled)
     counts = np.empty((len(offsets), size, size))
     for k, offset in enumerate(offsets):
-        flat[levels.step(offset):].take(inside, out=neighbour, mode="clip")  # the padding keeps it in range
+        flat[levels.step(offset) :].take(inside, out=neighbour, mode="clip")  # the padding keeps it in range
         np.add(scaled, neighbour, out=pairs)
         counts[k] = np.bincount(pairs, minlength=size * size).reshape(size, size)
     return counts[:, 1:, 1:], offsets
@@ -50,9 +50,9 @@ def glrlm(levels: Levels, settings: Settings) -> tuple[np.ndarray, list[Offset]]
 def _runs(levels: Levels, step: int, longest: int) -> np.ndarray:
     """Runs (level, length - 1) along one direction; row 0 counts the outside."""
     flat = levels.flat
-    # Laid out in rows of `step`, the voxels of a line stand below each other; the last row lies in the padding.
+    # Laid out in rows of `step`, the voxels of a line stand below each other; the last row is padding.
     lines = np.zeros(-(-flat.size // step) * step, flat.dtype)
-    lines[:flat.size] = flat
+    lines[: flat.size] = flat
     lines = lines.reshape(-1, step).T.ravel()
     ends = np.flatnonzero(lines[1:] != lines[:-1])
     codes = lines[ends].astype(np.intp)
@@ -102,9 +102,10 @@ def _zones(levels: Levels, settings: Settings) -> tuple[int, np.ndarray, np.ndar
 
 
 def _links(levels: Levels, settings: Settings) -> list[tuple[int, np.ndarray]]:
-    """Pairs of equal neighbours that suffice to connect all zones: flat step, and indices of the first voxels.
+    """Pairs of equal neighbours that connect all zones: flat step, and indices of the first voxels.
 
-    A diagonal pair is left out where a voxel between the two has their level too: going through it connects them.
+    A diagonal pair is left out where a voxel between the two has their level too: going through it connects
+    them.
     """
     flat = levels.flat
     offsets = half_neighbourhood(levels, settings, (1,))

@@ -1,12 +1,12 @@
 """Area, volume and vertices of the surface mesh of a mask, cell by cell, as pyradiomics defines it.
 
-A cell is a cube between eight voxel centres. Vertices lie half-way on its edges between a voxel of the region and one
-outside; on each face of the cube they are joined by segments, the segments close to loops, and the loops are split
-into triangles (marching cubes, Lorensen and Cline 1987). A cell whose corner (1, 1, 0) belongs to the region is
-treated as its complement with the normals reversed.
-Two things are conventions: where a face has its two region corners on a diagonal, these corners are cut off; and the
-way a loop of four vertices or more is split (`SPLITS`), which was fitted to areas and volumes that pyradiomics reports
-for random masks.
+A cell is a cube between eight voxel centres. Vertices lie half-way on its edges between a voxel of the region
+and one outside; on each face of the cube they are joined by segments, the segments close to loops, and the
+loops are split into triangles (marching cubes, Lorensen and Cline 1987). A cell whose corner (1, 1, 0)
+belongs to the region is treated as its complement with the normals reversed. Two things are conventions:
+where a face has its two region corners on a diagonal, these corners are cut off; and the way a loop of four
+vertices or more is split (`SPLITS`), which was fitted to areas and volumes that pyradiomics reports for
+random masks.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ EDGES = [(a, b) for a, b in combinations(range(8), 2) if bin(a ^ b).count("1") =
 MIDPOINTS = np.array([(CORNERS[a] + CORNERS[b]) / 2 for a, b in EDGES])
 # Corners of each face in order around it, all in the same sense seen from outside.
 FACES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
-# One digit (base 62) per loop of at least four vertices: which of `splits` it takes. Cells ascend in their number
-# (bit n: corner n belongs to the region), without those that hold the reversing corner.
-SPLITS = ("0000001000000002000302000000122001002120003"
-          "00FF00000022320000000002n3k0700300003k1101203022002n070d20i7")
+# One digit (base 62) per loop of at least four vertices: which of `splits` it takes. Cells ascend in their
+# number (bit n: corner n belongs to the region), without those that hold the reversing corner.
+SPLITS = (
+    "000000100000000200030200000012200100212000300FF00000022320000000002n3k0700300003k1101203022002n070d20i7"
+)
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -76,9 +77,12 @@ def splits(size: int) -> tuple[tuple[tuple[int, int, int], ...], ...]:
     def between(first: int, last: int) -> list[list[tuple[int, int, int]]]:
         if last - first < 2:
             return [[]]
-        return [left + [(first, apex, last)] + right
-                for apex in range(first + 1, last)
-                for left in between(first, apex) for right in between(apex, last)]
+        return [
+            left + [(first, apex, last)] + right
+            for apex in range(first + 1, last)
+            for left in between(first, apex)
+            for right in between(apex, last)
+        ]
 
     return tuple(tuple(split) for split in between(0, size - 1))
 
@@ -103,22 +107,26 @@ def cell_table() -> CellTable:
             drift[cell] += cross.sum(0)
     reversed_cells = np.arange(255, -1, -1)
     owners = np.array(owners)
-    return CellTable(np.concatenate(normals * 2), np.concatenate([owners, 255 - owners]),
-                     volume - volume[reversed_cells], drift - drift[reversed_cells])
+    return CellTable(
+        np.concatenate(normals * 2),
+        np.concatenate([owners, 255 - owners]),
+        volume - volume[reversed_cells],
+        drift - drift[reversed_cells],
+    )
 
 
 def area_and_volume(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[float, float]:
     """Area (mm²) and volume (mm³) of the mesh of a mask (D, H, W) that is padded with one empty voxel.
 
-    `spacing` is (x, y, z) in mm. The volume counts from the corner of the array, as in pyradiomics, which matters
-    only where the mesh isn't closed.
+    `spacing` is (x, y, z) in mm. The volume counts from the corner of the array, as in pyradiomics, which
+    matters only where the mesh isn't closed.
     """
     table = cell_table()
     depth, height, width = (size - 1 for size in mask.shape)
     bits = mask.astype(np.uint8)
     cells = np.zeros((depth, height, width), np.uint8)
     for n, (z, y, x) in enumerate(CORNERS):
-        cells |= bits[z:z + depth, y:y + height, x:x + width] << np.uint8(n)
+        cells |= bits[z : z + depth, y : y + height, x : x + width] << np.uint8(n)
     surface = np.flatnonzero((cells > 0).ravel() & (cells < 255).ravel())
     kinds = cells.ravel()[surface]
     counts = np.bincount(kinds, minlength=256)
@@ -126,7 +134,9 @@ def area_and_volume(mask: np.ndarray, spacing: tuple[float, float, float]) -> tu
     scaled = table.normals * (dy * dx, dz * dx, dz * dy)
     area = 0.5 * np.sum(np.sqrt(np.sum(scaled**2, 1)) * counts[table.cell])
     position = np.unravel_index(surface, cells.shape)
-    sixfold = counts @ table.volume + sum(np.sum(table.drift[kinds, axis] * position[axis]) for axis in range(3))
+    sixfold = counts @ table.volume + sum(
+        np.sum(table.drift[kinds, axis] * position[axis]) for axis in range(3)
+    )
     return float(area), float(sixfold / 6 * dx * dy * dz)
 
 

@@ -1,7 +1,8 @@
 """Reader of pyradiomics' parameter files: JSON, or the part of YAML that they use.
 
-That part: one `name: value` per line, sections by indentation, lists in brackets or as lines with a dash, comments.
-Anything else is refused with its line number rather than guessed, so that no YAML library is needed.
+That part: one `name: value` per line, sections by indentation, lists in brackets or as lines with a dash,
+comments. Anything else is refused with its line number rather than guessed, so that no YAML library is
+needed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ from typing import Any
 
 from ..errors import InputError
 
-CONSTANTS = {"": None, "~": None, "null": None, "none": None, "true": True, "yes": True, "on": True,
-             "false": False, "no": False, "off": False}
+CONSTANTS = {
+    "": None,
+    "~": None,
+    "null": None,
+    "none": None,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
@@ -30,14 +41,16 @@ def parse(text: str, source: str) -> dict[str, Any]:
     for number, line in enumerate(text.splitlines(), 1):
         line = _without_comment(line).rstrip()
         if line.strip() and line.strip() != "---":
-            if "\t" in line[:len(line) - len(line.lstrip())]:
+            if "\t" in line[: len(line) - len(line.lstrip())]:
                 raise InputError(f"{source}, line {number}: indent with spaces, not tabs.")
             lines.append((number, len(line) - len(line.lstrip()), line.strip()))
     content, rest = _block(lines, source)
     if rest:
         raise InputError(f"{source}, line {rest[0][0]}: the indentation fits no section.")
     if not isinstance(content, dict):
-        raise InputError(f"{source} holds no settings. Expected lines such as 'binWidth: 25' below 'setting:'.")
+        raise InputError(
+            f"{source} holds no settings. Expected lines such as 'binWidth: 25' below 'setting:'."
+        )
     return content
 
 
@@ -88,7 +101,9 @@ def _scalar(text: str, number: int, source: str) -> Any:
     if text[:1] in ("'", '"') and text[:1] == text[-1:] and len(text) > 1:
         return text[1:-1]
     if text[:1] in tuple("[{&*!|>"):
-        raise InputError(f"{source}, line {number}: '{text}' can't be read; write it in one line, or use JSON.")
+        raise InputError(
+            f"{source}, line {number}: '{text}' can't be read; write it in one line, or use JSON."
+        )
     if text.lower() in CONSTANTS:
         return CONSTANTS[text.lower()]
     for kind in (int, float):

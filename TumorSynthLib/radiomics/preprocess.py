@@ -40,17 +40,19 @@ def resegment(array: np.ndarray, mask: np.ndarray, settings: Settings) -> np.nda
     if len(limits) == 2:
         keep &= array <= limits[1]
     if not keep.any():
-        raise InputError(f"No voxel of the region lies in resegmentRange {tuple(map(float, limits))}. "
-                         "Widen the range, or check that the image has the expected unit.")
+        raise InputError(
+            f"No voxel of the region lies in resegmentRange {tuple(map(float, limits))}. "
+            "Widen the range, or check that the image has the expected unit."
+        )
     return keep
 
 
 def resample(image, mask, settings: Settings):
-    """SimpleITK image and 0/1 mask on the grid that pyradiomics makes for `resampledPixelSpacing` (x, y, z; mm).
+    """SimpleITK image and 0/1 mask on pyradiomics' grid for `resampledPixelSpacing` (x, y, z; mm).
 
     The grid has the mask's direction and starts at the corner of the mask's first voxel; only the region and
-    `padDistance` voxels around it are kept. An axis with spacing 0, or in which the region has one slice, keeps
-    its spacing. The image is interpolated by `interpolator`, the mask by nearest neighbour.
+    `padDistance` voxels around it are kept. An axis with spacing 0, or in which the region has one slice,
+    keeps its spacing. The image is interpolated by `interpolator`, the mask by nearest neighbour.
 
     :raises InputError: the region reaches out of the image, or the interpolator is unknown.
     """
@@ -64,8 +66,10 @@ def resample(image, mask, settings: Settings):
         return image, sitk.Resample(mask, image, sitk.Transform(), sitk.sitkNearestNeighbor)
     ratio = old / new
     lower = np.maximum(np.floor((first - 0.5) * ratio - settings.padDistance), 0)
-    upper = np.minimum(np.ceil((first + size - 0.5) * ratio + settings.padDistance),
-                       np.ceil(np.array(mask.GetSize()) * ratio) - 1)
+    upper = np.minimum(
+        np.ceil((first + size - 0.5) * ratio + settings.padDistance),
+        np.ceil(np.array(mask.GetSize()) * ratio) - 1,
+    )
     start = 0.5 * (new - old) / old + lower / ratio  # continuous index in the mask's grid
     grid = sitk.ResampleImageFilter()
     grid.SetOutputSpacing(new.tolist())
@@ -85,7 +89,9 @@ def _interpolator(name: str) -> int:
 
     value = getattr(sitk, name, None) if name.startswith("sitk") else None
     if not isinstance(value, int):
-        raise InputError(f"Unknown interpolator '{name}'. Use sitkBSpline, sitkLinear or sitkNearestNeighbor.")
+        raise InputError(
+            f"Unknown interpolator '{name}'. Use sitkBSpline, sitkLinear or sitkNearestNeighbor."
+        )
     return value
 
 
@@ -95,15 +101,22 @@ def _region_box(image, mask) -> tuple[np.ndarray, np.ndarray]:
 
     used = sitk.GetArrayViewFromImage(mask) != 0
     if not used.any():
-        raise InputError("The mask is empty: no voxel is marked. Segment the tumour first, or check the label.")
+        raise InputError(
+            "The mask is empty: no voxel is marked. Segment the tumour first, or check the label."
+        )
     spans = [np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != 2 - axis))) for axis in range(3)]
     first = np.array([span[0] for span in spans])
     size = np.array([span[-1] - span[0] + 1 for span in spans])
-    corners = [image.TransformPhysicalPointToContinuousIndex(mask.TransformContinuousIndexToPhysicalPoint(c.tolist()))
-               for c in (first - 0.5, first + size - 0.5)]
+    corners = [
+        image.TransformPhysicalPointToContinuousIndex(
+            mask.TransformContinuousIndexToPhysicalPoint(c.tolist())
+        )
+        for c in (first - 0.5, first + size - 0.5)
+    ]
     tolerance = 1e-3  # voxels, as in pyradiomics
-    if (np.min(corners, axis=0) < -0.5 - tolerance).any() or \
-            (np.max(corners, axis=0) > np.array(image.GetSize()) - 0.5 + tolerance).any():
+    if (np.min(corners, axis=0) < -0.5 - tolerance).any() or (
+        np.max(corners, axis=0) > np.array(image.GetSize()) - 0.5 + tolerance
+    ).any():
         raise InputError("The region reaches out of the image. Check that the mask belongs to this image.")
     return first, size
 
@@ -115,7 +128,9 @@ def same_grid(image, mask, tolerance: float | None = None) -> bool:
     """
     tolerance = 1e-6 if tolerance is None else tolerance
     length = tolerance * abs(image.GetSpacing()[0])
-    return (image.GetSize() == mask.GetSize()
-            and np.allclose(image.GetSpacing(), mask.GetSpacing(), rtol=0, atol=length)
-            and np.allclose(image.GetOrigin(), mask.GetOrigin(), rtol=0, atol=length)
-            and np.allclose(image.GetDirection(), mask.GetDirection(), rtol=0, atol=tolerance))
+    return (
+        image.GetSize() == mask.GetSize()
+        and np.allclose(image.GetSpacing(), mask.GetSpacing(), rtol=0, atol=length)
+        and np.allclose(image.GetOrigin(), mask.GetOrigin(), rtol=0, atol=length)
+        and np.allclose(image.GetDirection(), mask.GetDirection(), rtol=0, atol=tolerance)
+    )

@@ -69,19 +69,37 @@ class Settings:
             _require(value is None or (_is_number(value) and value > 0), name, "a number above 0", self)
         for name, least in (("binCount", 1), ("minimumROISize", 0)):
             value = getattr(self, name)
-            _require(value is None or (_is_whole(value) and value >= least), name, f"an integer ≥ {least}", self)
-        for name, allowed in (("minimumROIDimensions", (1, 2, 3)), ("force2Ddimension", (0, 1, 2)),
-                              ("weightingNorm", WEIGHTING_NORMS), ("resegmentMode", RESEGMENT_MODES)):
+            _require(
+                value is None or (_is_whole(value) and value >= least), name, f"an integer ≥ {least}", self
+            )
+        for name, allowed in (
+            ("minimumROIDimensions", (1, 2, 3)),
+            ("force2Ddimension", (0, 1, 2)),
+            ("weightingNorm", WEIGHTING_NORMS),
+            ("resegmentMode", RESEGMENT_MODES),
+        ):
             _require(getattr(self, name) in allowed, name, f"one of {allowed}", self)
         _require(_is_whole(self.label), "label", "an integer", self)
         _require(_is_whole(self.padDistance) and self.padDistance >= 0, "padDistance", "an integer ≥ 0", self)
-        _require(len(self.distances) > 0 and all(_is_whole(d) and d >= 1 for d in self.distances),
-                 "distances", "integers ≥ 1", self)
+        _require(
+            len(self.distances) > 0 and all(_is_whole(d) and d >= 1 for d in self.distances),
+            "distances",
+            "integers ≥ 1",
+            self,
+        )
         limits, spacing = self.resegmentRange, self.resampledPixelSpacing
-        _require(limits is None or (len(limits) in (1, 2) and all(map(_is_number, limits))),
-                 "resegmentRange", "one or two numbers", self)
-        _require(spacing is None or (len(spacing) == 3 and all(_is_number(s) and s >= 0 for s in spacing)),
-                 "resampledPixelSpacing", "three numbers in mm (x, y, z), 0 to keep an axis", self)
+        _require(
+            limits is None or (len(limits) in (1, 2) and all(map(_is_number, limits))),
+            "resegmentRange",
+            "one or two numbers",
+            self,
+        )
+        _require(
+            spacing is None or (len(spacing) == 3 and all(_is_number(s) and s >= 0 for s in spacing)),
+            "resampledPixelSpacing",
+            "three numbers in mm (x, y, z), 0 to keep an axis",
+            self,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Settings:
@@ -114,7 +132,9 @@ class Settings:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"Can't read the settings file {path}: {error}. Give a YAML or JSON file.") from error
+            raise InputError(
+                f"Can't read the settings file {path}: {error}. Give a YAML or JSON file."
+            ) from error
         from .parameter_file import parse  # only files need the parser
 
         return cls.from_dict(parse(text, str(path)))

@@ -53,7 +53,10 @@ def _axis_variances(mask: np.ndarray, spacing: tuple[float, float, float]) -> np
 
 
 def _diameters(points: np.ndarray, spacing: tuple[float, float, float]) -> tuple[float, float, float, float]:
-    """Largest distances (mm) between vertices (n, 3; z, y, x in half voxels): within slices, columns, rows, overall."""
+    """Largest distances (mm) within slices, columns, rows and overall.
+
+    `points` are the vertices (n, 3) as (z, y, x) in half voxels, `spacing` is (x, y, z) in mm.
+    """
     scale = np.array(spacing[::-1], float) / 2
     planar = [_largest_in_planes(points, scale, axis) for axis in range(3)]
     return (*planar, _largest_overall(points * scale))
@@ -95,8 +98,8 @@ def _largest_distance(points: np.ndarray) -> float:
 def _largest_in_planes(points: np.ndarray, scale: np.ndarray, axis: int) -> float:
     """Largest distance (mm) between two points that share their coordinate along `axis`.
 
-    The widths of a plane's points in several directions bound its diameter from below and above; only planes that
-    can hold the largest are looked into.
+    The widths of a plane's points in several directions bound its diameter from below and above; only planes
+    that can hold the largest are looked into.
     """
     order = np.argsort(points[:, axis], kind="stable")
     plane = points[order, axis]
@@ -111,7 +114,7 @@ def _largest_in_planes(points: np.ndarray, scale: np.ndarray, axis: int) -> floa
     for k in np.argsort(-upper):
         if upper[k] <= largest:
             break
-        members = flat[starts[k]:ends[k]]
+        members = flat[starts[k] : ends[k]]
         radius = np.linalg.norm(members - (members.max(0) + members.min(0)) / 2, axis=1)
         largest = max(largest, _largest_distance(members[radius >= (largest - radius.max()) * (1 - 1e-9)]))
     return float(largest)

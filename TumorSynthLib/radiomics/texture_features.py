@@ -36,8 +36,9 @@ def _mean(values: np.ndarray) -> float:
     return float(good.mean()) if good.size else np.nan
 
 
-def glcm_features(counts: np.ndarray, gray: np.ndarray, *, symmetrical: bool = True,
-                  weights: np.ndarray | None = None) -> dict[str, float]:
+def glcm_features(
+    counts: np.ndarray, gray: np.ndarray, *, symmetrical: bool = True, weights: np.ndarray | None = None
+) -> dict[str, float]:
     """24 co-occurrence features from counts (direction, level, level); `gray` are the levels' numbers."""
     if symmetrical:
         counts = counts + counts.transpose(0, 2, 1)
@@ -141,27 +142,68 @@ def _maximal_correlation(p: np.ndarray, px: np.ndarray, py: np.ndarray) -> np.nd
 # Names of the 16 features that run-length, zone-size and dependence matrices share, in the order in which
 # `_emphases` gives them; None where pyradiomics has no such feature.
 RUN_NAMES = (
-    "ShortRunEmphasis", "LongRunEmphasis", "GrayLevelNonUniformity", "GrayLevelNonUniformityNormalized",
-    "RunLengthNonUniformity", "RunLengthNonUniformityNormalized", "RunPercentage", "GrayLevelVariance",
-    "RunVariance", "RunEntropy", "LowGrayLevelRunEmphasis", "HighGrayLevelRunEmphasis",
-    "ShortRunLowGrayLevelEmphasis", "ShortRunHighGrayLevelEmphasis", "LongRunLowGrayLevelEmphasis",
-    "LongRunHighGrayLevelEmphasis")
+    "ShortRunEmphasis",
+    "LongRunEmphasis",
+    "GrayLevelNonUniformity",
+    "GrayLevelNonUniformityNormalized",
+    "RunLengthNonUniformity",
+    "RunLengthNonUniformityNormalized",
+    "RunPercentage",
+    "GrayLevelVariance",
+    "RunVariance",
+    "RunEntropy",
+    "LowGrayLevelRunEmphasis",
+    "HighGrayLevelRunEmphasis",
+    "ShortRunLowGrayLevelEmphasis",
+    "ShortRunHighGrayLevelEmphasis",
+    "LongRunLowGrayLevelEmphasis",
+    "LongRunHighGrayLevelEmphasis",
+)
 ZONE_NAMES = (
-    "SmallAreaEmphasis", "LargeAreaEmphasis", "GrayLevelNonUniformity", "GrayLevelNonUniformityNormalized",
-    "SizeZoneNonUniformity", "SizeZoneNonUniformityNormalized", "ZonePercentage", "GrayLevelVariance",
-    "ZoneVariance", "ZoneEntropy", "LowGrayLevelZoneEmphasis", "HighGrayLevelZoneEmphasis",
-    "SmallAreaLowGrayLevelEmphasis", "SmallAreaHighGrayLevelEmphasis", "LargeAreaLowGrayLevelEmphasis",
-    "LargeAreaHighGrayLevelEmphasis")
+    "SmallAreaEmphasis",
+    "LargeAreaEmphasis",
+    "GrayLevelNonUniformity",
+    "GrayLevelNonUniformityNormalized",
+    "SizeZoneNonUniformity",
+    "SizeZoneNonUniformityNormalized",
+    "ZonePercentage",
+    "GrayLevelVariance",
+    "ZoneVariance",
+    "ZoneEntropy",
+    "LowGrayLevelZoneEmphasis",
+    "HighGrayLevelZoneEmphasis",
+    "SmallAreaLowGrayLevelEmphasis",
+    "SmallAreaHighGrayLevelEmphasis",
+    "LargeAreaLowGrayLevelEmphasis",
+    "LargeAreaHighGrayLevelEmphasis",
+)
 DEPENDENCE_NAMES = (
-    "SmallDependenceEmphasis", "LargeDependenceEmphasis", "GrayLevelNonUniformity", None,
-    "DependenceNonUniformity", "DependenceNonUniformityNormalized", None, "GrayLevelVariance",
-    "DependenceVariance", "DependenceEntropy", "LowGrayLevelEmphasis", "HighGrayLevelEmphasis",
-    "SmallDependenceLowGrayLevelEmphasis", "SmallDependenceHighGrayLevelEmphasis",
-    "LargeDependenceLowGrayLevelEmphasis", "LargeDependenceHighGrayLevelEmphasis")
+    "SmallDependenceEmphasis",
+    "LargeDependenceEmphasis",
+    "GrayLevelNonUniformity",
+    None,
+    "DependenceNonUniformity",
+    "DependenceNonUniformityNormalized",
+    None,
+    "GrayLevelVariance",
+    "DependenceVariance",
+    "DependenceEntropy",
+    "LowGrayLevelEmphasis",
+    "HighGrayLevelEmphasis",
+    "SmallDependenceLowGrayLevelEmphasis",
+    "SmallDependenceHighGrayLevelEmphasis",
+    "LargeDependenceLowGrayLevelEmphasis",
+    "LargeDependenceHighGrayLevelEmphasis",
+)
 
 
-def size_features(counts: np.ndarray, gray: np.ndarray, sizes: np.ndarray, names: tuple[str | None, ...],
-                  weights: np.ndarray | None = None) -> dict[str, float]:
+def size_features(
+    counts: np.ndarray,
+    gray: np.ndarray,
+    sizes: np.ndarray,
+    names: tuple[str | None, ...],
+    weights: np.ndarray | None = None,
+) -> dict[str, float]:
     """Features of a matrix (direction, level, size) of runs, zones or dependences.
 
     `gray` are the levels' numbers, `sizes` the run lengths, zone sizes or dependence counts of the columns.
@@ -178,16 +220,21 @@ def _emphases(counts: np.ndarray, i: np.ndarray, j: np.ndarray) -> list[np.ndarr
     pi, pj = p.sum(2), p.sum(1)
     voxels = pj @ j  # per run, zone or dependence
     i2, j2 = i * i, j * j
-    both = [np.einsum("aij,i,j->a", p, u, v, optimize=True)
-            for v in (1 / j2, j2) for u in (1 / i2, i2)]
+    both = [np.einsum("aij,i,j->a", p, u, v, optimize=True) for v in (1 / j2, j2) for u in (1 / i2, i2)]
     level_uniformity, size_uniformity = np.sum(pi**2, 1), np.sum(pj**2, 1)
     return [
-        pj @ (1 / j2), pj @ j2,
-        level_uniformity * number, level_uniformity, size_uniformity * number, size_uniformity,
+        pj @ (1 / j2),
+        pj @ j2,
+        level_uniformity * number,
+        level_uniformity,
+        size_uniformity * number,
+        size_uniformity,
         1 / voxels,
-        np.sum(pi * (i - (pi @ i)[:, None]) ** 2, 1), np.sum(pj * (j - voxels[:, None]) ** 2, 1),
+        np.sum(pi * (i - (pi @ i)[:, None]) ** 2, 1),
+        np.sum(pj * (j - voxels[:, None]) ** 2, 1),
         _entropy(p, (1, 2)),
-        pi @ (1 / i2), pi @ i2,
+        pi @ (1 / i2),
+        pi @ i2,
         *both,
     ]
 

@@ -1,0 +1,380 @@
+"""What the commands of `cli.py` do: read, call the editor, write everything or nothing, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from TumorSynthLib.console import Bar, as_json, number, size, table
+from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.outputs import Staging, check_apart
+
+MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
+
+
+def extract(args: argparse.Namespace) -> int:
+    """`tumorsynth extract`."""
+    check_apart([args.out], [args.image, args.mask, args.settings])
+    from TumorSynthLib.volume import read_image, read_mask
+
+    bundle, settings = _extraction(args)
+    volume = read_image(args.image)
+    mask = read_mask(args.mask, volume, args.label)
+    found: dict[str, Any] = {"features": None, "settings": None, "mask voxels": int(mask.sum())}
+    population, unit = None, ""
+    if bundle is not None:
+        from TumorSynthLib.editor import Editor
+
+        editor = Editor(bundle)
+        modality = editor.modality(volume, args.modality)
+        found["features"] = editor.extract(volume, mask, modality)
+        settings, population = bundle.settings(modality), editor.population(modality)
+        unit = bundle.json["intensity"][modality].get("unit", "")
+        found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
+        found["percentiles"] = _percentiles(population, found["features"])
+    else:
+        from TumorSynthLib.radiomics.extract import extract_image
+
+        found["features"] = extract_image(volume, mask, settings)
+    found["settings"] = settings.to_pyradiomics()
+    if args.out:
+        with Staging() as staging:
+            staging.file(args.out).write_text(as_json(found) + "\n", encoding="utf-8")
+    print(as_json(found) if args.json else _feature_table(found, "HU" if unit == "HU" else ""))
+    return 0
+
+
+def _extraction(args: argparse.Namespace):
+    """The bundle, or else the settings, to measure with."""
+    if args.model:
+        from TumorSynthLib.models import find
+
+        return find(args.model), None
+    from TumorSynthLib.radiomics.settings import Settings
+
+    return None, Settings.from_file(args.settings) if args.settings else Settings()
+
+
+def _percentiles(population, features: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(population.percentile(name, value)) for name, value in features.items() if name in population.names}
+
+
+def _feature_table(found: Mapping[str, Any], unit: str) -> str:
+    from TumorSynthLib.radiomics.table import unit_of
+
+    percentiles = found.get("percentiles")
+    head = ["feature", "value", "unit"] + (["percentile"] if percentiles is not None else [])
+    rows = []
+    for name, value in found["features"].items():
+        shown = unit_of(name, unit)
+        row = [name, number(value), "" if shown == "1" else shown]
+        if percentiles is not None:
+            row.append(f"{percentiles[name]:.0f}" if name in percentiles else "")
+        rows.append(row)
+    return table(head, rows, right=(1, 3))
+
+
+def synthesize(args: argparse.Namespace) -> int:
+    """`tumorsynth synthesize`."""
+    return _edit(args)
+
+
+def remove(args: argparse.Namespace) -> int:
+    """`tumorsynth remove`."""
+    return _edit(args)
+
+
+def move(args: argparse.Namespace) -> int:
+    """`tumorsynth move`."""
+    return _edit(args)
+
+
+def _edit(args: argparse.Namespace) -> int:
+    """Any edit: check the output, read, edit, write all at once, print."""
+    start = time.perf_counter()
+    paths = _output_paths(args)
+    features, notes = _asked(args)
+    with Bar(args.quiet) as bar:
+        from TumorSynthLib.editor import Editor
+        from TumorSynthLib.requests import resolved
+
+        resolved(features)
+        editor = Editor(args.model, args.device)
+        volume, mask, request = _inputs(args, features)
+        read = time.perf_counter()
+        result = getattr(editor, args.command)(volume, mask, request, bar)
+        edited = time.perf_counter()
+        _write(args, paths, editor, volume, mask, result)
+    timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
+    _tell(args, paths, result, notes, {k: round(v, 3) for k, v in timing.items()})
+    return 0
+
+
+def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
+    """All files that the edit will write, checked before any work."""
+    from TumorSynthLib.volume import check_output
+
+    out = check_output(args.out)
+    paths = {"image": out, "sidecar": sidecar_path(out)}
+    if getattr(args, "out_mask", None):
+        paths["mask"] = check_output(args.out_mask)
+    if args.report:
+        if Path(args.report).exists() and not Path(args.report).is_dir():
+            raise InputError(f"--report {args.report} is a file: give a folder")
+        paths["report"] = Path(args.report) / "report.html"
+    donor = getattr(args, "donor", None) or []
+    check_apart(paths.values(), [args.image, args.mask, *donor, getattr(args, "features", None), getattr(args, "inside", None)])
+    return paths
+
+
+def sidecar_path(image: Path) -> Path:
+    """The JSON file beside an image: the same name with another ending."""
+    stem = image.name
+    for ending in (".nii.gz", ".nii", ".nrrd", ".mha"):
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
+            break
+    return image.with_name(stem + ".json")
+
+
+def _asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
+    """Features of --features and --set, and notes on what was left out of the file."""
+    features, notes = {}, []
+    if getattr(args, "features", None):
+        from TumorSynthLib.requests import steerable
+
+        features, left = steerable(read_features(args.features))
+        if left:
+            notes.append(f"{len(left)} features of {args.features} were left free: those of shape, those that follow the size of the "
+                         "region, and those that are measured only")
+    for text in (item for group in getattr(args, "set", []) for item in group):
+        name, sign, value = text.partition("=")
+        try:
+            features[name.strip()] = float(value)
+        except ValueError:
+            where = "" if sign else " (IMAGE and MASK come before --set)"
+            raise InputError(f"--set {text}: expected NAME=VALUE with a number{where}") from None
+    return features, notes
+
+
+def read_features(path: str | Path) -> dict[str, float]:
+    """Features file: {"features": {name: value}, …}, or the inner object.
+
+    :raises InputError: missing, not JSON, or not names and numbers.
+    """
+    try:
+        if Path(path).stat().st_size > MAX_FEATURES_FILE:
+            raise InputError(f"{path} is too large for a features file: give what `tumorsynth extract --json` prints")
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"can't read the features file {path} ({error.strerror}): check its name") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the features file {path} is not JSON ({error}): give what `tumorsynth extract --json` prints") from None
+    inner = data.get("features", data) if isinstance(data, dict) else None
+    if not isinstance(inner, dict) or not inner:
+        raise InputError(f"{path} holds no features: expected {{\"features\": {{NAME: VALUE, …}}}}")
+    inner = {name: value for name, value in inner.items() if value is not None}  # null: could not be measured
+    for name, value in inner.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"{path}: the value of {name} is {str(value)[:40]!r}, expected a number")
+    return inner
+
+
+def _inputs(args: argparse.Namespace, features: Mapping[str, float]):
+    """Volume, mask and request of an edit."""
+    from TumorSynthLib.requests import EditRequest
+    from TumorSynthLib.volume import read_image, read_mask
+
+    options: dict[str, Any] = {"modality": args.modality, "seed": args.seed, "steps": args.steps, "eta": args.eta}
+    if hasattr(args, "set"):
+        options |= {"features": features, "samples": args.samples, "solve": args.solve}
+    if hasattr(args, "to"):
+        options["to"] = tuple(args.to)
+    request = EditRequest(**options)  # before the files: wrong options are found at once
+    volume = read_image(args.image)
+    mask = read_mask(args.mask, volume, args.label)
+    more: dict[str, Any] = {}
+    if getattr(args, "donor", None):
+        image = read_image(args.donor[0])
+        more["donor"] = (image, read_mask(args.donor[1], image, args.donor_label))
+    if getattr(args, "inside", None):
+        more["inside"] = read_mask(args.inside, volume, args.inside_label)
+    return volume, mask, EditRequest(**options, **more)
+
+
+def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:
+    with Staging() as staging:
+        write_edit(staging, paths, result)
+        if "report" in paths:
+            from TumorSynthLib.report import ReportEdit, write_report
+
+            modality = result.provenance["modality"]
+            edit = ReportEdit(args.command.capitalize(), volume, result, mask, editor.population(modality), modality)
+            title = f"{args.command.capitalize()}: {Path(args.image).name}"
+            write_report(staging.folder(Path(args.report)), title, [edit])
+
+
+def write_edit(staging: Staging, paths: Mapping[str, Path], result) -> None:
+    """Image, sidecar and, if named, mask of an edit, marked as synthetic."""
+    import numpy as np
+
+    from TumorSynthLib import provenance
+    from TumorSynthLib.volume import write_volume
+
+    write_volume(result.volume, staging.file(paths["image"]), provenance.marks(result.provenance))
+    staging.file(paths["sidecar"]).write_text(as_json(sidecar(result)) + "\n", encoding="utf-8")
+    if "mask" in paths:
+        write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))
+
+
+def sidecar(result) -> dict[str, Any]:
+    """What the JSON file beside an edited image says. `features` can be given to --features."""
+    return {
+        "synthetic": True,
+        "features": result.asked,
+        "used": result.used,
+        "reached": result.reached,
+        "before": result.before,
+        "warnings": list(result.warnings),
+        "timing": result.timing,
+        "provenance": result.provenance,
+    }
+
+
+def _tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float]) -> None:
+    """Print the result."""
+    warnings = [*notes, *result.warnings]
+    if args.json:
+        shown = {"edit": args.command, "outputs": paths} | sidecar(result)
+        print(as_json(shown | {"warnings": warnings, "command timing": timing}))
+        return
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    if result.asked:
+        print(_asked_table(result))
+    for kind, path in paths.items():
+        print(f"{kind}: {path}")
+
+
+def _asked_table(result, rows: int = 12) -> str:
+    """Asked and reached features, those farthest off first, the difference in population deviations."""
+    off = {n: (result.reached[n] - v) / max(result.spread.get(n, abs(v)), 1e-9) for n, v in result.asked.items() if n in result.reached}
+    names = sorted(off, key=lambda n: -abs(off[n]))
+    lines = [[n, number(result.before.get(n)), number(result.asked[n]), number(result.reached[n]), f"{off[n]:+.2f} σ"] for n in names[:rows]]
+    text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
+    return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")
+
+
+def models_list(args: argparse.Namespace) -> int:
+    """`tumorsynth models list`."""
+    from TumorSynthLib.models import list_models
+
+    listing = list_models()
+    if args.json:
+        print(as_json({"models": listing.models, "notes": listing.notes}))
+        return 0
+    head = ["id", "version", "organ", "modality", "size", "licence", "status"]
+    rows = []
+    for m in listing.models:
+        status = m["status"] + (f", {m['update']} can be installed" if m["update"] else "")
+        rows.append([m["id"], m["version"], m["organ"], m["modality"], size(m["bytes"] or 0), m["licence"], status])
+    print(table(head, rows, right=(4,)) if rows else "no models; `tumorsynth models install SRC` installs one")
+    for note in listing.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def models_info(args: argparse.Namespace) -> int:
+    """`tumorsynth models info`."""
+    from TumorSynthLib.models import info
+
+    found = info(args.model)
+    if args.json:
+        print(as_json(found))
+        return 0
+    first = ("id", "version", "title", "organ", "modalities", "status", "licence", "bytes", "spacing_mm", "scores", "training")
+    names = [n for n in first if n in found] + [n for n in found if n not in first]
+    for name in names:
+        value = found[name]
+        text = size(value) if name == "bytes" and value else value if isinstance(value, str) else as_json(value)
+        print(f"{name}: {text}")
+    return 0
+
+
+def models_install(args: argparse.Namespace) -> int:
+    """`tumorsynth models install`: what would be done is shown, and on a terminal asked, before it is done."""
+    from TumorSynthLib.models import install, plan_install
+
+    plan = plan_install(args.source, sha256=args.sha256)
+    print("\n".join(plan.lines()), file=sys.stderr)
+    if not args.yes and sys.stdin.isatty() and sys.stderr.isatty():
+        print("Install? [Y/n] ", end="", file=sys.stderr, flush=True)
+        if input().strip().lower() not in ("", "y", "yes"):
+            print("nothing was installed", file=sys.stderr)
+            return 0
+    stages = {"download": (0.0, 0.8, "downloading"), "unpack": (0.8, 0.9, "unpacking"), "copy": (0.0, 0.9, "copying"),
+              "check": (0.9, 1.0, "checking")}  # fmt: skip
+    with Bar(stages=stages) as bar:
+        bundle = install(plan, progress=bar)
+    told = {"id": bundle.id, "version": bundle.version, "folder": bundle.folder, "licence": bundle.licence, "sha256": bundle.sha256}
+    print(as_json(told) if args.json else f"installed {bundle.id} {bundle.version} in {bundle.folder}")
+    return 0
+
+
+def models_remove(args: argparse.Namespace) -> int:
+    """`tumorsynth models remove`."""
+    from TumorSynthLib.models import remove as remove_model
+
+    folder = remove_model(args.model)
+    print(as_json({"removed": args.model, "folder": folder}) if args.json else f"removed {args.model} from {folder.parent}")
+    return 0
+
+
+def models_verify(args: argparse.Namespace) -> int:
+    """`tumorsynth models verify`: exit code 3 if any model is damaged."""
+    from TumorSynthLib.models import verify
+
+    results = verify(args.model)
+    if args.json:
+        print(as_json({"models": [{"id": model, "good": not error, "error": error} for model, error in results]}))
+    else:
+        for model, error in results:
+            if not error:
+                print(f"{model}: good")
+    bad = [error for _, error in results if error]
+    if bad:
+        raise ModelError("; ".join(bad))
+    return 0
+
+
+def models_params(args: argparse.Namespace) -> int:
+    """`tumorsynth models params`."""
+    from TumorSynthLib.models import find, pyradiomics_params
+
+    text = pyradiomics_params(find(args.model), args.modality)
+    if args.out:
+        check_apart([args.out], [])
+        with Staging() as staging:
+            staging.file(args.out).write_text(text, encoding="utf-8")
+    if args.json:
+        print(as_json({"model": args.model, "yaml": text}))
+    elif not args.out:
+        print(text, end="")
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """`tumorsynth demo`."""
+    from TumorSynthLib.demo import run
+
+    result = run(Path(args.out), args.model, phantom=args.phantom, device=args.device, quiet=args.quiet or args.json)
+    if args.json:
+        print(as_json(asdict(result)))
+    return 0

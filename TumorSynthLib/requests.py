@@ -1,0 +1,177 @@
+"""What an edit is asked for and what it gives back: frozen dataclasses shared by all users of the editor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.radiomics.table import FEATURES, resolve, unit_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from TumorSynthLib.region import Patch
+    from TumorSynthLib.volume import Volume
+
+STEERABLE = ("firstorder", "glcm", "glrlm", "glszm")  # the classes that a texture request can hold
+MAX_SAMPLES = 64
+
+#: Features bound from below and above whatever the tumour; all others but these and SIGNED can't be negative.
+SHARES = frozenset(
+    "Uniformity JointEnergy MaximumProbability Id Idm Idn Idmn InverseVariance MCC Imc2 RunPercentage ShortRunEmphasis "
+    "SmallAreaEmphasis ZonePercentage GrayLevelNonUniformityNormalized RunLengthNonUniformityNormalized "
+    "SizeZoneNonUniformityNormalized LowGrayLevelRunEmphasis LowGrayLevelZoneEmphasis".split()
+)
+AT_LEAST_ONE = frozenset(
+    "Kurtosis Autocorrelation JointAverage LongRunEmphasis LargeAreaEmphasis HighGrayLevelRunEmphasis "
+    "HighGrayLevelZoneEmphasis".split()
+)
+INTENSITIES = frozenset("Minimum 10Percentile Median Mean 90Percentile Maximum".split())
+SIGNED = INTENSITIES | {"Skewness", "ClusterShade"}
+RANGES = {"Correlation": (-1.0, 1.0), "Imc1": (-1.0, 0.0), "SumAverage": (2.0, math.inf)}
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One edit, complete: the same request on the same image gives the same voxels.
+
+    :param features: feature (pyradiomics' name or a driver's, e.g. `intensity_sd`) to value; any subset, the rest is free.
+    :param donor: image and mask (K, J, I) whose texture is taken; `features` override single ones.
+    :param modality: one of the model's; None finds it from the intensities.
+    :param steps: evaluations of the network; None is the model's own choice.
+    :param eta: noise of the sampler, 0 (deterministic) to 1 (the paper's); None is the model's own choice.
+    :param samples: how many are drawn; the one nearest to the request is used.
+    :param solve: let the solver move the sample until the asked features hold.
+    :param to: where `move` puts the tumour's centre, (x, y, z) LPS mm.
+    :param inside: (K, J, I) bool, an organ that `move` must stay in.
+    """
+
+    features: Mapping[str, float] | None = None
+    donor: tuple[Volume, np.ndarray] | None = None
+    modality: str | None = None
+    seed: int = 0
+    steps: int | None = None
+    eta: float | None = None
+    samples: int = 1
+    solve: bool = True
+    to: tuple[float, float, float] | None = None
+    inside: np.ndarray | None = None
+
+    def __post_init__(self):
+        _check_whole("seed", self.seed, 0, 2**63 - 1)
+        _check_whole("samples", self.samples, 1, MAX_SAMPLES)
+        if self.steps is not None:
+            _check_whole("steps", self.steps, 1, 1000)
+        if self.eta is not None and not (_is_finite(self.eta) and 0 <= self.eta <= 1):
+            raise InputError(f"eta is {self.eta}, but must be between 0 (deterministic) and 1 (the paper's)")
+        if self.to is not None and not (len(self.to) == 3 and all(_is_finite(v) for v in self.to)):
+            raise InputError(f"the place to move to is {self.to}, but must be three numbers: x y z in LPS mm")
+
+    def options(self) -> dict[str, Any]:
+        """The request without images and features, for the provenance."""
+        options = {"seed": self.seed, "steps": self.steps, "eta": self.eta, "samples": self.samples, "solve": self.solve}
+        return options | ({"to": [float(v) for v in self.to]} if self.to is not None else {})
+
+
+@dataclass(frozen=True, eq=False)
+class EditResult:
+    """An edited image, and what became of the request.
+
+    :param volume: the whole edited image; `mask` (K, J, I) is the tumour's mask afterwards.
+    :param patch: the box that changed, before and after, for undo and redo.
+    :param asked: features as asked; `used`: the nearest feasible request; `reached`, `before`: all features, measured
+        in the stored voxels of the result and of the input.
+    :param timing: seconds by stage.
+    :param spread: standard deviation of each feature in the model's population.
+    """
+
+    volume: Volume
+    mask: np.ndarray
+    patch: Patch
+    asked: dict[str, float]
+    used: dict[str, float]
+    reached: dict[str, float]
+    before: dict[str, float]
+    timing: dict[str, float]
+    provenance: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    spread: dict[str, float] = field(default_factory=dict)
+
+
+def resolved(features: Mapping[str, float] | None) -> dict[str, float]:
+    """A request by full feature names, checked one by one.
+
+    :raises InputError: an unknown name, a feature that texture can't have, or a value that no region can have.
+    """
+    result: dict[str, float] = {}
+    for given, value in (features or {}).items():
+        name, factor = resolve(given)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"feature {given} is asked to be {value!r}: give a finite number")
+        if FEATURES[name].cls not in STEERABLE:
+            raise InputError(f"{given} can't be asked of a texture: {_why_not(name)}")
+        value = float(value) * factor
+        _check_possible(given, name, value)
+        if FEATURES[name].short == "StandardDeviation":
+            name, value = "original_firstorder_Variance", value * value
+        result[name] = value
+    return result
+
+
+def steerable(features: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+    """Those of measured features that another mask can be given, and the names left out (shape, size, audit features)."""
+    kept, left = {}, []
+    for given, value in features.items():
+        feature = FEATURES[resolve(given)[0]]
+        if feature.cls in STEERABLE and feature.size == "free":
+            kept[given] = value
+        else:
+            left.append(given)
+    return kept, left
+
+
+def storable(features: Mapping[str, float], dtype: np.dtype) -> None:
+    """Raise InputError where an asked intensity can't be stored in the image's type."""
+    import numpy as np
+
+    if not np.issubdtype(dtype, np.integer):
+        return
+    limits = np.iinfo(dtype)
+    for name, value in features.items():
+        if FEATURES[name].short in INTENSITIES and not limits.min <= value <= limits.max:
+            raise InputError(f"{name} is asked to be {value:g}, but the image stores {limits.min} to {limits.max} only")
+
+
+def _why_not(name: str) -> str:
+    if FEATURES[name].cls == "shape":
+        return "the mask's shape decides it; give another mask"
+    return "it is measured, not steered; ask for first-order, GLCM, GLRLM or GLSZM features"
+
+
+def _check_possible(given: str, name: str, value: float) -> None:
+    """Raise InputError for a value that the feature's definition rules out."""
+    short = FEATURES[name].short
+    low, high = RANGES.get(short, (-math.inf if short in SIGNED else 0.0, math.inf))
+    if short in SHARES:
+        low, high = 0.0, 1.0
+    elif short in AT_LEAST_ONE:
+        low = 1.0
+    if not low <= value <= high:
+        unit = unit_of(name)
+        bound = f"between {low:g} and {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise InputError(f"{given} = {value:g} is impossible: it is always {bound}{'' if unit == '1' else ' ' + unit}")
+
+
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not low <= value <= high:
+        raise InputError(f"{name} is {value}, but must be a whole number from {low} to {high}")
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False

@@ -1,5 +1,7 @@
 """A local web server that misbehaves on request, for the download tests."""
 
+from __future__ import annotations
+
 import re
 import threading
 from collections.abc import Iterator

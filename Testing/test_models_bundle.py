@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tiny_bundle import tiny_bundle
+
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models import bundled_folder, find, info, installed, list_models, load_bundle, verify
 from TumorSynthLib.models import pyradiomics_params as params

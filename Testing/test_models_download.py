@@ -4,8 +4,8 @@ import hashlib
 import json
 
 import pytest
-
 from nasty_server import Behaviour, serve
+
 from TumorSynthLib.errors import Cancelled, ModelError
 from TumorSynthLib.models import download as module
 from TumorSynthLib.models.download import Rules, check_address, download, fetch

@@ -12,9 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from nasty_server import Behaviour, serve
 from tiny_bundle import tiny_bundle
+
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models import find, install, list_models, load_bundle, load_catalogue, plan_install, remove
 from TumorSynthLib.models import installation as module

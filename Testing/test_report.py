@@ -244,7 +244,7 @@ def test_an_edit_shows_nine_pictures_with_alternative_texts(written):
     pictures = pictures_of(html)
     assert len(pictures) == 9
     labels = [attrs["aria-label"] for tag, attrs in html.tags if tag == "svg"][:9]
-    for label, plane in zip(labels[::3], ("axial", "coronal", "sagittal"), strict=True):
+    for label, plane in zip(labels[::3], ("axial", "coronal", "sagittal")):
         assert label.startswith(f"Synthesize: {plane} slice through the tumour, before")
     assert sum(attrs.get("class") == "contour" for _, attrs in html.tags) == 9
     before, after, difference = pictures[:3]
@@ -256,7 +256,7 @@ def test_an_edit_shows_nine_pictures_with_alternative_texts(written):
 
 def test_the_difference_is_black_outside_the_tumour(written):
     difference = pictures_of(written(make_edit()).html)[2]
-    y, x = (np.arange(n) * count // n for n, count in zip(difference.shape[:2], (20, 24), strict=True))
+    y, x = (np.arange(n) * count // n for n, count in zip(difference.shape[:2], (20, 24)))
     inside = np.ix_((y >= 6) & (y < 12), (x >= 8) & (x < 14))
     assert difference[inside].max(axis=2).min() > 0
     outside = difference.copy()
@@ -315,6 +315,16 @@ def test_without_a_population_differences_are_in_percent(written):
     report = written(ReportEdit(edit.name, edit.original, edit.result, edit.mask))
     assert "+4.0 %" in report.text
     assert 'class="plot"' not in report.text
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("shape_Maximum3DDiameter", "Maximum 3D Diameter"), ("firstorder_90Percentile", "90 Percentile"),
+     ("glcm_Imc1", "Imc1"), ("glszm_SmallAreaHighGrayLevelEmphasis", "Small Area High Gray Level Emphasis")],
+)  # fmt: skip
+def test_feature_names_are_split_into_words(written, name, words):
+    name = f"original_{name}"
+    assert f"· {words}" in written(make_edit(asked={name: 1.0}, used={name: 1.0}, reached={name: 1.0})).text
 
 
 def test_warnings_and_provenance_are_shown_escaped(written):

@@ -1,5 +1,7 @@
 """A valid bundle in a few kilobytes, written without any training."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -60,9 +60,7 @@ def resample(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def enlarge(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) values on another pixel grid over the same extent, each the value of the pixel it lies in."""
-    rows, columns = (
-        (np.arange(n) * count // n) for n, count in zip((height, width), picture.shape, strict=True)
-    )
+    rows, columns = ((np.arange(n) * count // n) for n, count in zip((height, width), picture.shape))
     return picture[np.ix_(rows, columns)]
 
 

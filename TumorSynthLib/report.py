@@ -170,7 +170,9 @@ def _label(name: str) -> str:
     feature = FEATURES.get(name)
     if feature is None:
         return name
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", feature.short)
+    words = re.sub(
+        r"(?<=[a-z])(?=[A-Z]|\d[A-Z])|(?<=\d)(?=[A-Z][a-z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", feature.short
+    )
     return f"{_CLASS_TITLES.get(feature.cls, feature.cls)} · {words}"
 
 

@@ -50,7 +50,7 @@ def panels(
         for plane in PLANES:
             pictures, masks = _row(crop, plane, centre[plane.axis], window, limit)
             montage.append(_montage_row(pictures, masks))
-            for state, picture, outlined in zip(_STATES, pictures, masks, strict=True):
+            for state, picture, outlined in zip(_STATES, pictures, masks):
                 alt = _alt(name, state, plane, place, window, limit, unit)
                 html.append(_panel(picture, outlined, plane, crop, alt))
         html.append("</div>")
@@ -114,8 +114,10 @@ def _marks(plane: Plane, height: int, pixels_per_mm: float) -> str:
     end, base = PANEL_WIDTH - 10, height - 10
     start = end - length * pixels_per_mm
     label = f'<text x="{end:.0f}" y="{base - 6}" text-anchor="end">{length} mm</text>'
+    line = f"M{start:.1f} {base}H{end:.1f}"
+    bar = f'<path class="edge" d="{line}"/><path class="bar" d="{line}"/>'
     text += f'<text x="8" y="16">{plane.name.capitalize()}</text>'
-    return f'<g class="marks">{text}<path class="bar" d="M{start:.1f} {base}H{end:.1f}"/>{label}</g>'
+    return f'<g class="marks">{text}{bar}{label}</g>'
 
 
 def _alt(name: str, state: str, plane: Plane, place: str, window, limit: float, unit: str) -> str:
@@ -130,7 +132,7 @@ def _alt(name: str, state: str, plane: Plane, place: str, window, limit: float, 
 
 def _montage_row(pictures: list[np.ndarray], masks: list[np.ndarray]) -> np.ndarray:
     row = []
-    for picture, mask in zip(pictures, masks, strict=True):
+    for picture, mask in zip(pictures, masks):
         rgb = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture.copy()
         _draw(rgb, mask)
         row.append(_centred(rgb))

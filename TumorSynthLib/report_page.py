@@ -64,6 +64,7 @@ a:hover { text-decoration: underline; }
   fill: #fff; stroke: #000; stroke-width: 3px; paint-order: stroke; font: 600 12px system-ui, sans-serif;
 }
 .marks .bar { stroke: #fff; stroke-width: 2; }
+.marks .edge { stroke: #000; stroke-width: 4; }
 .contour {
   fill: none; stroke: #ffe14d; stroke-width: 1.3; vector-effect: non-scaling-stroke; stroke-linejoin: round;
 }

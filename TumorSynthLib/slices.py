@@ -116,9 +116,7 @@ def scaled(
     picture: np.ndarray, spacing: tuple[float, float], pixels_per_mm: float, smooth: bool = True
 ) -> np.ndarray:
     """(H, W) picture with square pixels; smooth as viewers show images, or each voxel as a box."""
-    height, width = (
-        max(1, round(n * s * pixels_per_mm)) for n, s in zip(picture.shape, spacing, strict=True)
-    )
+    height, width = (max(1, round(n * s * pixels_per_mm)) for n, s in zip(picture.shape, spacing))
     return (resample if smooth else enlarge)(picture, height, width)
 
 
@@ -175,7 +173,7 @@ def outline(mask: np.ndarray) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     ):
         for at, line in enumerate(edges):
             steps = np.flatnonzero(np.diff(np.r_[0, line, 0]))
-            for first, last in zip(steps[:-1], steps[1:], strict=True):
+            for first, last in zip(steps[:-1], steps[1:]):
                 if line[first]:
                     ends = ((int(first), at), (int(last), at))
                     segments.append(tuple((y, x) for x, y in ends) if vertical else ends)

@@ -1,6 +1,8 @@
 """A zipped bundle is unpacked member by member: only what its bundle.json lists, only where it belongs, only
 as large as listed."""
 
+from __future__ import annotations
+
 import stat
 import zipfile
 import zlib

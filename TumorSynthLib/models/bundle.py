@@ -1,5 +1,7 @@
 """A bundle on disk: its manifest, and its tensors, which are parsed only after their SHA-256 agrees."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import stat
@@ -138,7 +140,7 @@ class Bundle:
             f"model {self.id!r} works on {known}, not on {name!r}; choose another model or modality"
         )
 
-    def population(self, modality: str | None = None) -> "Population":
+    def population(self, modality: str | None = None) -> Population:
         """Radiomics features of the training tumours of one modality."""
         import numpy as np
 
@@ -163,7 +165,7 @@ class Bundle:
             )
         return Population(tuple(entry["names"]), values.astype(np.float64), tuple(entry["cases"]))
 
-    def settings(self, modality: str | None = None) -> "Settings":
+    def settings(self, modality: str | None = None) -> Settings:
         """pyradiomics settings with which the model's features are defined."""
         from ..radiomics.settings import Settings
 

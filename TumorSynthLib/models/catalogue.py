@@ -1,5 +1,7 @@
 """The catalogue: which models can be installed, from where, with which hash, size, licence and scores."""
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import dataclass, field

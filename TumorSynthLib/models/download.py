@@ -6,6 +6,8 @@ and ``If-Range``, so that the halves of two different files are never glued toge
 environment, as urllib reads it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import http.client
 import ipaddress
@@ -326,7 +328,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, allow_loopback_http: bool) -> None:
         self.allow_loopback_http = allow_loopback_http
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: ANN001, ANN201 - urllib's signature
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         try:
             check_address(newurl, self.allow_loopback_http)
         except ModelError:

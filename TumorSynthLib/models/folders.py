@@ -1,6 +1,8 @@
 """Where models live: a folder of the user's for installed ones, and the bundled ones of the package or
 checkout."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path

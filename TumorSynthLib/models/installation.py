@@ -5,6 +5,8 @@ place; the version that was there before stays until then. What an interrupted i
 ``.part`` of its download.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os

@@ -1,5 +1,7 @@
 """One installation at a time, over all processes; the system frees the lock when a process ends."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import time

@@ -1,5 +1,7 @@
 """`bundle.json`: read with a bound on its size, and checked key by key."""
 
+from __future__ import annotations
+
 import json
 import math
 import os

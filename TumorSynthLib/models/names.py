@@ -1,5 +1,7 @@
 """Names that are safe to become files and folders, on every platform."""
 
+from __future__ import annotations
+
 import re
 
 from ..errors import ModelError

@@ -1,5 +1,7 @@
 """A model's features as a pyradiomics parameter file, so that anyone can check them with pyradiomics."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

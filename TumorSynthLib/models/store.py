@@ -1,5 +1,7 @@
 """The models on this machine: find, list, describe, verify."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Writing of bundles, for training and tests: tensors, manifest with hashes, and the zip that is released."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

@@ -193,8 +193,8 @@ def write_volume(volume: Volume, path: str | os.PathLike, marks: Mapping[str, st
     """Write an image whole or not at all: to a temporary file beside it, then renamed.
 
     :param path: .nii.gz, .nii, .nrrd or .mha; missing folders are made.
-    :param marks: header fields that are added (see `provenance.marks`). NIfTI keeps `descrip` (79 characters),
-        `aux_file` (23) and `intent_name` (15) only; NRRD and MetaImage keep all.
+    :param marks: header fields that are added (see `provenance.marks`). NIfTI keeps `descrip` (79 characters) and
+        `aux_file` (23) only; NRRD and MetaImage keep all.
     :raises InputError: a format that can't be written, or the folder refuses the file.
     """
     path = check_output(path)
@@ -377,7 +377,6 @@ def _header(metadata: Mapping[str, str], marks: Mapping[str, str], path: Path) -
         # ITK writes NIfTI's descrip field from this key and ignores the field's own name.
         kept["ITK_FileNotes"] = kept["descrip"][:79]
         kept["aux_file"] = kept.get("aux_file", "")[:23]
-        kept["intent_name"] = kept.get("intent_name", "")[:15]
     return kept
 
 

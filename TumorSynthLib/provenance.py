@@ -1,0 +1,280 @@
+"""What was done to an image, with what, and the marks that say it is synthetic.
+
+A record is a plain dictionary that goes into a JSON file beside the image (the sidecar). It holds all that is needed to
+repeat the edit: operation, model with its hash, features, seed and sampler, and the hashes of the voxels it began with.
+File names are kept without their folders, which may name a patient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from TumorSynthLib import __version__
+from TumorSynthLib.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from TumorSynthLib.models.bundle import Bundle
+    from TumorSynthLib.volume import Volume
+
+SOFTWARE = "SlicerTumorSynthRadiomics"
+NOTICE = "For research use only; not for diagnosis."
+FORMAT = 1
+MAX_BYTES = 16 << 20
+"""Largest sidecar that is read; one with all features of a few hundred samples stays far below."""
+
+_PACKAGES = ("numpy", "scipy", "SimpleITK", "torch", "safetensors", "monai")
+_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def record(
+    operation: str,
+    bundle: Bundle,
+    source: Any,
+    result: Any,
+    *,
+    device: str | None = None,
+    files: Mapping[str, str | os.PathLike] | None = None,
+) -> dict[str, Any]:
+    """The record of one edit.
+
+    :param operation: name of the editor's method, e.g. "synthesize".
+    :param bundle: the model.
+    :param source: what was edited; has `volume`, `mask`, `request` (an `EditRequest`) and `modality`.
+    :param result: the `EditResult`.
+    :param device: where the network ran, e.g. "cpu".
+    :param files: role ("image", "mask", "donor_image", …) to file; names and no folders are kept.
+    """
+    request = source.request
+    entry: dict[str, Any] = {
+        "format": FORMAT,
+        "synthetic": True,
+        "statement": statement(operation, bundle.id, bundle.version),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "software": software(),
+        "operation": operation,
+        "model": model(bundle),
+        "modality": source.modality,
+        "request": {**request.options(), "features": dict(result.asked), "donor": request.donor is not None},
+        "features": {
+            "asked": result.asked,
+            "used": result.used,
+            "reached": result.reached,
+            "before": result.before,
+        },
+        "input": fingerprint(source.volume, source.mask),
+        "timing_seconds": result.timing,
+        "device": device,
+        "warnings": list(result.warnings),
+    }
+    entry["input"]["synthetic"] = is_marked(source.volume.metadata)
+    return plain(with_files(entry, files or {}))
+
+
+def with_files(entry: Mapping[str, Any], files: Mapping[str, str | os.PathLike]) -> dict[str, Any]:
+    """The record with the names of files added."""
+    return {**entry, "files": {**entry.get("files", {}), **{role: Path(path).name for role, path in files.items()}}}
+
+
+def statement(operation: str, model_id: str, version: str) -> str:
+    """The sentence that a synthetic image carries."""
+    return f"Synthetic image: edited by {SOFTWARE} {__version__} ({operation}, model {model_id} {version}). {NOTICE}"
+
+
+def software() -> dict[str, Any]:
+    """Versions of this package and of those that the voxels depend on."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "name": SOFTWARE,
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+    }
+
+
+def model(bundle: Bundle) -> dict[str, Any]:
+    """Identity of a model: the hash of its manifest holds the hashes of all its files."""
+    files = {name: entry["sha256"] for name, entry in bundle.json.get("files", {}).items()}
+    return {
+        "id": bundle.id,
+        "version": bundle.version,
+        "sha256": bundle.sha256,
+        "files": files,
+        "sampler": bundle.json.get("sampler"),
+        "licence": bundle.json.get("licence"),
+    }
+
+
+def fingerprint(volume: Volume, mask: np.ndarray) -> dict[str, Any]:
+    """Hashes of the voxels and the mask, and the geometry, of an edit's input."""
+    return {
+        "voxels_sha256": voxel_hash(volume.array),
+        "mask_sha256": voxel_hash(np.packbits(mask)),
+        "mask_voxels": int(np.count_nonzero(mask)),
+        "type": volume.array.dtype.name,
+        "size": list(volume.size),
+        "spacing_mm": list(volume.spacing),
+        "origin_mm": list(volume.origin),
+        "direction": list(volume.direction),
+    }
+
+
+def voxel_hash(array: np.ndarray) -> str:
+    """SHA-256 of an array's values in (K, J, I) order, little-endian; the same for any file format."""
+    data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
+
+
+def marks(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Header fields that mark a written image as synthetic (see `volume.write_volume`).
+
+    `descrip` and `aux_file` are NIfTI's own fields; the other keys are kept by NRRD and MetaImage.
+    """
+    model_id = entry.get("model", {}).get("id", "")
+    what = f"{entry.get('operation', 'edit')} {model_id}".strip()
+    return {
+        "descrip": f"SYNTHETIC, research use only, not for diagnosis: {what}"[:79],
+        "aux_file": "SYNTHETIC",
+        "synthetic": "true",
+        "synthetic_statement": str(entry.get("statement", NOTICE)),
+        "synthetic_operation": str(entry.get("operation", "")),
+        "synthetic_model": f"{model_id} {entry.get('model', {}).get('version', '')}".strip(),
+    }
+
+
+def is_marked(metadata: Mapping[str, str]) -> bool:
+    """True where an image's header says that it is synthetic."""
+    return metadata.get("synthetic") == "true" or metadata.get("descrip", "").startswith("SYNTHETIC")
+
+
+def sidecar_path(image: str | os.PathLike) -> Path:
+    """The JSON file that belongs to an image: edited.nii.gz → edited.json."""
+    path = Path(image)
+    for suffix in _IMAGE_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.with_name(path.name[: -len(suffix)] + ".json")
+    return path.with_name(path.name + ".json")
+
+
+def write_sidecar(entry: Mapping[str, Any], image: str | os.PathLike) -> Path:
+    """Write the record beside an image, whole or not at all; returns the file.
+
+    :raises InputError: the folder refuses the file.
+    """
+    path = sidecar_path(image)
+    text = json.dumps(plain(entry), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"can't write {path} ({error.strerror}): check that the folder can be written to") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return path
+
+
+def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
+    """The record in a sidecar, or in that of an image.
+
+    :raises InputError: there is none, or it isn't one of ours.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        path = sidecar_path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: an edit is repeated from the JSON file beside its result")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} is too large to be the record of an edit: give the JSON file beside a result")
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"can't read {path} as JSON: give the JSON file beside a result") from error
+    if not _is_record(entry):
+        raise InputError(f"{path} isn't the record of an edit: give the JSON file beside a result")
+    if entry["format"] > FORMAT:
+        raise InputError(f"{path} was written by a newer version ({entry['format']} > {FORMAT}): update this software")
+    return entry
+
+
+def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the `EditRequest` that repeats a recorded edit.
+
+    A donor isn't needed again: its features are among those that were asked. The sampler's steps and eta stay None where
+    they were the model's own choice.
+    """
+    request = entry["request"]
+    arguments = {name: request[name] for name in ("seed", "steps", "eta", "samples", "solve") if name in request}
+    arguments["features"] = dict(request["features"]) or None
+    arguments["modality"] = entry.get("modality")
+    if request.get("to") is not None:
+        arguments["to"] = tuple(float(v) for v in request["to"])
+    return arguments
+
+
+def check_repeatable(entry: Mapping[str, Any], bundle: Bundle, volume: Volume, mask: np.ndarray) -> list[str]:
+    """Check that a repetition starts from the same model, voxels and mask.
+
+    :returns: what differs without changing the request, e.g. another version of a package: the voxels may differ slightly.
+    :raises InputError: other voxels or another mask. :raises ModelError: another model.
+    """
+    if bundle.sha256 != entry["model"].get("sha256"):
+        named = f"{entry['model'].get('id')} {entry['model'].get('version')}"
+        raise ModelError(
+            f"the edit was made with model {named}, whose files differ from those of {bundle.id} {bundle.version}: install it"
+        )
+    now = fingerprint(volume, mask)
+    if now["voxels_sha256"] != entry["input"].get("voxels_sha256"):
+        raise InputError("the image isn't the one that was edited (its voxels differ): give the original image")
+    if now["mask_sha256"] != entry["input"].get("mask_sha256"):
+        raise InputError("the mask isn't the one that was used (its voxels differ): give the original mask and label")
+    then, here = entry.get("software", {}), software()
+    differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []
+    for name, version in then.get("packages", {}).items():
+        if here["packages"].get(name) != version:
+            differing.append(f"{name} {version}")
+    return [f"made with {name}, which differs from this installation" for name in differing]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: numpy numbers and arrays unwrapped, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    return str(value)
+
+
+def _is_record(entry: Any) -> bool:
+    """True where a parsed JSON file has the parts of a record that a repetition needs."""
+    if not isinstance(entry, dict) or entry.get("synthetic") is not True or not isinstance(entry.get("format"), int):
+        return False
+    parts = [entry.get(name) for name in ("model", "request", "input")]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(entry.get("operation"), str):
+        return False
+    return isinstance(entry["request"].get("features"), dict)

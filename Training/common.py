@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,13 @@ class Run:
         if self.world > 1:
             dist.broadcast(seconds, 0)
         return float(seconds)
+
+    def mean(self, value: float) -> float:
+        """Mean over the processes, all of which must call this."""
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return float(total) / self.world
 
     @property
     def first(self) -> bool:
@@ -87,6 +95,11 @@ class Ema:
         for k, v in module.state_dict().items():
             if v.dtype.is_floating_point:
                 self.shadow[k].lerp_(v.detach(), 1 - d)
+
+
+def patient_of(id: str) -> str:
+    """Patient of a case: several nodules of one LIDC patient, LIDC-IDRI-0001_R_1 and _R_2, are one."""
+    return re.sub(r"_R_\d+$", "", id)
 
 
 class Prepared:

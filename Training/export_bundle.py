@@ -118,7 +118,7 @@ def training(checkpoint: dict, data: common.Prepared, a) -> dict:
         )
     kinds = [r["kind"] for r in data.rows]
     return {
-        "data": name, "licence": licence, "source": source, "patients": len({r["patient"] for r in data.rows}),
+        "data": name, "licence": licence, "source": source, "patients": len({common.patient_of(r["patient"]) for r in data.rows}),
         "crops": {k: kinds.count(k) for k in sorted(set(kinds))}, "crop_voxels": list(data.images.shape[1:]),
         "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1),
     }  # fmt: skip

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import common  # noqa: F401  (puts the checkout on the path)
+import common
 import numpy as np
 from scipy import ndimage
 
@@ -77,8 +76,7 @@ def cases(layout: str, folder: Path) -> Iterator[Case]:
     for image in sorted(folder.glob("*_image.nii.gz")):
         stem = image.name.removesuffix("_image.nii.gz")
         id, modality = stem.rsplit("_", 1)
-        patient = re.sub(r"_\d+_\d+$", "", id)
-        yield Case(id, patient, modality, image, image.with_name(stem + "_mask.nii.gz"))
+        yield Case(id, common.patient_of(id), modality, image, image.with_name(stem + "_mask.nii.gz"))
 
 
 def window(array: np.ndarray, corner: np.ndarray, size: tuple[int, int, int], pad: str) -> np.ndarray:
@@ -228,12 +226,18 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm; for nnunet")
     parser.add_argument("--crop", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels; for nnunet")
+    parser.add_argument("--bin-width", type=float, default=25.0, help="of the features; for nnunet")
+    parser.add_argument(
+        "--range", type=float, nargs=2, default=(-1024.0, 3071.0), help="intensities are clipped to it; for nnunet"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only the first cases, to try things")
     a = parser.parse_args()
     if a.layout == "nnunet" and not (a.spacing and a.crop):
         parser.error("nnunet needs --spacing (the data's median) and --crop")
-    plan = PLANS.get(a.layout) or Plan(tuple(a.spacing), tuple(a.crop), 8, 2, 4)
+    plan = PLANS.get(a.layout)
+    if plan is None:
+        plan = Plan(tuple(a.spacing), tuple(a.crop), 8, 2, 4, a.bin_width, tuple(a.range))
     writer, population = Writer(plan), {}
     found = list(cases(a.layout, a.data))[: a.limit]
     if not found:

@@ -52,9 +52,10 @@ class Crops:
     maps: list[IntensityMap]
 
     def __post_init__(self):
-        patients = sorted({r["patient"] for r in self.data.rows})
+        owner = [common.patient_of(r["patient"]) for r in self.data.rows]
+        patients = sorted(set(owner))
         held = set(patients[HELD_OUT // 2 :: HELD_OUT])
-        out = np.array([r["patient"] in held for r in self.data.rows])
+        out = np.array([p in held for p in owner])
         kinds = np.array([r["kind"] for r in self.data.rows])
         self.patients, self.held_patients = len(patients), len(held)
         self.training = np.flatnonzero(~out)
@@ -92,11 +93,9 @@ class Reconstruction(nn.Module):
         return self.codec.reconstruct(x)
 
 
-def discriminator(channels: int) -> nn.Module:
-    """Patches of 22 voxels; instance norm, because the crops of one step differ in modality and level."""
-    return PatchDiscriminator(
-        spatial_dims=3, channels=channels, in_channels=1, num_layers_d=2, norm="INSTANCE"
-    )
+def discriminator(channels: int, crop: tuple[int, ...]) -> nn.Module:
+    """Judges patches of 22 voxels (16 in thin crops); instance norm, as crops of a step differ in level."""
+    return PatchDiscriminator(3, channels, 1, num_layers_d=2 if min(crop) >= 12 else 1, norm="INSTANCE")
 
 
 def reconstruction_loss(made: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -222,13 +221,13 @@ def parse():
 class Trainer:
     """Codec, discriminator and their optimisers."""
 
-    def __init__(self, a, run: common.Run, saved: dict | None):
+    def __init__(self, a, run: common.Run, saved: dict | None, crop: tuple[int, ...]):
         self.a, self.run = a, run
         self.config = (
             saved["config"] if saved else {"kind": "vqgan", "width": a.width, "levels": list(a.levels)}
         )
         self.codec = make_codec(self.config).to(run.device)
-        self.critic = discriminator(a.critic).to(run.device) if a.critic else None
+        self.critic = discriminator(a.critic, crop).to(run.device) if a.critic else None
         self.optimiser = torch.optim.AdamW(
             self.codec.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=1e-4
         )
@@ -311,7 +310,7 @@ def main():
     crops = Crops(data, maps)
     torch.manual_seed(a.seed)
     saved = run.load()
-    trainer = Trainer(a, run, saved)
+    trainer = Trainer(a, run, saved, data.images.shape[1:])
     step, spent = (saved["step"], saved["spent"]) if saved else (0, 0.0)
     intensity = {m: [f.center, f.scale] for m, f in zip(data.meta["modalities"], maps)}
     average = None

@@ -194,6 +194,7 @@ def parse():
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--accumulate", type=int, default=1)
     p.add_argument("--lr", type=float, default=1.2e-3)
+    p.add_argument("--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)
@@ -210,10 +211,10 @@ def open_codec(path: str | None):
     return codec, saved["config"]
 
 
-def build(run, data, sampler, names, codec):
+def build(run, data, sampler, names, codec, widths):
     """Codec and network, with their feature scaling and latent scaling set."""
     standardise(codec, sampler)
-    config = NetworkConfig(codec.channels, len(names), len(data.meta["modalities"]))
+    config = NetworkConfig(codec.channels, len(names), len(data.meta["modalities"]), widths=tuple(widths))
     network = BridgeNetwork(config)
     network.tokens.set_scaling(**scaling(data.features[sampler.tumours][:, sampler.columns], names))
     return codec.to(run.device).eval().requires_grad_(False), network.to(run.device)
@@ -241,7 +242,8 @@ def main():
     sampler = Sampler(data, [data.meta["names"].index(n) for n in names], maps)
     torch.manual_seed(a.seed)
     codec, codec_config = open_codec(a.codec)
-    codec, network = build(run, data, sampler, names, codec)
+    widths = saved["config"]["network"]["widths"] if saved else a.widths
+    codec, network = build(run, data, sampler, names, codec, widths)
     optimiser = torch.optim.AdamW(network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema, step, spent = common.Ema(network), 0, 0.0
     if saved:
@@ -269,6 +271,7 @@ def main():
             break
         for group in optimiser.param_groups:
             group["lr"] = rate(a, done)
+        value = 0.0
         for part in range(a.accumulate):
             first = (part * run.world + run.rank) * a.batch
             batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, step, first, a.seed).items()}
@@ -277,16 +280,16 @@ def main():
                 with run.autocast():
                     loss = loss_of(model, codec, batch, bridge).mean() / a.accumulate
                 loss.backward()
+            value += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         ema.update(network)
         step += 1
-        value = float(loss.detach()) * a.accumulate
         average = value if average is None else 0.98 * average + 0.02 * value
-        if step % 20 == 0:
+        if step % 20 == 0 or step == a.steps:
             left = used / max(done, 1e-6) - used
-            run.log(step=step, loss=average, lr=optimiser.param_groups[0]["lr"], seconds=used, left=left)
+            run.log(step=step, loss=run.mean(average), lr=optimiser.param_groups[0]["lr"], seconds=used, left=left)
         if step % a.save_every == 0:
             run.save(state())
     run.save(state())

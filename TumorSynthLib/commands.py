@@ -63,7 +63,11 @@ def _extraction(args: argparse.Namespace):
 
 
 def _percentiles(population, features: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(population.percentile(name, value)) for name, value in features.items() if name in population.names}
+    return {
+        name: float(population.percentile(name, value))
+        for name, value in features.items()
+        if name in population.names
+    }
 
 
 def _feature_table(found: Mapping[str, Any], unit: str) -> str:
@@ -130,7 +134,10 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
             raise InputError(f"--report {args.report} is a file: give a folder")
         paths["report"] = Path(args.report) / "report.html"
     donor = getattr(args, "donor", None) or []
-    check_apart(paths.values(), [args.image, args.mask, *donor, getattr(args, "features", None), getattr(args, "inside", None)])
+    check_apart(
+        paths.values(),
+        [args.image, args.mask, *donor, getattr(args, "features", None), getattr(args, "inside", None)],
+    )
     return paths
 
 
@@ -152,8 +159,10 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
 
         features, left = steerable(read_features(args.features))
         if left:
-            notes.append(f"{len(left)} features of {args.features} were left free: those of shape, those that follow the size of the "
-                         "region, and those that are measured only")
+            notes.append(
+                f"{len(left)} features of {args.features} were left free: those of shape, those that follow the "
+                "region's size, and those that are measured only"
+            )
     for text in (item for group in getattr(args, "set", []) for item in group):
         name, sign, value = text.partition("=")
         try:
@@ -171,15 +180,18 @@ def read_features(path: str | Path) -> dict[str, float]:
     """
     try:
         if Path(path).stat().st_size > MAX_FEATURES_FILE:
-            raise InputError(f"{path} is too large for a features file: give what `tumorsynth extract --json` prints")
+            raise InputError(
+                f"{path} is too large for a features file: give what `tumorsynth extract --json` prints"
+            )
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"can't read the features file {path} ({error.strerror}): check its name") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the features file {path} is not JSON ({error}): give what `tumorsynth extract --json` prints") from None
+        hint = "give what `tumorsynth extract --json` prints"
+        raise InputError(f"the features file {path} is not JSON ({error}): {hint}") from None
     inner = data.get("features", data) if isinstance(data, dict) else None
     if not isinstance(inner, dict) or not inner:
-        raise InputError(f"{path} holds no features: expected {{\"features\": {{NAME: VALUE, …}}}}")
+        raise InputError(f'{path} holds no features: expected {{"features": {{NAME: VALUE, …}}}}')
     inner = {name: value for name, value in inner.items() if value is not None}  # null: could not be measured
     for name, value in inner.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -192,12 +204,17 @@ def _inputs(args: argparse.Namespace, features: Mapping[str, float]):
     from TumorSynthLib.requests import EditRequest
     from TumorSynthLib.volume import read_image, read_mask
 
-    options: dict[str, Any] = {"modality": args.modality, "seed": args.seed, "steps": args.steps, "eta": args.eta}
+    options: dict[str, Any] = {
+        "modality": args.modality,
+        "seed": args.seed,
+        "steps": args.steps,
+        "eta": args.eta,
+    }
     if hasattr(args, "set"):
         options |= {"features": features, "samples": args.samples, "solve": args.solve}
     if hasattr(args, "to"):
         options["to"] = tuple(args.to)
-    request = EditRequest(**options)  # before the files: wrong options are found at once
+    EditRequest(**options)  # before the files: wrong options are found at once
     volume = read_image(args.image)
     mask = read_mask(args.mask, volume, args.label)
     more: dict[str, Any] = {}
@@ -216,7 +233,9 @@ def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> Non
             from TumorSynthLib.report import ReportEdit, write_report
 
             modality = result.provenance["modality"]
-            edit = ReportEdit(args.command.capitalize(), volume, result, mask, editor.population(modality), modality)
+            edit = ReportEdit(
+                args.command.capitalize(), volume, result, mask, editor.population(modality), modality
+            )
             title = f"{args.command.capitalize()}: {Path(args.image).name}"
             write_report(staging.folder(Path(args.report)), title, [edit])
 
@@ -265,9 +284,16 @@ def _tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Map
 
 def _asked_table(result, rows: int = 12) -> str:
     """Asked and reached features, those farthest off first, the difference in population deviations."""
-    off = {n: (result.reached[n] - v) / max(result.spread.get(n, abs(v)), 1e-9) for n, v in result.asked.items() if n in result.reached}
+    off = result.differences
     names = sorted(off, key=lambda n: -abs(off[n]))
-    lines = [[n, number(result.before.get(n)), number(result.asked[n]), number(result.reached[n]), f"{off[n]:+.2f} σ"] for n in names[:rows]]
+    lines = [
+        [
+            n,
+            *(number(values.get(n)) for values in (result.before, result.asked, result.reached)),
+            f"{off[n]:+.2f} σ",
+        ]
+        for n in names[:rows]
+    ]
     text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
     return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")
 
@@ -284,8 +310,12 @@ def models_list(args: argparse.Namespace) -> int:
     rows = []
     for m in listing.models:
         status = m["status"] + (f", {m['update']} can be installed" if m["update"] else "")
-        rows.append([m["id"], m["version"], m["organ"], m["modality"], size(m["bytes"] or 0), m["licence"], status])
-    print(table(head, rows, right=(4,)) if rows else "no models; `tumorsynth models install SRC` installs one")
+        rows.append(
+            [m["id"], m["version"], m["organ"], m["modality"], size(m["bytes"] or 0), m["licence"], status]
+        )
+    print(
+        table(head, rows, right=(4,)) if rows else "no models; `tumorsynth models install SRC` installs one"
+    )
     for note in listing.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
@@ -299,11 +329,25 @@ def models_info(args: argparse.Namespace) -> int:
     if args.json:
         print(as_json(found))
         return 0
-    first = ("id", "version", "title", "organ", "modalities", "status", "licence", "bytes", "spacing_mm", "scores", "training")
+    first = (
+        "id",
+        "version",
+        "title",
+        "organ",
+        "modalities",
+        "status",
+        "licence",
+        "bytes",
+        "spacing_mm",
+        "scores",
+        "training",
+    )
     names = [n for n in first if n in found] + [n for n in found if n not in first]
     for name in names:
         value = found[name]
-        text = size(value) if name == "bytes" and value else value if isinstance(value, str) else as_json(value)
+        text = (
+            size(value) if name == "bytes" and value else value if isinstance(value, str) else as_json(value)
+        )
         print(f"{name}: {text}")
     return 0
 
@@ -323,7 +367,7 @@ def models_install(args: argparse.Namespace) -> int:
               "check": (0.9, 1.0, "checking")}  # fmt: skip
     with Bar(stages=stages) as bar:
         bundle = install(plan, progress=bar)
-    told = {"id": bundle.id, "version": bundle.version, "folder": bundle.folder, "licence": bundle.licence, "sha256": bundle.sha256}
+    told = {name: getattr(bundle, name) for name in ("id", "version", "folder", "licence", "sha256")}
     print(as_json(told) if args.json else f"installed {bundle.id} {bundle.version} in {bundle.folder}")
     return 0
 
@@ -333,7 +377,11 @@ def models_remove(args: argparse.Namespace) -> int:
     from TumorSynthLib.models import remove as remove_model
 
     folder = remove_model(args.model)
-    print(as_json({"removed": args.model, "folder": folder}) if args.json else f"removed {args.model} from {folder.parent}")
+    print(
+        as_json({"removed": args.model, "folder": folder})
+        if args.json
+        else f"removed {args.model} from {folder.parent}"
+    )
     return 0
 
 
@@ -343,7 +391,11 @@ def models_verify(args: argparse.Namespace) -> int:
 
     results = verify(args.model)
     if args.json:
-        print(as_json({"models": [{"id": model, "good": not error, "error": error} for model, error in results]}))
+        print(
+            as_json(
+                {"models": [{"id": model, "good": not error, "error": error} for model, error in results]}
+            )
+        )
     else:
         for model, error in results:
             if not error:
@@ -374,7 +426,9 @@ def demo(args: argparse.Namespace) -> int:
     """`tumorsynth demo`."""
     from TumorSynthLib.demo import run
 
-    result = run(Path(args.out), args.model, phantom=args.phantom, device=args.device, quiet=args.quiet or args.json)
+    result = run(
+        Path(args.out), args.model, phantom=args.phantom, device=args.device, quiet=args.quiet or args.json
+    )
     if args.json:
         print(as_json(asdict(result)))
     return 0

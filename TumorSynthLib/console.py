@@ -23,7 +23,9 @@ WIDTH = 24
 class Bar:
     """Progress bar on stderr, if that is a terminal; call it as ``bar(stage, fraction)``."""
 
-    def __init__(self, quiet: bool = False, stages: Mapping[str, tuple[float, float, str]] = STAGES, title: str = ""):
+    def __init__(
+        self, quiet: bool = False, stages: Mapping[str, tuple[float, float, str]] = STAGES, title: str = ""
+    ):
         self.on, self.stages, self.title, self.last = sys.stderr.isatty() and not quiet, stages, title, None
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -33,7 +35,8 @@ class Bar:
         done = start + (end - start) * min(max(fraction, 0.0), 1.0)
         line = f"{self.title}[{'#' * round(done * WIDTH):<{WIDTH}}] {done:4.0%} {text}"
         if line != self.last:
-            print("\r" + line[: shutil.get_terminal_size().columns - 1].ljust(len(self.last or "")), end="", file=sys.stderr, flush=True)
+            shown = line[: shutil.get_terminal_size().columns - 1].ljust(len(self.last or ""))
+            print("\r" + shown, end="", file=sys.stderr, flush=True)
             self.last = line
 
     def close(self) -> None:
@@ -55,7 +58,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
     widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
     text = []
     for row in lines:
-        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))
+        ]
         text.append("  ".join(cells).rstrip())
     return "\n".join(text)
 

@@ -26,7 +26,7 @@ from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.region import Patch, Region
-from TumorSynthLib.requests import EditRequest, EditResult, resolved, steerable, storable
+from TumorSynthLib.requests import EditRequest, EditResult, differences, resolved, steerable, storable
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
@@ -110,7 +110,9 @@ class Editor:
         """Rough seconds and bytes of an edit on a CPU, before it is run."""
         return suitability.estimate(volume, check_mask(mask, volume), self.bundle, steps)
 
-    def extract(self, volume: Volume, mask: np.ndarray, modality: str | None = None, classes=None) -> dict[str, float]:
+    def extract(
+        self, volume: Volume, mask: np.ndarray, modality: str | None = None, classes=None
+    ) -> dict[str, float]:
         """Features on the model's grid with its settings, equal to pyradiomics' with `models params`.
 
         :param classes: see `radiomics.extract.extract`; None is all.
@@ -122,7 +124,11 @@ class Editor:
         return _features(region, region.native, self.bundle.settings(modality), classes)
 
     def synthesize(
-        self, volume: Volume, mask: np.ndarray, request: EditRequest | None = None, progress: Progress | None = None
+        self,
+        volume: Volume,
+        mask: np.ndarray,
+        request: EditRequest | None = None,
+        progress: Progress | None = None,
     ) -> EditResult:
         """A tumour in the mask, with the asked features; those not asked for are free, all of them without any."""
         job = self._prepare(volume, mask, request or EditRequest(), progress)
@@ -138,12 +144,18 @@ class Editor:
         return self.synthesize(volume, mask, request, progress)
 
     def remove(
-        self, volume: Volume, mask: np.ndarray, request: EditRequest | None = None, progress: Progress | None = None
+        self,
+        volume: Volume,
+        mask: np.ndarray,
+        request: EditRequest | None = None,
+        progress: Progress | None = None,
     ) -> EditResult:
         """Healthy tissue in place of the tumour. Features can't be asked for."""
         request = request or EditRequest()
         if request.features or request.donor is not None:
-            raise InputError("features can't be asked of healthy tissue: use synthesize to give a tumour another texture")
+            raise InputError(
+                "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
+            )
         job = self._prepare(volume, mask, request, progress)
         return self._finish("remove", job, self._removed(job))
 
@@ -163,7 +175,9 @@ class Editor:
         own, _ = steerable(first.measure())
         first.asked = own | resolved(request.features)
         cleaned = volume.with_array(first.region.paste(self._removed(first)))
-        second = replace(first, volume=cleaned, mask=moved, region=self._region(cleaned, moved), used=dict(first.asked))
+        second = replace(
+            first, volume=cleaned, mask=moved, region=self._region(cleaned, moved), used=dict(first.asked)
+        )
         carried = self._region(cleaned.with_array(_carried(volume, first.mask, cleaned, shift)), moved).native
         native = self._synthesized(second, lambda sample: _with_rim(second.region, carried, sample))
         return self._finish("move", second, native, first)
@@ -185,7 +199,9 @@ class Editor:
     def _region(self, volume: Volume, mask: np.ndarray) -> Region:
         from TumorSynthLib.texture.network import MULTIPLE
 
-        return Region.around(volume, mask, self.bundle.spacing, float(self.bundle.json["margin_mm"]), MULTIPLE)
+        return Region.around(
+            volume, mask, self.bundle.spacing, float(self.bundle.json["margin_mm"]), MULTIPLE
+        )
 
     def _decide(self, job: _Job) -> None:
         """Fill in what is asked (features and donor) and the nearest request that a tumour can meet."""
@@ -207,18 +223,23 @@ class Editor:
         moved = [n for n in known if abs(feasible.features[n] - known[n]) > REACHED * max(spread[n], 1e-12)]
         if moved:
             moved.sort(key=lambda n: -abs(feasible.features[n] - known[n]) / max(spread[n], 1e-12))
-            job.warn(f"no tumour has all of these features at once: the nearest request is used ({_changes(moved, known, feasible)})")
+            changes = _changes(moved, known, feasible)
+            job.warn(f"no tumour has all of these features at once: the nearest request is used ({changes})")
         if feasible.distance_percentile > UNUSUAL:
             near = ", ".join(str(case) for case in list(feasible.nearest)[:3])
-            job.warn(f"the request is farther from the training tumours than {feasible.distance_percentile:.0f} % of them; "
-                     f"nearest: {near}")
+            job.warn(
+                f"the request is farther from the training tumours than {feasible.distance_percentile:.0f} % of them; "
+                f"nearest: {near}"
+            )
         return job.asked | {name: float(feasible.features[name]) for name in known}
 
     def _removed(self, job: _Job) -> np.ndarray:
         """Native box with healthy tissue."""
         return self._to_native(job, self._sample(job, None, job.request.seed))
 
-    def _synthesized(self, job: _Job, arrange: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    def _synthesized(
+        self, job: _Job, arrange: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> np.ndarray:
         """Native box with the best of the drawn tumours, solved if that is wanted.
 
         :param arrange: changes a drawn (D, H, W) sample before it is judged.
@@ -244,7 +265,13 @@ class Editor:
         if unknown and not job.request.solve:
             job.warn(f"the network doesn't know {', '.join(unknown[:5])}: only the solver can reach it")
         region, request = job.region, job.request
-        options = {"valid": region.valid, "seed": seed, "steps": request.steps, "eta": request.eta, "progress": job.report}
+        options = {
+            "valid": region.valid,
+            "seed": seed,
+            "steps": request.steps,
+            "eta": request.eta,
+            "progress": job.report,
+        }
         with job.clock.stage("texture"):
             try:
                 return texture.sample(region.array, region.mask, job.modality, features, **options)
@@ -271,8 +298,8 @@ class Editor:
         if not job.used:
             return 0.0
         with job.clock.stage("judge"):
-            found, spread = job.measure(native, list(job.used)), self._spread(job.modality)
-            return float(np.median([abs(found[n] - v) / max(spread.get(n, abs(v)), 1e-9) for n, v in job.used.items()]))
+            off = differences(job.used, job.measure(native, list(job.used)), self._spread(job.modality))
+            return float(np.median(np.abs(list(off.values()))))
 
     def _spread(self, modality: str) -> dict[str, float]:
         population = self.population(modality)
@@ -317,12 +344,13 @@ class Editor:
 
     def _judge(self, job: _Job, reached: dict[str, float]) -> None:
         """Warn of asked features that weren't reached."""
-        spread = self._spread(job.modality) if job.used else {}
-        off = {n: (reached[n] - v) / max(spread.get(n, abs(v)), 1e-9) for n, v in job.used.items() if n in reached}
+        off = differences(job.used, reached, self._spread(job.modality)) if job.used else {}
         far = sorted((n for n in off if abs(off[n]) > REACHED), key=lambda n: -abs(off[n]))
         if far and job.request.solve:
             shown = ", ".join(f"{n.removeprefix('original_')} by {off[n]:+.1f} σ" for n in far[:4])
-            job.warn(f"{len(far)} of {len(off)} asked features were not reached: {shown}{' …' if len(far) > 4 else ''}")
+            job.warn(
+                f"{len(far)} of {len(off)} asked features were not reached: {shown}{' …' if len(far) > 4 else ''}"
+            )
 
     def _provenance(self, edit: str, source: _Job, result: EditResult) -> dict[str, Any]:
         from TumorSynthLib import provenance

@@ -59,18 +59,26 @@ class Staging:
             self._made += reversed(missing)
             self._temporary.append(Path(tempfile.mkdtemp(prefix=".tumorsynth-", dir=folder)))
         except OSError as error:
-            raise InputError(f"can't write to the folder {folder} ({error.strerror}): choose another one") from None
+            raise InputError(
+                f"can't write to the folder {folder} ({error.strerror}): choose another one"
+            ) from None
         return self._temporary[-1]
 
     def _commit(self) -> None:
         with _undisturbed():
             for temporary, path in self._moves:
-                pairs = [(f, path / f.name) for f in temporary.iterdir()] if temporary.is_dir() else [(temporary, path)]
+                pairs = (
+                    [(f, path / f.name) for f in temporary.iterdir()]
+                    if temporary.is_dir()
+                    else [(temporary, path)]
+                )
                 for source, target in pairs:
                     try:
                         os.replace(source, target)
                     except OSError as error:
-                        raise InputError(f"can't write {target} ({error.strerror}): choose another name") from None
+                        raise InputError(
+                            f"can't write {target} ({error.strerror}): choose another name"
+                        ) from None
 
 
 @contextmanager
@@ -87,7 +95,9 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_apart(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]) -> None:
+def check_apart(
+    outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]
+) -> None:
     """Raise InputError where an output would overwrite an input, or two outputs are one file."""
     outputs = [Path(p) for p in outputs if p is not None]
     for i, path in enumerate(outputs):

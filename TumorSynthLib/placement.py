@@ -18,7 +18,9 @@ BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
 
 
-def moved_mask(volume, mask: np.ndarray, to, ct: bool, inside: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
+def moved_mask(
+    volume, mask: np.ndarray, to, ct: bool, inside: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple]:
     """The mask (K, J, I) moved by whole voxels so that its centre comes to lie at `to`, and the (k, j, i) shift.
 
     :param to: (x, y, z) LPS mm.
@@ -110,7 +112,11 @@ def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:
 
     view = frame.view(array)
     solid = view > (BODY_HU if ct else BODY_SHARE * np.percentile(view, 99))
-    solid = ndimage.binary_opening(solid, ndimage.generate_binary_structure(3, 1)) if min(view.shape) > 2 else solid
+    solid = (
+        ndimage.binary_opening(solid, ndimage.generate_binary_structure(3, 1))
+        if min(view.shape) > 2
+        else solid
+    )
     labels, count = ndimage.label(solid)
     if not count:
         return np.zeros(array.shape, bool)

@@ -20,16 +20,17 @@ STEERABLE = ("firstorder", "glcm", "glrlm", "glszm")  # the classes that a textu
 MAX_SAMPLES = 64
 
 #: Features bound from below and above whatever the tumour; all others but these and SIGNED can't be negative.
-SHARES = frozenset(
-    "Uniformity JointEnergy MaximumProbability Id Idm Idn Idmn InverseVariance MCC Imc2 RunPercentage ShortRunEmphasis "
-    "SmallAreaEmphasis ZonePercentage GrayLevelNonUniformityNormalized RunLengthNonUniformityNormalized "
-    "SizeZoneNonUniformityNormalized LowGrayLevelRunEmphasis LowGrayLevelZoneEmphasis".split()
-)
-AT_LEAST_ONE = frozenset(
-    "Kurtosis Autocorrelation JointAverage LongRunEmphasis LargeAreaEmphasis HighGrayLevelRunEmphasis "
-    "HighGrayLevelZoneEmphasis".split()
-)
-INTENSITIES = frozenset("Minimum 10Percentile Median Mean 90Percentile Maximum".split())
+SHARES = {
+    "Uniformity", "JointEnergy", "MaximumProbability", "Id", "Idm", "Idn", "Idmn", "InverseVariance", "MCC", "Imc2",
+    "RunPercentage", "ShortRunEmphasis", "SmallAreaEmphasis", "ZonePercentage", "GrayLevelNonUniformityNormalized",
+    "RunLengthNonUniformityNormalized", "SizeZoneNonUniformityNormalized", "LowGrayLevelRunEmphasis",
+    "LowGrayLevelZoneEmphasis",
+}  # fmt: skip
+AT_LEAST_ONE = {
+    "Kurtosis", "Autocorrelation", "JointAverage", "LongRunEmphasis", "LargeAreaEmphasis", "HighGrayLevelRunEmphasis",
+    "HighGrayLevelZoneEmphasis",
+}  # fmt: skip
+INTENSITIES = {"Minimum", "10Percentile", "Median", "Mean", "90Percentile", "Maximum"}
 SIGNED = INTENSITIES | {"Skewness", "ClusterShade"}
 RANGES = {"Correlation": (-1.0, 1.0), "Imc1": (-1.0, 0.0), "SumAverage": (2.0, math.inf)}
 
@@ -72,7 +73,13 @@ class EditRequest:
 
     def options(self) -> dict[str, Any]:
         """The request without images and features, for the provenance."""
-        options = {"seed": self.seed, "steps": self.steps, "eta": self.eta, "samples": self.samples, "solve": self.solve}
+        options = {
+            "seed": self.seed,
+            "steps": self.steps,
+            "eta": self.eta,
+            "samples": self.samples,
+            "solve": self.solve,
+        }
         return options | ({"to": [float(v) for v in self.to]} if self.to is not None else {})
 
 
@@ -99,6 +106,18 @@ class EditResult:
     provenance: dict[str, Any]
     warnings: tuple[str, ...] = ()
     spread: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """reached - asked of each asked feature, in standard deviations of the population."""
+        return differences(self.asked, self.reached, self.spread)
+
+
+def differences(
+    asked: Mapping[str, float], reached: Mapping[str, float], spread: Mapping[str, float]
+) -> dict[str, float]:
+    """reached - asked in units of `spread` (standard deviations); of the asked value where there is none."""
+    return {n: (reached[n] - v) / max(spread.get(n, abs(v)), 1e-9) for n, v in asked.items() if n in reached}
 
 
 def resolved(features: Mapping[str, float] | None) -> dict[str, float]:
@@ -142,7 +161,9 @@ def storable(features: Mapping[str, float], dtype: np.dtype) -> None:
     limits = np.iinfo(dtype)
     for name, value in features.items():
         if FEATURES[name].short in INTENSITIES and not limits.min <= value <= limits.max:
-            raise InputError(f"{name} is asked to be {value:g}, but the image stores {limits.min} to {limits.max} only")
+            raise InputError(
+                f"{name} is asked to be {value:g}, but the image stores {limits.min} to {limits.max} only"
+            )
 
 
 def _why_not(name: str) -> str:
@@ -162,7 +183,9 @@ def _check_possible(given: str, name: str, value: float) -> None:
     if not low <= value <= high:
         unit = unit_of(name)
         bound = f"between {low:g} and {high:g}" if math.isfinite(high) else f"at least {low:g}"
-        raise InputError(f"{given} = {value:g} is impossible: it is always {bound}{'' if unit == '1' else ' ' + unit}")
+        raise InputError(
+            f"{given} = {value:g} is impossible: it is always {bound}{'' if unit == '1' else ' ' + unit}"
+        )
 
 
 def _check_whole(name: str, value: object, low: int, high: int) -> None:

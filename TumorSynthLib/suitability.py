@@ -37,8 +37,10 @@ def modality_of(bundle, wanted: str | None, volume) -> tuple[str, list[str]]:
         return fitting[0], [warning] if warning else []
     if not fitting:
         known = ", ".join(bundle.modalities)
-        raise InputError(f"the image runs from {values.min():g} to {values.max():g} and looks like none of {known}, which "
-                         f"model {bundle.id!r} works on: check its intensities, or say --modality")
+        raise InputError(
+            f"the image runs from {values.min():g} to {values.max():g} and looks like none of {known}, which "
+            f"model {bundle.id!r} works on: check its intensities, or say --modality"
+        )
     return bundle.modality(None), []
 
 
@@ -56,24 +58,36 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
     box = bounding_box(mask)
     ratios = _ratios(volume, bundle.spacing)
     if max(ratios) > TOO_COARSE:
-        raise InputError(f"the image's spacing of {_mm(volume.spacing)} is too coarse for model {bundle.id!r}, which works at "
-                         f"{_mm(bundle.spacing)}: use thinner slices, or another model")
+        raise InputError(
+            f"the image's spacing of {_mm(volume.spacing)} is too coarse for model {bundle.id!r}, which works at "
+            f"{_mm(bundle.spacing)}: use thinner slices, or another model"
+        )
     if max(ratios) > COARSE:
-        warnings.append(f"the image's spacing of {_mm(volume.spacing)} is coarser than the model's {_mm(bundle.spacing)}: "
-                        "fine texture can't be shown")
+        warnings.append(
+            f"the image's spacing of {_mm(volume.spacing)} is coarser than the model's {_mm(bundle.spacing)}: "
+            "fine texture can't be shown"
+        )
     part = mask[box]
     if all(s.stop - s.start == n for s, n in zip(box, mask.shape)) and part.all():
-        raise InputError("the mask covers the whole image: the model needs surroundings to continue; mask the tumour only")
+        raise InputError(
+            "the mask covers the whole image: the model needs surroundings to continue; mask the tumour only"
+        )
     if np.count_nonzero(part) < 8:
-        raise InputError("the mask has fewer than 8 voxels: too few for a texture; check the label or draw a larger mask")
+        raise InputError(
+            "the mask has fewer than 8 voxels: too few for a texture; check the label or draw a larger mask"
+        )
     voxels = working_voxels(volume, box, bundle)
     if voxels > MAX_VOXELS:
         extent = " × ".join(f"{(s.stop - s.start) * d:.0f}" for s, d in zip(box[::-1], volume.spacing))
-        raise InputError(f"the tumour is larger than supported: {extent} mm with its surroundings are {voxels / 1e6:.0f} million "
-                         f"voxels of the model's grid, and {MAX_VOXELS / 1e6:.0f} million are the limit; edit a part of it")
+        raise InputError(
+            f"the tumour is larger than supported: {extent} mm with its surroundings are {voxels / 1e6:.0f} million "
+            f"voxels of the model's grid, and {MAX_VOXELS / 1e6:.0f} million are the limit; edit a part of it"
+        )
     # Only the slice axis: a tumour at the border in plane is as often cut by the crop's choice as by the scan.
     if any(s.start == 0 or s.stop == n for s, n in zip(box, mask.shape)):
-        warnings.append("the mask touches the border of the image: the model sees no surroundings on that side")
+        warnings.append(
+            "the mask touches the border of the image: the model sees no surroundings on that side"
+        )
     return warnings
 
 
@@ -83,7 +97,9 @@ def working_voxels(volume, box: tuple[slice, ...], bundle) -> int:
     frame = Frame.of(volume.direction)
     margin = float(bundle.json["margin_mm"])
     total = 1.0
-    for part, size, ratio, spacing in zip(frame.take(box), frame.take(volume.array.shape), ratios, bundle.spacing[::-1]):
+    for part, size, ratio, spacing in zip(
+        frame.take(box), frame.take(volume.array.shape), ratios, bundle.spacing[::-1]
+    ):
         total *= min((part.stop - part.start) * ratio + 2 * margin / spacing, size * ratio) + 4
     return int(total)
 
@@ -122,7 +138,10 @@ def _judge(values: np.ndarray, volume, modality: str, mapping: dict) -> tuple[st
 def _judge_ct(low: float, high: float) -> tuple[str, str]:
     found = f"its values run from {low:g} to {high:g}"
     if low > FAT:
-        return f"{found}, but CT in HU has air at -1000 and fat at -100; rescale it to HU, or choose the modality it has", ""
+        return (
+            f"{found}, but CT in HU has air at -1000 and fat at -100; rescale it to HU, or choose the modality it has",
+            "",
+        )
     if high < AIR or low < -33000 or high > 70000:
         return f"{found}, which can't be HU; rescale the image", ""
     return "", f"{found}, without air: check that it is CT in HU" if low > AIR else ""
@@ -139,7 +158,12 @@ def _judge_scale(values: np.ndarray, low: float, mapping: dict) -> tuple[str, st
     text = f"its 99th percentile is {bright:.4g} where the model knows up to {usual:.4g} {unit}"
     if bright < 0.01 * usual or bright > 20 * usual:
         return f"{text}; rescale its intensities as the model's description says", ""
-    return "", f"{text}: rescale it if the result looks wrong" if bright < 0.05 * usual or bright > 2 * usual else ""
+    return (
+        "",
+        f"{text}: rescale it if the result looks wrong"
+        if bright < 0.05 * usual or bright > 2 * usual
+        else "",
+    )
 
 
 def _mm(spacing) -> str:

@@ -1,9 +1,10 @@
 """Train the texture network of a model: synthesis and removal in one Brownian bridge.
 
-    one CPU core         taskset -c 1 python Training/train_texture.py --data runs/data/lidc --out runs/lidc --minutes 60 --threads 1
+    one CPU core         python Training/train_texture.py --data runs/data/lidc --out runs/lidc --minutes 60 --threads 1
     one GPU              python Training/train_texture.py --data runs/data/lidc --out runs/lidc --steps 100000 --batch 32
     one node, 8 GPUs     torchrun --nproc-per-node 8 Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
-    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 Training/train_texture.py ...
+    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 Training/train_texture.py \\
+                         Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
 
 `--data` is a folder made by prepare.py, `--batch` is per process. The same command goes on from the last
 checkpoint; the learning rate follows the share of --steps or --minutes that is used up.
@@ -253,7 +254,8 @@ def main():
         codec.load_state_dict(saved["codec"])
         step, spent = saved["step"], saved["spent"]
     model = DistributedDataParallel(network, find_unused_parameters=True) if run.world > 1 else network
-    config = {"network": network.config.as_dict(), "names": names, "meta": {k: data.meta[k] for k in ("layout", "spacing", "modalities")}}
+    config = {"network": network.config.as_dict(), "names": names}
+    config["meta"] = {k: data.meta[k] for k in ("layout", "spacing", "modalities")}
     config["intensity"] = {m: [f.center, f.scale] for m, f in zip(data.meta["modalities"], maps)}
 
     def state():

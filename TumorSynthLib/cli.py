@@ -136,10 +136,10 @@ def _add_output(sub, image: bool = True) -> None:
 def _add_edit(sub) -> None:
     """Options that all edits share."""
     sub.add_argument(
-        "--model",
-        metavar="ID",
-        required=True,
-        help="model (see `tumorsynth models list`), or a bundle's folder",
+        "--model", metavar="ID", help="model (see `tumorsynth models list`), or a bundle's folder"
+    )
+    sub.add_argument(
+        "--repeat", metavar="SIDECAR", help="repeat a recorded edit: the JSON file beside its result"
     )
     sub.add_argument(
         "--out",
@@ -229,9 +229,7 @@ def _add_remove(commands) -> None:
 def _add_move(commands) -> None:
     sub = _add(commands, "move", "Move a tumour to another place.")
     _add_image_and_mask(sub)
-    sub.add_argument(
-        "--to", nargs=3, type=float, required=True, metavar=("X", "Y", "Z"), help="its new centre, LPS mm"
-    )
+    sub.add_argument("--to", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its new centre, LPS mm")
     sub.add_argument("--inside", metavar="MASK", help="organ that it must stay in (default: the body)")
     sub.add_argument("--inside-label", type=int, metavar="N", help="label of the organ in its mask")
     sub.add_argument("--out-mask", metavar="MASK", required=True, help="mask of the moved tumour")

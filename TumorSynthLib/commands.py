@@ -101,17 +101,20 @@ def move(args: argparse.Namespace) -> int:
 
 
 def _edit(args: argparse.Namespace) -> int:
-    """Any edit: check the output, read, edit, write all at once, print."""
+    """Any edit: check options and output, read, edit, write all at once, print."""
     start = time.perf_counter()
+    entry = _recorded(args)
     paths = _output_paths(args)
-    features, notes = _asked(args)
     with Bar(args.quiet) as bar:
+        options, notes = _options(args, entry)
         from TumorSynthLib.editor import Editor
-        from TumorSynthLib.requests import resolved
 
-        resolved(features)
-        editor = Editor(args.model, args.device)
-        volume, mask, request = _inputs(args, features)
+        editor = Editor(args.model or entry["model"]["id"], args.device)
+        volume, mask, request = _inputs(args, options)
+        if entry is not None:
+            from TumorSynthLib.provenance import check_repeatable
+
+            notes += check_repeatable(entry, editor.bundle, volume, mask)
         read = time.perf_counter()
         result = getattr(editor, args.command)(volume, mask, request, bar)
         edited = time.perf_counter()
@@ -121,8 +124,31 @@ def _edit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _recorded(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The record of the edit to repeat, or None."""
+    if not args.repeat:
+        if not args.model:
+            raise InputError("--model is needed: `tumorsynth models list` shows what there is")
+        if args.command == "move" and args.to is None:
+            raise InputError("--to X Y Z is needed: the new centre of the tumour, LPS mm")
+        return None
+    from TumorSynthLib.provenance import read_sidecar
+
+    if any(getattr(args, name, None) for name in ("features", "set", "donor", "to")):
+        raise InputError(
+            "--repeat takes the whole request from its file: leave out features, donor and place"
+        )
+    entry = read_sidecar(args.repeat)
+    if entry["operation"] != args.command:
+        raise InputError(
+            f"{args.repeat} records `{entry['operation']}`, not `{args.command}`: call that command"
+        )
+    return entry
+
+
 def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
     """All files that the edit will write, checked before any work."""
+    from TumorSynthLib.provenance import sidecar_path
     from TumorSynthLib.volume import check_output
 
     out = check_output(args.out)
@@ -133,22 +159,34 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
         if Path(args.report).exists() and not Path(args.report).is_dir():
             raise InputError(f"--report {args.report} is a file: give a folder")
         paths["report"] = Path(args.report) / "report.html"
-    donor = getattr(args, "donor", None) or []
-    check_apart(
-        paths.values(),
-        [args.image, args.mask, *donor, getattr(args, "features", None), getattr(args, "inside", None)],
-    )
+    inputs = [
+        *_input_files(args).values(),
+        args.repeat,
+        getattr(args, "features", None),
+        getattr(args, "inside", None),
+    ]
+    check_apart(paths.values(), inputs)
     return paths
 
 
-def sidecar_path(image: Path) -> Path:
-    """The JSON file beside an image: the same name with another ending."""
-    stem = image.name
-    for ending in (".nii.gz", ".nii", ".nrrd", ".mha"):
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
-            break
-    return image.with_name(stem + ".json")
+def _options(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of the `EditRequest` but for images, checked before any file is read, and notes for the user."""
+    from TumorSynthLib.requests import EditRequest, resolved
+
+    notes: list[str] = []
+    if entry is not None:
+        from TumorSynthLib.provenance import request_of
+
+        options = request_of(entry)
+    else:
+        options = {"modality": args.modality, "seed": args.seed, "steps": args.steps, "eta": args.eta}
+        if hasattr(args, "set"):
+            features, notes = _asked(args)
+            options |= {"features": features, "samples": args.samples, "solve": args.solve}
+        if hasattr(args, "to"):
+            options["to"] = tuple(args.to)
+    resolved(EditRequest(**options).features)
+    return options, notes
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
@@ -190,6 +228,8 @@ def read_features(path: str | Path) -> dict[str, float]:
         hint = "give what `tumorsynth extract --json` prints"
         raise InputError(f"the features file {path} is not JSON ({error}): {hint}") from None
     inner = data.get("features", data) if isinstance(data, dict) else None
+    if isinstance(inner, dict) and isinstance(inner.get("asked"), dict):  # the sidecar of an edit
+        inner = inner["asked"]
     if not isinstance(inner, dict) or not inner:
         raise InputError(f'{path} holds no features: expected {{"features": {{NAME: VALUE, …}}}}')
     inner = {name: value for name, value in inner.items() if value is not None}  # null: could not be measured
@@ -199,36 +239,25 @@ def read_features(path: str | Path) -> dict[str, float]:
     return inner
 
 
-def _inputs(args: argparse.Namespace, features: Mapping[str, float]):
-    """Volume, mask and request of an edit."""
+def _inputs(args: argparse.Namespace, options: Mapping[str, Any]):
+    """Volume, mask and whole request of an edit."""
     from TumorSynthLib.requests import EditRequest
     from TumorSynthLib.volume import read_image, read_mask
 
-    options: dict[str, Any] = {
-        "modality": args.modality,
-        "seed": args.seed,
-        "steps": args.steps,
-        "eta": args.eta,
-    }
-    if hasattr(args, "set"):
-        options |= {"features": features, "samples": args.samples, "solve": args.solve}
-    if hasattr(args, "to"):
-        options["to"] = tuple(args.to)
-    EditRequest(**options)  # before the files: wrong options are found at once
     volume = read_image(args.image)
     mask = read_mask(args.mask, volume, args.label)
-    more: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     if getattr(args, "donor", None):
         image = read_image(args.donor[0])
-        more["donor"] = (image, read_mask(args.donor[1], image, args.donor_label))
+        images["donor"] = (image, read_mask(args.donor[1], image, args.donor_label))
     if getattr(args, "inside", None):
-        more["inside"] = read_mask(args.inside, volume, args.inside_label)
-    return volume, mask, EditRequest(**options, **more)
+        images["inside"] = read_mask(args.inside, volume, args.inside_label)
+    return volume, mask, EditRequest(**options, **images)
 
 
 def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:
     with Staging() as staging:
-        write_edit(staging, paths, result)
+        write_edit(staging, paths, result, _input_files(args))
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report
 
@@ -240,39 +269,38 @@ def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> Non
             write_report(staging.folder(Path(args.report)), title, [edit])
 
 
-def write_edit(staging: Staging, paths: Mapping[str, Path], result) -> None:
-    """Image, sidecar and, if named, mask of an edit, marked as synthetic."""
+def _input_files(args: argparse.Namespace) -> dict[str, str]:
+    """Role to file of what an edit reads."""
+    donor = getattr(args, "donor", None) or [None, None]
+    files = {"image": args.image, "mask": args.mask, "donor_image": donor[0], "donor_mask": donor[1]}
+    return {role: path for role, path in files.items() if path is not None}
+
+
+def write_edit(staging: Staging, paths: Mapping[str, Path], result, files: Mapping[str, Any]) -> None:
+    """Image, sidecar and, if named, mask of an edit, marked as synthetic.
+
+    :param files: role to file of the input, for the sidecar.
+    """
     import numpy as np
 
     from TumorSynthLib import provenance
     from TumorSynthLib.volume import write_volume
 
     write_volume(result.volume, staging.file(paths["image"]), provenance.marks(result.provenance))
-    staging.file(paths["sidecar"]).write_text(as_json(sidecar(result)) + "\n", encoding="utf-8")
+    entry = provenance.with_files(result.provenance, {**files, "result": paths["image"]})
+    provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["image"].name))
     if "mask" in paths:
         write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))
-
-
-def sidecar(result) -> dict[str, Any]:
-    """What the JSON file beside an edited image says. `features` can be given to --features."""
-    return {
-        "synthetic": True,
-        "features": result.asked,
-        "used": result.used,
-        "reached": result.reached,
-        "before": result.before,
-        "warnings": list(result.warnings),
-        "timing": result.timing,
-        "provenance": result.provenance,
-    }
 
 
 def _tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float]) -> None:
     """Print the result."""
     warnings = [*notes, *result.warnings]
     if args.json:
-        shown = {"edit": args.command, "outputs": paths} | sidecar(result)
-        print(as_json(shown | {"warnings": warnings, "command timing": timing}))
+        shown: dict[str, Any] = {"edit": args.command, "outputs": paths}
+        shown |= {name: getattr(result, name) for name in ("asked", "used", "reached", "before", "timing")}
+        shown |= {"warnings": warnings, "command timing": timing, "provenance": result.provenance}
+        print(as_json(shown))
         return
     for text in warnings:
         print(f"warning: {text}", file=sys.stderr)

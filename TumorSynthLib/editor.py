@@ -32,6 +32,7 @@ from TumorSynthLib.volume import Volume, check_image, check_mask
 
 Progress = Callable[[str, float], None]
 
+NOTED = 0.05  # population standard deviations from which a changed request is told
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
 RIM_VOXELS = 2.5  # depth, in plane, over which a moved tumour's own voxels take over from the network's rim
@@ -175,9 +176,8 @@ class Editor:
         own, _ = steerable(first.measure())
         first.asked = own | resolved(request.features)
         cleaned = volume.with_array(first.region.paste(self._removed(first)))
-        second = replace(
-            first, volume=cleaned, mask=moved, region=self._region(cleaned, moved), used=dict(first.asked)
-        )
+        second = replace(first, volume=cleaned, mask=moved, region=self._region(cleaned, moved))
+        second.used = self._feasible(second) if request.features else dict(second.asked)
         carried = self._region(cleaned.with_array(_carried(volume, first.mask, cleaned, shift)), moved).native
         native = self._synthesized(second, lambda sample: _with_rim(second.region, carried, sample))
         return self._finish("move", second, native, first)
@@ -218,18 +218,21 @@ class Editor:
         known = {name: value for name, value in job.asked.items() if name in population.names}
         if not known:
             return dict(job.asked)
-        feasible = population.project(known)
-        spread = dict(zip(population.names, population.std))
-        moved = [n for n in known if abs(feasible.features[n] - known[n]) > REACHED * max(spread[n], 1e-12)]
-        if moved:
-            moved.sort(key=lambda n: -abs(feasible.features[n] - known[n]) / max(spread[n], 1e-12))
-            changes = _changes(moved, known, feasible)
-            job.warn(f"no tumour has all of these features at once: the nearest request is used ({changes})")
-        if feasible.distance_percentile > UNUSUAL:
-            near = ", ".join(str(case) for case in list(feasible.nearest)[:3])
+        region = job.region
+        voxel_volume = float(np.prod(region.spacing))
+        feasible = population.project(known, voxels=int(region.mask.sum()), voxel_volume=voxel_volume)
+        spread = self._spread(job.modality)
+        moved = {n: (b - a) / max(spread[n], 1e-12) for n, (a, b) in feasible.changed.items()}
+        large = sorted((n for n in moved if abs(moved[n]) > NOTED), key=lambda n: -abs(moved[n]))
+        if large:
             job.warn(
-                f"the request is farther from the training tumours than {feasible.distance_percentile:.0f} % of them; "
-                f"nearest: {near}"
+                "no tumour has all of these features at once, so the nearest request is used: "
+                + _listed([f"{_short(n)} {known[n]:.4g} → {feasible.features[n]:.4g}" for n in large])
+            )
+        if feasible.distance_percentile > UNUSUAL:
+            job.warn(
+                f"the request is farther from the middle of the training tumours than "
+                f"{feasible.distance_percentile:.0f} % of them; most like it: {', '.join(feasible.nearest)}"
             )
         return job.asked | {name: float(feasible.features[name]) for name in known}
 
@@ -347,15 +350,13 @@ class Editor:
         off = differences(job.used, reached, self._spread(job.modality)) if job.used else {}
         far = sorted((n for n in off if abs(off[n]) > REACHED), key=lambda n: -abs(off[n]))
         if far and job.request.solve:
-            shown = ", ".join(f"{n.removeprefix('original_')} by {off[n]:+.1f} σ" for n in far[:4])
-            job.warn(
-                f"{len(far)} of {len(off)} asked features were not reached: {shown}{' …' if len(far) > 4 else ''}"
-            )
+            shown = _listed([f"{_short(n)} by {off[n]:+.1f} σ" for n in far])
+            job.warn(f"{len(far)} of {len(off)} asked features were not reached: {shown}")
 
     def _provenance(self, edit: str, source: _Job, result: EditResult) -> dict[str, Any]:
         from TumorSynthLib import provenance
 
-        return provenance.record(edit, self.bundle, source, result)
+        return provenance.record(edit, self.bundle, source, result, device=str(self._load().device))
 
 
 def _features(region: Region, native: np.ndarray, settings: Settings, classes) -> dict[str, float]:
@@ -366,10 +367,13 @@ def _features(region: Region, native: np.ndarray, settings: Settings, classes) -
     return extract(values, region.mask, region.spacing, settings, classes)
 
 
-def _changes(names: list[str], asked: Mapping[str, float], feasible) -> str:
-    """The largest changes of a projection, in words."""
-    parts = [f"{n.removeprefix('original_')} {asked[n]:.4g} → {feasible.features[n]:.4g}" for n in names[:4]]
-    return ", ".join(parts) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def _short(name: str) -> str:
+    return name.removeprefix("original_")
+
+
+def _listed(parts: list[str], shown: int = 4) -> str:
+    """The first few of a list, in words."""
+    return ", ".join(parts[:shown]) + (f" and {len(parts) - shown} more" if len(parts) > shown else "")
 
 
 def _carried(volume: Volume, mask: np.ndarray, cleaned: Volume, shift) -> np.ndarray:

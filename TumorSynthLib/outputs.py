@@ -65,20 +65,18 @@ class Staging:
         return self._temporary[-1]
 
     def _commit(self) -> None:
+        pairs = []
+        for source, target in self._moves:
+            pairs += [(f, target / f.name) for f in source.iterdir()] if source.is_dir() else [(source, target)]
+        fresh = [target for _, target in pairs if not target.exists()]
         with _undisturbed():
-            for temporary, path in self._moves:
-                pairs = (
-                    [(f, path / f.name) for f in temporary.iterdir()]
-                    if temporary.is_dir()
-                    else [(temporary, path)]
-                )
-                for source, target in pairs:
-                    try:
-                        os.replace(source, target)
-                    except OSError as error:
-                        raise InputError(
-                            f"can't write {target} ({error.strerror}): choose another name"
-                        ) from None
+            for source, target in pairs:
+                try:
+                    os.replace(source, target)
+                except OSError as error:
+                    for path in fresh:
+                        path.unlink(missing_ok=True)
+                    raise InputError(f"can't write {target} ({error.strerror}): choose another name") from None
 
 
 @contextmanager

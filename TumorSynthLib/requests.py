@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.radiomics.table import FEATURES, resolve, unit_of
+from TumorSynthLib.radiomics.identities import RANGES, TINY
+from TumorSynthLib.radiomics.table import FEATURES, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,20 +20,7 @@ if TYPE_CHECKING:
 STEERABLE = ("firstorder", "glcm", "glrlm", "glszm")  # the classes that a texture request can hold
 MAX_SAMPLES = 64
 
-#: Features bound from below and above whatever the tumour; all others but these and SIGNED can't be negative.
-SHARES = {
-    "Uniformity", "JointEnergy", "MaximumProbability", "Id", "Idm", "Idn", "Idmn", "InverseVariance", "MCC", "Imc2",
-    "RunPercentage", "ShortRunEmphasis", "SmallAreaEmphasis", "ZonePercentage", "GrayLevelNonUniformityNormalized",
-    "RunLengthNonUniformityNormalized", "SizeZoneNonUniformityNormalized", "LowGrayLevelRunEmphasis",
-    "LowGrayLevelZoneEmphasis",
-}  # fmt: skip
-AT_LEAST_ONE = {
-    "Kurtosis", "Autocorrelation", "JointAverage", "LongRunEmphasis", "LargeAreaEmphasis", "HighGrayLevelRunEmphasis",
-    "HighGrayLevelZoneEmphasis",
-}  # fmt: skip
 INTENSITIES = {"Minimum", "10Percentile", "Median", "Mean", "90Percentile", "Maximum"}
-SIGNED = INTENSITIES | {"Skewness", "ClusterShade"}
-RANGES = {"Correlation": (-1.0, 1.0), "Imc1": (-1.0, 0.0), "SumAverage": (2.0, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -174,18 +162,10 @@ def _why_not(name: str) -> str:
 
 def _check_possible(given: str, name: str, value: float) -> None:
     """Raise InputError for a value that the feature's definition rules out."""
-    short = FEATURES[name].short
-    low, high = RANGES.get(short, (-math.inf if short in SIGNED else 0.0, math.inf))
-    if short in SHARES:
-        low, high = 0.0, 1.0
-    elif short in AT_LEAST_ONE:
-        low = 1.0
-    if not low <= value <= high:
-        unit = unit_of(name)
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if not low - TINY <= value <= high + TINY:
         bound = f"between {low:g} and {high:g}" if math.isfinite(high) else f"at least {low:g}"
-        raise InputError(
-            f"{given} = {value:g} is impossible: it is always {bound}{'' if unit == '1' else ' ' + unit}"
-        )
+        raise InputError(f"{given} = {value:g} is impossible: the feature is always {bound}")
 
 
 def _check_whole(name: str, value: object, low: int, high: int) -> None:

@@ -449,6 +449,8 @@ def test_export_load_sample(prepared, trained, tmp_path):
         and j["margin_mm"] == pytest.approx(16 / 3, abs=0.1)
     )
     assert j["intensity"]["CT"]["range"] == [-1024, 3071] and j["intensity"]["T1"]["unit"] == "grey level"
+    low, high = j["intensity"]["T1"]["range"]
+    assert low < 0 < 200 < high < 600
     assert (
         j["training"]["steps"] == 4
         and j["training"]["patients"] == PATIENTS

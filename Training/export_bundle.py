@@ -77,20 +77,19 @@ def population(meta: dict) -> tuple[dict, dict[str, torch.Tensor]]:
     return entries, tensors
 
 
+def observed(data: common.Prepared, modality: int) -> tuple[float, float]:
+    """Intensities of a modality's crops: from 0, or below it if crops go there (median 0.1 percentile), to the largest."""
+    rows = np.flatnonzero(data.modality == modality)
+    lows, highs = zip(*((np.percentile(data.images[i], 0.1), data.images[i].max()) for i in rows))
+    return float(min(0, np.median(lows))), float(max(highs))
+
+
 def intensity(checkpoint: dict, data: common.Prepared) -> dict:
     """Manifest entry per modality: the network's map, the unit, and the range that an edit may write."""
     entries = {}
     for k, (modality, (center, scale)) in enumerate(checkpoint["config"]["intensity"].items()):
         ct = modality.upper().startswith("CT")
-        rows = np.flatnonzero(data.modality == k)
-        low, high = (
-            CT_RANGE
-            if ct
-            else (
-                float(min(data.images[i].min() for i in rows)),
-                float(max(data.images[i].max() for i in rows)),
-            )
-        )
+        low, high = CT_RANGE if ct else observed(data, k)
         unit = "HU" if ct else "grey level"
         entries[modality] = {
             "kind": "asinh",

@@ -3,7 +3,7 @@
     one CPU core         python Training/train_codec.py --data runs/data/sts --out runs/sts_codec --minutes 30 --threads 1
     one GPU              python Training/train_codec.py --data runs/data/sts --out runs/sts_codec --steps 20000 --batch 16
     one node, 8 GPUs     torchrun --nproc-per-node 8 Training/train_codec.py --data runs/data/sts --out runs/sts_codec --batch 16
-    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 Training/train_codec.py \\
+    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
                          Training/train_codec.py --data runs/data/sts --out runs/sts_codec --batch 16
 
 The loss is the paper's (section 3.2): L1 + 10 x L1 inside the tumour + 0.001 x adversarial. Its perceptual term (also

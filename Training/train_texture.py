@@ -3,7 +3,7 @@
     one CPU core         python Training/train_texture.py --data runs/data/lidc --out runs/lidc --minutes 60 --threads 1
     one GPU              python Training/train_texture.py --data runs/data/lidc --out runs/lidc --steps 100000 --batch 32
     one node, 8 GPUs     torchrun --nproc-per-node 8 Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
-    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 Training/train_texture.py \\
+    several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
                          Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
 
 `--data` is a folder made by prepare.py, `--batch` is per process. The same command goes on from the last

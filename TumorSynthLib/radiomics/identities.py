@@ -100,7 +100,7 @@ def _firstorder(voxels: int | None, shift: float, voxel_volume: float | None) ->
                   lambda m, d, v: abs(m - d) - np.sqrt(max(v, 0.0))),
         _relation("Variance ≤ Range² / 4", _FO, "Variance Range", lambda v, r: np.sqrt(max(v, 0.0)) - r / 2),
         _relation("Variance ≤ (Maximum - Mean)(Mean - Minimum)", _FO, "Variance Maximum Mean Minimum",
-                  lambda v, a, m, b: np.sqrt(max(v, 0.0)) - np.sqrt(max((a - m) * (m - b), 0.0))),
+                  lambda v, a, m, b: v - (a - m) * (m - b)),
         _relation("Skewness² + 1 ≤ Kurtosis (or both 0 in a flat region)", _FO, "Skewness Kurtosis",
                   lambda s, k: 0.0 if s == k == 0 else s**2 + 1 - k),
         _relation("-log2(Uniformity) ≤ Entropy", _FO, "Uniformity Entropy",
@@ -165,7 +165,7 @@ def _sizes(voxels: int | None) -> list[Relation]:
     return result
 
 
-def broken(features: Mapping[str, float], rules: tuple[Relation, ...], tolerance: float = 1e-6) -> list[str]:
+def broken(features: Mapping[str, float], rules: tuple[Relation, ...], tolerance: float = 1e-5) -> list[str]:
     """The relations that the features break by more than `tolerance` of the values involved."""
     result = []
     for rule in rules:

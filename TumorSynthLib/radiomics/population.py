@@ -17,8 +17,9 @@ from ..errors import InputError
 from .identities import RANGES, TINY, Relation, broken, relations
 
 REACH = 5.0  # Gaussian units beyond which a completed feature is not extrapolated
-ASKED_FREEDOM = 1e-6  # variance left to an asked feature, so that it moves only where the request contradicts itself
-ITERATIONS = 60
+ASKED_FREEDOM = 1e-9  # variance left to an asked feature, so that it moves only where the request contradicts itself
+ITERATIONS = 100
+MARGIN = 1e-8  # relative error up to which a relation counts as holding; inequalities are passed by as much
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,15 @@ class Population:
         asked = {name: self._possible(name, value) for name, value in request.items()}
         rules = relations(voxels, self.shift, voxel_volume)
         start, spread = self._complete(asked)
-        x = _satisfy(self.names, start, spread, rules)
-        features = dict(zip(self.names, (float(v) for v in x)))
+        features = dict(zip(self.names, _satisfy(self.names, start, spread, rules).tolist()))
+        if broken(features, rules) or not np.isfinite(list(features.values())).all():
+            # Far from all tumours the covariance says little: let each feature move on its own, by its own deviation.
+            freedom = np.where([name in asked for name in self.names], ASKED_FREEDOM, 1.0) * np.maximum(self.std, 1e-9) ** 2
+            features = dict(zip(self.names, _satisfy(self.names, start, np.diag(freedom), rules).tolist()))
         unit = dict(zip(self.names, self.std))
         changed = {}
         for name, value in asked.items():
-            if abs(features[name] - value) <= 1e-3 * unit[name] + 1e-9 * abs(value):
+            if abs(features[name] - value) <= 1e-4 * unit[name] + 1e-6 * abs(value):
                 features[name] = value
             else:
                 changed[name] = (value, features[name])
@@ -295,33 +299,29 @@ def _satisfy(names: Sequence[str], start: np.ndarray, covariance: np.ndarray, ru
     high = np.array([RANGES.get(n, (-np.inf, np.inf))[1] for n in names])
     unit = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
     x = np.clip(start, low, high)
-    active: set[int] = set()
     for _ in range(ITERATIONS):
         rows, gaps = [], []
-        worst = 0.0
-        for i, rule in enumerate(rules):
+        for rule in rules:
             index = [column[n] for n in rule.names]
-            gap = rule.residual(*x[index])
-            size = max(1e-12, float(np.abs(x[index]).max()))
-            if rule.equal or gap > 1e-9 * size or i in active:
-                if not rule.equal and gap > 1e-9 * size:
-                    active.add(i)
+            gap, size = rule.residual(*x[index]), max(1e-9, float(np.abs(x[index]).max()))
+            if abs(gap) > MARGIN * size if rule.equal else gap > 0:
                 row = np.zeros(len(x))
-                row[index] = _slopes(rule, x[index], unit[index])
+                row[index] = _slopes(rule, x[index])
                 rows.append(row)
-                gaps.append(gap if rule.equal else max(gap, 0.0))
-                worst = max(worst, abs(gaps[-1]) / size)
-        if not rows or worst < 1e-10:
+                gaps.append(gap if rule.equal else gap + MARGIN * size)
+        if not rows:
             break
         jacobian = np.stack(rows)
         spread = jacobian @ covariance @ jacobian.T
         scale = np.sqrt(np.maximum(np.diag(spread), 1e-300))
-        step = np.linalg.lstsq(spread / scale[:, None] / scale[None], np.array(gaps) / scale, rcond=1e-13)[0]
-        x = np.clip(x - covariance @ jacobian.T @ (step / scale), low, high)
+        force = np.linalg.lstsq(spread / scale[:, None] / scale[None], np.array(gaps) / scale, rcond=1e-12)[0]
+        step = covariance @ jacobian.T @ (force / scale)
+        step *= min(1.0, 1.0 / max(float(np.max(np.abs(step) / (np.abs(x) + 3 * unit + 1e-12))), 1e-12))
+        x = np.clip(x - step, low, high)
     return x
 
 
-def _slopes(rule: Relation, values: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def _slopes(rule: Relation, values: np.ndarray) -> np.ndarray:
     """Numerical derivatives of a relation in its values."""
     result = np.zeros(len(values))
     for k in range(len(values)):

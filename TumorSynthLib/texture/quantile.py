@@ -177,14 +177,18 @@ class QuantileMap:
         if not asked:
             return self._unsorted(np.zeros(len(self.steps) + 1))
         theta = self._first_guess(asked, scales)
-        # Plain squares on a subsample first: they don't give up on a feature that is far off.
+        # Plain squares on a subsample first: they don't give up on a feature that is far off. The histogram's features,
+        # whose derivatives jump where a bin edge passes many voxels, join when the rest is nearly there.
+        smooth = {name: value for name, value in asked.items() if name not in ("Entropy", "Uniformity")}
+        if smooth and len(smooth) < len(asked):
+            theta = self._descend(theta, smooth, scales, 30.0, iterations, self.coarse)
         theta = self._descend(theta, asked, scales, 30.0, iterations, self.coarse)
         return self._unsorted(self._descend(theta, asked, scales, ROBUST, max(iterations // 2, 4), self.all))
 
     def _descend(self, theta, asked: dict, scales: Mapping[str, float], robust: float, iterations: int, index) -> np.ndarray:
         """Levenberg-Marquardt from `theta` until it settles; features measured on the ranks `index`."""
         names, error = self._errors(theta, asked, scales, index)
-        damping, settled, rows = 1e-3, 0, None
+        damping, settled, rows = 1e-4, 0, None
         for _ in range(iterations):
             if rows is None:
                 rows = self._jacobian(names, theta) / self._scale(names, scales)[:, None]
@@ -198,7 +202,7 @@ class QuantileMap:
                     break
                 continue
             theta, (names, error), rows = theta + step, trial, None
-            damping = max(damping / 5, 1e-8)
+            damping = max(damping / 10, 1e-12)
             settled = settled + 1 if before - after < 1e-2 * before + 1e-3 else 0
             if settled == 2 or float(np.abs(error).max()) < TOLERANCE:
                 break
@@ -293,7 +297,8 @@ class QuantileMap:
         slope = rows.T @ (weight * error) + STAY * basis.T @ (mass * self._displacement(theta))
         slope[1:] += STIFFNESS * bend.T @ (bend @ w) + STAY * (mass + 2e-3) * w
         step = -np.linalg.solve(normal + np.diag(damping * (np.diag(normal) + 1.0)), slope)
-        step *= min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        step *= min(1.0, 20.0 / max(float(np.abs(step).max()), 1e-12))
+        step[1:] = np.sign(step[1:]) * np.log1p(np.abs(step[1:]))  # most features are linear in the increments, not in their logarithm
         step[1:] = np.clip(w + step[1:], -9, 9) - w
         return step
 

@@ -67,7 +67,9 @@ class Staging:
     def _commit(self) -> None:
         pairs = []
         for source, target in self._moves:
-            pairs += [(f, target / f.name) for f in source.iterdir()] if source.is_dir() else [(source, target)]
+            pairs += (
+                [(f, target / f.name) for f in source.iterdir()] if source.is_dir() else [(source, target)]
+            )
         fresh = [target for _, target in pairs if not target.exists()]
         with _undisturbed():
             for source, target in pairs:
@@ -76,7 +78,9 @@ class Staging:
                 except OSError as error:
                     for path in fresh:
                         path.unlink(missing_ok=True)
-                    raise InputError(f"can't write {target} ({error.strerror}): choose another name") from None
+                    raise InputError(
+                        f"can't write {target} ({error.strerror}): choose another name"
+                    ) from None
 
 
 @contextmanager

@@ -1,0 +1,200 @@
+"""The main job on one lung tumour: measure, remove, put back, give other textures, move; one report of it all."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib.cli import SAFETY
+from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.outputs import Staging
+from TumorSynthLib.requests import EditRequest, EditResult
+from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
+
+#: LPS mm, in the left lung away from large vessels: of lung1, and of the phantom.
+LUNG1_TO, PHANTOM_TO = (65.0, -131.0, -627.5), (58.0, 5.0, 5.0)
+GRAINIER, SMOOTHER = 1.6, 0.6  # times the tumour's own GLCM contrast
+DRIVERS = ("mean_intensity", "intensity_sd", "skewness", "entropy", "contrast", "correlation")
+MEAN, CONTRAST = "original_firstorder_Mean", "original_glcm_Contrast"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What the demonstration edits."""
+
+    name: str
+    real: bool
+    volume: Volume
+    mask: np.ndarray
+    donor: tuple[Volume, np.ndarray]
+    to: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demonstration did, for `--json`."""
+
+    case: str
+    real: bool
+    folder: str
+    report: str
+    seconds: float
+    edits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    note: str = ""
+
+
+def run(
+    out: Path, model: str, *, phantom: bool = False, device: str = "auto", quiet: bool = False
+) -> Outcome:
+    """Do all edits of the demonstration and write them to `out`.
+
+    :param phantom: use generated data and download nothing.
+    :raises ModelError: the model is missing.
+    """
+    from TumorSynthLib.editor import Editor
+    from TumorSynthLib.report import ReportEdit, write_report
+
+    say = (lambda *text: None) if quiet else print
+    editor = Editor(model, device)
+    say(f"Tumor Synth Radiomics: a demonstration with {editor.bundle.id} {editor.bundle.version}. {SAFETY}")
+    case, note = _case(phantom, say)
+    start = time.perf_counter()
+    modality = editor.modality(case.volume, "CT")
+    features = editor.extract(case.volume, case.mask, modality)
+    say(_measured(editor, modality, case, features))
+    with Staging() as staging:
+        write_volume(case.volume, staging.file(out / "original.nii.gz"))
+        write_volume(case.volume.with_array(case.mask.astype(np.uint8)), staging.file(out / "mask.nii.gz"))
+        staging.file(out / "features.json").write_text(
+            as_json({"features": features}) + "\n", encoding="utf-8"
+        )
+    shown, told = [], {}
+    for name, (method, request) in _edits(case, features, modality).items():
+        with Bar(quiet, title=f"{name:<20} ") as bar:
+            result = getattr(editor, method)(case.volume, case.mask, request, bar)
+            told[name] = _write(out, name, method, result, case)
+        say(f"{name:<20} {_told(result)}")
+        for warning in result.warnings:
+            say(f"{'':<20}   {warning}")
+        title = name.capitalize()
+        shown.append(ReportEdit(title, case.volume, result, case.mask, editor.population(modality), modality))
+    with Staging() as staging:
+        write_report(staging.folder(out), f"Demonstration: {case.name}", shown)
+    seconds = time.perf_counter() - start
+    say(
+        f"\nDone in {seconds:.0f} s. Volumes, masks and sidecars: {out.resolve()}\nReport: {(out / 'report.html').resolve()}"
+    )
+    return Outcome(
+        case.name, case.real, str(out.resolve()), str((out / "report.html").resolve()), seconds, told, note
+    )
+
+
+def _case(phantom: bool, say: Callable[..., None]) -> tuple[Case, str]:
+    """The real case, or the phantom and why."""
+    from TumorSynthLib import samples
+
+    note = "A generated phantom, as asked: no patient's data."
+    if not phantom:
+        try:
+            if not samples.complete(samples.cache_folder() / f"pyradiomics-{samples.VERSION}"):
+                say("Downloading a chest CT, 34 MB, once …")
+            return real(samples.lungs()), ""
+        except samples.Unavailable as error:
+            note = f"The real chest CT is not available: {error}. A GENERATED PHANTOM is used instead; it shows no patient."
+    print(f"note: {note}", file=sys.stderr)
+    return generated(), note
+
+
+def real(folder: Path) -> Case:
+    """Case of the downloaded files."""
+    volumes = [read_image(folder / f"lung{i}_image.nrrd") for i in (1, 2)]
+    masks = [read_mask(folder / f"lung{i}_label.nrrd", volume, 1) for i, volume in zip((1, 2), volumes)]
+    return Case("lung1, a real lung tumour", True, volumes[0], masks[0], (volumes[1], masks[1]), LUNG1_TO)
+
+
+def generated() -> Case:
+    """Case of generated data."""
+    from TumorSynthLib.phantom import chest
+
+    volume, mask = chest(seed=1)
+    return Case(
+        "generated phantom, not a patient",
+        False,
+        volume,
+        mask,
+        chest(seed=2, grain=60.0, level=-20.0),
+        PHANTOM_TO,
+    )
+
+
+def _edits(case: Case, features: Mapping[str, float], modality: str) -> dict[str, tuple[str, EditRequest]]:
+    """Name to (method of the editor, request)."""
+
+    def texture(factor: float) -> EditRequest:
+        asked = {MEAN: features[MEAN], CONTRAST: factor * features[CONTRAST]}
+        return EditRequest(features=asked, modality=modality)
+
+    return {
+        "removed": ("remove", EditRequest(modality=modality)),
+        "own features": ("synthesize", EditRequest(donor=(case.volume, case.mask), modality=modality)),
+        "a donor's features": ("retexture", EditRequest(donor=case.donor, modality=modality)),
+        "higher contrast": ("synthesize", texture(GRAINIER)),
+        "lower contrast": ("synthesize", texture(SMOOTHER)),
+        "moved": ("move", EditRequest(to=case.to, modality=modality)),
+    }
+
+
+def _write(out: Path, name: str, method: str, result: EditResult, case: Case) -> dict[str, Any]:
+    """Write one edit; returns what `--json` says of it."""
+    from TumorSynthLib.commands import write_edit
+    from TumorSynthLib.provenance import sidecar_path
+
+    image = out / f"{name.replace(' ', '-').replace(chr(39), '')}.nii.gz"
+    paths = {"image": image, "sidecar": sidecar_path(image)}
+    if method == "move":
+        paths["mask"] = out / "moved-mask.nii.gz"
+    with Staging() as staging:
+        write_edit(staging, paths, result, {"image": out / "original.nii.gz", "mask": out / "mask.nii.gz"})
+    off = result.differences
+    return {
+        "outputs": {kind: str(path) for kind, path in paths.items()},
+        "asked": len(result.asked),
+        "median miss (σ)": statistics.median(map(abs, off.values())) if off else None,
+        "seconds": result.timing["total"],
+        "warnings": list(result.warnings),
+    }
+
+
+def _told(result: EditResult) -> str:
+    """One line on an edit."""
+    off = result.differences
+    text = f"{result.timing['total']:5.1f} s"
+    if len(off) > 4:
+        return f"{text}   {len(off)} features asked, median miss {statistics.median(map(abs, off.values())):.2f} σ"
+    parts = [f"{n.removeprefix('original_')} {number(result.before[n])} → asked {number(v)}, reached {number(result.reached[n])}"
+             for n, v in result.asked.items()]  # fmt: skip
+    return "   ".join([text, *parts])
+
+
+def _measured(editor, modality: str, case: Case, features: Mapping[str, float]) -> str:
+    """Table of the drivers."""
+    from TumorSynthLib.radiomics.table import resolve, unit_of
+
+    population, rows = editor.population(modality), []
+    for alias in DRIVERS:
+        name = resolve(alias)[0]
+        value = features[name] if name in features else features["original_firstorder_Variance"] ** 0.5
+        percentile = f"{population.percentile(name, value):.0f}" if name in population.names else ""
+        unit = unit_of(name, "HU")
+        rows.append([alias, number(value), "" if unit == "1" else unit,
+                     percentile])  # fmt: skip
+    ml = case.mask.sum() * float(np.prod(case.volume.spacing)) / 1000
+    head = f"Measured: {case.name}, {ml:.1f} ml"
+    return f"{head}\n{table(['feature', 'value', 'unit', 'percentile'], rows, right=(1, 3))}\n"

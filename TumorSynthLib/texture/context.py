@@ -19,17 +19,20 @@ DISTANCES_MM = (20.0, 5.0)  # two ranges of the distance map: position in the tu
 class IntensityMap:
     """Monotone, invertible map between intensities and the network's range: asinh((v - center) / scale).
 
-    Linear near `center`, logarithmic far from it, so that air and bone don't drown soft tissue, and nothing clips.
+    Linear near `center`, logarithmic far from it, so that air and bone don't drown soft tissue, and no input clips.
+    What the network draws is held within `limits`, the intensities that the modality can have.
     """
 
-    def __init__(self, center: float, scale: float):
+    def __init__(self, center: float, scale: float, limits: tuple[float, float] = (-np.inf, np.inf)):
         self.center, self.scale = float(center), float(scale)
+        self.limits = (float(limits[0]), float(limits[1]))
 
     def forward(self, values: np.ndarray) -> np.ndarray:
         return np.arcsinh((np.asarray(values, np.float32) - self.center) / self.scale)
 
     def inverse(self, mapped: np.ndarray) -> np.ndarray:
-        return np.sinh(mapped) * self.scale + self.center
+        low, high = (np.arcsinh((v - self.center) / self.scale) for v in self.limits)
+        return np.sinh(np.clip(mapped, low, high)) * self.scale + self.center
 
 
 def fill(x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

@@ -58,16 +58,21 @@ class TextureModel:
             try:
                 module.load_state_dict(state)
             except RuntimeError as error:
-                raise ModelError(f"model {j['id']}: its weights don't fit its network; reinstall it ({error})") from None
+                raise ModelError(
+                    f"model {j['id']}: its weights don't fit its network; reinstall it ({error})"
+                ) from None
         where = pick_device(device)
-        maps = {m: IntensityMap(v["center"], v["scale"]) for m, v in j["intensity"].items()}
+        maps = {m: IntensityMap(v["center"], v["scale"], v.get("range", (-np.inf, np.inf))) for m, v in j["intensity"].items()}
         return cls(
             network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
             maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,
         )  # fmt: skip
 
     def _features(self, features: Mapping[str, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
-        values, given = torch.zeros(1, len(self.features)), torch.zeros(1, len(self.features), dtype=torch.bool)
+        values, given = (
+            torch.zeros(1, len(self.features)),
+            torch.zeros(1, len(self.features), dtype=torch.bool),
+        )
         for i, name in enumerate(self.features):
             if features and name in features:
                 values[0, i], given[0, i] = float(features[name]), True
@@ -97,7 +102,9 @@ class TextureModel:
         Returns (D, H, W) float32; voxels outside the mask keep their value. Same seed, same voxels.
         """
         if modality not in self.modalities:
-            raise InputError(f"this model knows {', '.join(self.modalities)}, not {modality!r}; choose one with --modality")
+            raise InputError(
+                f"this model knows {', '.join(self.modalities)}, not {modality!r}; choose one with --modality"
+            )
         shape, intensity = array.shape, self.intensity[modality]
         valid = np.ones(shape, bool) if valid is None else valid
         x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
@@ -113,7 +120,9 @@ class TextureModel:
             time = torch.full((1,), m, device=self.device)
             return self.network(state, y, around, time, modal, values, given, removal).float()
 
-        out = self._bridge(predict, x, hole, nodes(steps, self.few_steps), self.eta if eta is None else eta, seed, progress)
+        out = self._bridge(
+            predict, x, hole, nodes(steps, self.few_steps), self.eta if eta is None else eta, seed, progress
+        )
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         return np.where(mask, out, array).astype(np.float32)
 

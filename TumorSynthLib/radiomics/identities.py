@@ -63,11 +63,15 @@ class Relation:
     equal: bool = False
 
 
-def _relation(text: str, prefix: str, names: str, residual: Callable[..., float], equal: bool = False) -> Relation:
+def _relation(
+    text: str, prefix: str, names: str, residual: Callable[..., float], equal: bool = False
+) -> Relation:
     return Relation(text, tuple(prefix + n for n in names.split()), residual, equal)
 
 
-def relations(voxels: int | None = None, shift: float = 0.0, voxel_volume: float | None = None) -> tuple[Relation, ...]:
+def relations(
+    voxels: int | None = None, shift: float = 0.0, voxel_volume: float | None = None
+) -> tuple[Relation, ...]:
     """All relations; those with Energy only where the number of voxels (and mm³ per voxel) is known.
 
     :param shift: pyradiomics' voxelArrayShift, which Energy and RootMeanSquared contain and Mean does not.
@@ -81,9 +85,9 @@ def _firstorder(voxels: int | None, shift: float, voxel_volume: float | None) ->
 
     result = [
         _relation("RootMeanSquared² = (Mean + shift)² + Variance", _FO, "RootMeanSquared Mean Variance",
-                  lambda r, m, v: r - np.sqrt(max((m + shift) ** 2 + v, 0.0)), True),
+                  lambda r, m, v: r * r - (m + shift) ** 2 - v, True),
         _relation("StandardDeviation² = Variance", _FO, "StandardDeviation Variance",
-                  lambda s, v: s - np.sqrt(max(v, 0.0)), True),
+                  lambda s, v: s * s - v, True),
         _relation("Range = Maximum - Minimum", _FO, "Range Maximum Minimum", lambda r, a, b: r - a + b, True),
         above("Minimum", "10Percentile"), above("10Percentile", "Median"), above("Median", "90Percentile"),
         above("90Percentile", "Maximum"), above("Minimum", "Median"), above("Median", "Maximum"),
@@ -95,10 +99,10 @@ def _firstorder(voxels: int | None, shift: float, voxel_volume: float | None) ->
         _relation("RobustMeanAbsoluteDeviation ≤ (90Percentile - 10Percentile) / 2", _FO,
                   "RobustMeanAbsoluteDeviation 90Percentile 10Percentile", lambda r, a, b: r - (a - b) / 2),
         _relation("MeanAbsoluteDeviation² ≤ Variance", _FO, "MeanAbsoluteDeviation Variance",
-                  lambda d, v: d - np.sqrt(max(v, 0.0))),
+                  lambda d, v: d * d - v),
         _relation("|Mean - Median|² ≤ Variance", _FO, "Mean Median Variance",
-                  lambda m, d, v: abs(m - d) - np.sqrt(max(v, 0.0))),
-        _relation("Variance ≤ Range² / 4", _FO, "Variance Range", lambda v, r: np.sqrt(max(v, 0.0)) - r / 2),
+                  lambda m, d, v: (m - d) ** 2 - v),
+        _relation("Variance ≤ Range² / 4", _FO, "Variance Range", lambda v, r: v - r * r / 4),
         _relation("Variance ≤ (Maximum - Mean)(Mean - Minimum)", _FO, "Variance Maximum Mean Minimum",
                   lambda v, a, m, b: v - (a - m) * (m - b)),
         _relation("Skewness² + 1 ≤ Kurtosis (or both 0 in a flat region)", _FO, "Skewness Kurtosis",
@@ -107,12 +111,26 @@ def _firstorder(voxels: int | None, shift: float, voxel_volume: float | None) ->
                   lambda u, h: -np.log2(max(u, 1e-12)) - h),
     ]  # fmt: skip
     if voxels:
-        result.append(_relation("Energy = voxels · RootMeanSquared²", _FO, "Energy RootMeanSquared",
-                                lambda e, r: np.sqrt(max(e, 0.0) / voxels) - r, True))
+        result.append(
+            _relation(
+                "Energy = voxels · RootMeanSquared²",
+                _FO,
+                "Energy RootMeanSquared",
+                lambda e, r: e - voxels * r * r,
+                True,
+            )
+        )
         result.append(_relation("2 ^ Entropy ≤ voxels", _FO, "Entropy", lambda h: h - np.log2(voxels)))
     if voxel_volume:
-        result.append(_relation("TotalEnergy = Energy · voxel volume", _FO, "TotalEnergy Energy",
-                                lambda t, e: t / voxel_volume - e, True))
+        result.append(
+            _relation(
+                "TotalEnergy = Energy · voxel volume",
+                _FO,
+                "TotalEnergy Energy",
+                lambda t, e: t / voxel_volume - e,
+                True,
+            )
+        )
     return result
 
 
@@ -130,7 +148,7 @@ def _cooccurrence() -> list[Relation]:
         above("JointEnergy", "MaximumProbability"), above("SumEntropy", "JointEntropy"),
         above("DifferenceEntropy", "JointEntropy"),
         _relation("MaximumProbability² ≤ JointEnergy", _GLCM, "MaximumProbability JointEnergy",
-                  lambda m, e: m - np.sqrt(max(e, 0.0))),
+                  lambda m, e: m * m - e),
         _relation("-log2(JointEnergy) ≤ JointEntropy", _GLCM, "JointEnergy JointEntropy",
                   lambda e, h: -np.log2(max(e, 1e-12)) - h),
     ]  # fmt: skip
@@ -160,8 +178,15 @@ def _sizes(voxels: int | None) -> list[Relation]:
     ]  # fmt: skip
     if voxels:
         for name in ("GrayLevelNonUniformity", "SizeZoneNonUniformity"):
-            result.append(_relation(f"{name} = {name}Normalized · ZonePercentage · voxels", _ZONE,
-                                    f"{name} {name}Normalized ZonePercentage", lambda g, n, p: g - n * p * voxels, True))
+            result.append(
+                _relation(
+                    f"{name} = {name}Normalized · ZonePercentage · voxels",
+                    _ZONE,
+                    f"{name} {name}Normalized ZonePercentage",
+                    lambda g, n, p: g - n * p * voxels,
+                    True,
+                )
+            )
     return result
 
 

@@ -17,7 +17,9 @@ from ..errors import InputError
 from .identities import RANGES, TINY, Relation, broken, relations
 
 REACH = 5.0  # Gaussian units beyond which a completed feature is not extrapolated
-ASKED_FREEDOM = 1e-9  # variance left to an asked feature, so that it moves only where the request contradicts itself
+ASKED_FREEDOM = (
+    1e-9  # variance left to an asked feature, so that it moves only where the request contradicts itself
+)
 ITERATIONS = 100
 MARGIN = 1e-8  # relative error up to which a relation counts as holding; inequalities are passed by as much
 
@@ -125,7 +127,9 @@ class Population:
             )
         if not np.isfinite(self.values).all():
             row, column = np.argwhere(~np.isfinite(self.values))[0]
-            raise InputError(f"Feature '{self.names[column]}' of case '{self.cases[row]}' is not a finite number: leave the case out.")
+            raise InputError(
+                f"Feature '{self.names[column]}' of case '{self.cases[row]}' is not a finite number: leave the case out."
+            )
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -155,7 +159,9 @@ class Population:
     @cached_property
     def _gaussian(self) -> np.ndarray:
         """(n, f) the population in Gaussian units; a feature that never varies is zero."""
-        columns = [m.forward(c) if not m.constant else np.zeros(len(c)) for m, c in zip(self._maps, self.values.T)]
+        columns = [
+            m.forward(c) if not m.constant else np.zeros(len(c)) for m, c in zip(self._maps, self.values.T)
+        ]
         return np.stack(columns, 1)
 
     @cached_property
@@ -201,12 +207,7 @@ class Population:
         """
         asked = {name: self._possible(name, value) for name, value in request.items()}
         rules = relations(voxels, self.shift, voxel_volume)
-        start, spread = self._complete(asked)
-        features = dict(zip(self.names, _satisfy(self.names, start, spread, rules).tolist()))
-        if broken(features, rules) or not np.isfinite(list(features.values())).all():
-            # Far from all tumours the covariance says little: let each feature move on its own, by its own deviation.
-            freedom = np.where([name in asked for name in self.names], ASKED_FREEDOM, 1.0) * np.maximum(self.std, 1e-9) ** 2
-            features = dict(zip(self.names, _satisfy(self.names, start, np.diag(freedom), rules).tolist()))
+        features = self._settle(asked, rules)
         unit = dict(zip(self.names, self.std))
         changed = {}
         for name, value in asked.items():
@@ -220,15 +221,33 @@ class Population:
             tuple(case for case, _ in self.nearest(judged)), tuple(broken(asked, rules)),
         )  # fmt: skip
 
+    def _settle(self, asked: Mapping[str, float], rules: Sequence[Relation]) -> dict[str, float]:
+        """Completed features that satisfy the rules; each attempt leaves more freedom, the last ones to asked features too."""
+        start, spread = self._complete(asked)
+        fixed = np.array([name in asked for name in self.names])
+        # Far from all tumours the covariance says little: then each feature moves on its own, by its own deviation.
+        alone = np.diag(np.where(fixed, 0.0, np.maximum(self.std, 1e-9) ** 2))
+        given = np.diag(np.where(fixed, ASKED_FREEDOM * np.maximum(self.std, 1e-9) ** 2, 0.0))
+        for covariance, damping in ((spread, 1e-4), (alone, 1e-4), (spread + given, 0.0), (alone + given, 0.0)):
+            values = _satisfy(self.names, start, covariance, rules, damping)
+            features = dict(zip(self.names, values.tolist()))
+            if np.isfinite(values).all() and not broken(features, rules):
+                break
+        return features
+
     def _index(self, name: str) -> int:
         if name not in self._column:
-            raise InputError(f"Feature '{name}' is not in this model's population; it knows {len(self.names)} features.")
+            raise InputError(
+                f"Feature '{name}' is not in this model's population; it knows {len(self.names)} features."
+            )
         return self._column[name]
 
     def _position(self, features: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
         """Columns and Gaussian units of the given features that the population has and that vary."""
         index = [k for k, name in enumerate(self.names) if name in features and not self._maps[k].constant]
-        return np.array(index, int), np.array([float(self._maps[k].forward(features[self.names[k]])) for k in index])
+        return np.array(index, int), np.array(
+            [float(self._maps[k].forward(features[self.names[k]])) for k in index]
+        )
 
     @cached_property
     def _own_distances(self):
@@ -243,22 +262,30 @@ class Population:
         low, high = RANGES.get(name, (-np.inf, np.inf))
         number = isinstance(value, (int, float, np.integer, np.floating)) and isfinite(value)
         if not number or not low - TINY <= value <= high + TINY:
-            allowed = "any finite number" if low == -np.inf else f"{low:g} to {high:g}" if high < np.inf else f"{low:g} or more"
+            allowed = (
+                "any finite number"
+                if low == -np.inf
+                else f"{low:g} to {high:g}"
+                if high < np.inf
+                else f"{low:g} or more"
+            )
             raise InputError(f"Feature '{name}' can't be {value}: allowed is {allowed}.")
         return float(value)
 
     def _complete(self, asked: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Values (f,) with the free ones at their conditional mean, and the (f, f) covariance of what may still move."""
+        """Values (f,) with the free ones at their conditional mean, and the (f, f) covariance that is left to them."""
         fixed = np.array([name in asked for name in self.names])
         covariance = self._shrunk
         z = np.zeros(len(self.names))
         z[fixed] = [float(self._maps[k].forward(asked[self.names[k]])) for k in np.flatnonzero(fixed)]
-        left = np.diag(np.where(fixed, ASKED_FREEDOM, 0.0))
+        left = np.zeros((len(self.names), len(self.names)))
         gain = np.zeros(((~fixed).sum(), fixed.sum()))
         if fixed.any():
             gain = np.linalg.solve(covariance[np.ix_(fixed, fixed)], covariance[np.ix_(fixed, ~fixed)]).T
         z[~fixed] = np.clip(gain @ np.clip(z[fixed], -2 * REACH, 2 * REACH), -REACH, REACH)
-        left[np.ix_(~fixed, ~fixed)] = covariance[np.ix_(~fixed, ~fixed)] - gain @ covariance[np.ix_(fixed, ~fixed)]
+        left[np.ix_(~fixed, ~fixed)] = (
+            covariance[np.ix_(~fixed, ~fixed)] - gain @ covariance[np.ix_(fixed, ~fixed)]
+        )
         values = np.array([m.mean if m.constant else float(m.backward(v)) for m, v in zip(self._maps, z)])
         values[fixed] = [asked[self.names[k]] for k in np.flatnonzero(fixed)]
         slope = np.array([m.slope(v) for m, v in zip(self._maps, values)])
@@ -282,7 +309,9 @@ def _leave_one_out(z: np.ndarray) -> np.ndarray:
     n, f = z.shape
     centred = z - z.mean(0)
     shrunk, weight = _ledoit_wolf(z)
-    grown = (1 - weight) * n / (n - 1) * (centred.T @ centred / n) + weight * np.trace(shrunk) / max(f, 1) * np.eye(f)
+    grown = (1 - weight) * n / (n - 1) * (centred.T @ centred / n) + weight * np.trace(shrunk) / max(
+        f, 1
+    ) * np.eye(f)
     inverse = np.linalg.inv(grown)
     square = np.einsum("ij,jk,ik->i", centred, inverse, centred)
     # Without row i the covariance lacks the rank-one term c·z zᵀ (Sherman-Morrison); its mean moves by z / (n - 1).
@@ -291,8 +320,13 @@ def _leave_one_out(z: np.ndarray) -> np.ndarray:
     return np.sqrt(without * (n / (n - 1)) ** 2 / max(f, 1))
 
 
-def _satisfy(names: Sequence[str], start: np.ndarray, covariance: np.ndarray, rules: Sequence[Relation]) -> np.ndarray:
-    """Values (f,) nearest to `start`, in the metric of `covariance`, of those that satisfy rules and ranges."""
+def _satisfy(
+    names: Sequence[str], start: np.ndarray, covariance: np.ndarray, rules: Sequence[Relation], damping: float
+) -> np.ndarray:
+    """Values (f,) nearest to `start`, in the metric of `covariance`, of those that satisfy rules and ranges.
+
+    :param damping: keeps a step from satisfying rules at any price where they nearly contradict each other.
+    """
     column = {name: k for k, name in enumerate(names)}
     rules = [r for r in rules if all(n in column for n in r.names)]
     low = np.array([RANGES.get(n, (-np.inf, np.inf))[0] for n in names])
@@ -313,8 +347,10 @@ def _satisfy(names: Sequence[str], start: np.ndarray, covariance: np.ndarray, ru
             break
         jacobian = np.stack(rows)
         spread = jacobian @ covariance @ jacobian.T
-        scale = np.sqrt(np.maximum(np.diag(spread), 1e-300))
-        force = np.linalg.lstsq(spread / scale[:, None] / scale[None], np.array(gaps) / scale, rcond=1e-12)[0]
+        free = np.diag(spread)
+        scale = np.where(free > 0, np.sqrt(np.maximum(free, 1e-300)), np.inf)  # a rule between fixed features is left alone
+        normal = spread / scale[:, None] / scale[None] + damping * np.eye(len(rows))
+        force = np.linalg.lstsq(normal, np.array(gaps) / scale, rcond=1e-12)[0]
         step = covariance @ jacobian.T @ (force / scale)
         step *= min(1.0, 1.0 / max(float(np.max(np.abs(step) / (np.abs(x) + 3 * unit + 1e-12))), 1e-12))
         x = np.clip(x - step, low, high)

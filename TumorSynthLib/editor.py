@@ -35,6 +35,19 @@ Progress = Callable[[str, float], None]
 NOTED = 0.05  # population standard deviations from which a changed request is told
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
+VARIANCE = "original_firstorder_Variance"
+#: Features that fix how far intensities spread.
+SPREADS = {
+    f"firstorder_{name}"
+    for name in (
+        "Variance",
+        "InterquartileRange",
+        "MeanAbsoluteDeviation",
+        "RobustMeanAbsoluteDeviation",
+        "Range",
+        "RootMeanSquared",
+    )
+}
 RIM_VOXELS = 2.5  # depth, in plane, over which a moved tumour's own voxels take over from the network's rim
 
 
@@ -72,6 +85,7 @@ class _Job:
     clock: _Clock = field(default_factory=_Clock)
     asked: dict[str, float] = field(default_factory=dict)
     used: dict[str, float] = field(default_factory=dict)
+    implied: dict[str, float] = field(default_factory=dict)
 
     def warn(self, text: str) -> None:
         if text not in self.warnings:
@@ -234,6 +248,8 @@ class Editor:
                 f"the request is farther from the middle of the training tumours than "
                 f"{feasible.distance_percentile:.0f} % of them; most like it: {', '.join(feasible.nearest)}"
             )
+        if not any(_short(n) in SPREADS for n in job.asked) and VARIANCE in population.names:
+            job.implied = {VARIANCE: float(feasible.features[VARIANCE])}
         return job.asked | {name: float(feasible.features[name]) for name in known}
 
     def _removed(self, job: _Job) -> np.ndarray:
@@ -309,23 +325,40 @@ class Editor:
         return {name: float(s) for name, s in zip(population.names, population.std)}
 
     def _solved(self, job: _Job, sample: np.ndarray, native: np.ndarray) -> np.ndarray:
+        """Native box of the solved sample.
+
+        Texture can need another spread of intensities than the drawn tumour has. Where the spread is free and the first
+        attempt misses, a second one asks for the spread that the population has with these features.
+        """
+        with job.clock.stage("solve"):
+            result = self._solve(job, sample, job.used)
+            if job.implied and self._worst(job, result.reached) > REACHED:
+                second = self._solve(job, sample, job.used | job.implied)
+                if self._worst(job, second.reached) < self._worst(job, result.reached):
+                    result = second
+        if result.native is not None:
+            return result.native
+        box = bounding_box(job.region.mask)
+        native = native.copy()
+        native[box] = np.where(job.region.native_mask[box], result.array, native[box])
+        return native
+
+    def _solve(self, job: _Job, sample: np.ndarray, asked: Mapping[str, float]):
         from TumorSynthLib.texture.solver import solve
 
         region = job.region
         resampled = region.operators is not None
         # Without resampling only the mask's box matters, which spares the solver the surroundings.
         box = tuple(slice(None) for _ in range(3)) if resampled else bounding_box(region.mask)
-        with job.clock.stage("solve"):
-            result = solve(
-                sample[box], region.mask[box], job.used, self.population(job.modality), job.settings,
-                spacing=region.spacing, region=region if resampled else None, seed=job.request.seed,
-                integer=np.issubdtype(job.volume.array.dtype, np.integer), progress=lambda s, f: job.report("solve", f),
-            )  # fmt: skip
-        if result.native is not None:
-            return result.native
-        native = native.copy()
-        native[box] = np.where(region.native_mask[box], result.array, native[box])
-        return native
+        return solve(
+            sample[box], region.mask[box], asked, self.population(job.modality), job.settings,
+            spacing=region.spacing, region=region if resampled else None, seed=job.request.seed,
+            integer=np.issubdtype(job.volume.array.dtype, np.integer), progress=lambda s, f: job.report("solve", f),
+        )  # fmt: skip
+
+    def _worst(self, job: _Job, reached: Mapping[str, float]) -> float:
+        """Largest difference from the request in population standard deviations."""
+        return max(map(abs, differences(job.used, reached, self._spread(job.modality)).values()), default=0.0)
 
     def _finish(self, edit: str, job: _Job, native: np.ndarray, moved_from: _Job | None = None) -> EditResult:
         """Paste, measure what was reached, and say what was done."""

@@ -92,7 +92,8 @@ def download(folder: Path) -> Path:
     wanted.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="ascii")
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", PACKAGE, "--require-hashes", "--no-input",
-        "--disable-pip-version-check", "--quiet", "--retries", "2", "--timeout", "20", "--dest", str(folder), "--requirement", str(wanted),
+        "--disable-pip-version-check", "--quiet", "--retries", "2", "--timeout", "20", "--dest", str(folder),
+        "--requirement", str(wanted),
     ]  # fmt: skip
     try:
         run = subprocess.run(

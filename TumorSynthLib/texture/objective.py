@@ -81,12 +81,13 @@ class Objective:
         return size_features(counts, torch.arange(1.0, counts.shape[2] + 1), self.n)
 
     def error(self, measured: Measured) -> float:
-        """Sum over features of the squared error in scales, each counted as nine at most."""
+        """Sum over features of the error in scales: squared up to one, growing slowly beyond."""
         total = 0.0
         for name, features in measured.mean().items():
             for k, target in self.asked[name].items():
                 if k in features:
-                    total += min(((features[k] - target) / self.scales[name][k]) ** 2, 9.0)
+                    error = abs(features[k] - target) / self.scales[name][k]
+                    total += error**2 if error < 1 else 2 * error - 1 if error < 10 else 19 + np.log(error / 10)
         return total
 
     def anchor(self, u: torch.Tensor) -> None:

@@ -22,11 +22,11 @@ from TumorSynthLib.texture.objective import TEXTURE, Objective
 from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
-RATE = 0.08  # grey-level bins per Adam step
+RATE = 0.2  # grey-level bins per Adam step
 SPLIT_VOXELS = 6000  # larger regions take a part of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
-SMOOTHING = (0.0, 0.35, 0.5, 0.7, 1.0, 1.5, 2.2)  # voxels, in plane
-NOISE = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5)  # standard deviations of the sample
+SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
+NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # standard deviations of the sample
 #: Features that follow the number of voxels: exponent of the voxel ratio, None where no rescaling is right.
 GROWS = {
     "firstorder_Energy": 1,
@@ -152,6 +152,7 @@ class _Solver:
 
     def adjust_texture(self, start: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Step 2: smooth the sample, or add noise, where that brings the asked texture nearer; values stay `target`'s."""
+        start = transfer(start, target, self._local_mean(start))  # smoothing acts on the asked distribution
         white = self.rng.standard_normal(len(start)) * start.std()
         zones = len(start) <= 30000
         tried: dict[tuple[int, int], tuple[float, np.ndarray]] = {}
@@ -167,8 +168,9 @@ class _Solver:
                 tried[key] = error * (1 + 0.03 * (smoothing + noise)), values  # a small bonus for the sample as it is
             return tried[key][0]
 
-        best = (0, 0)
-        for axis in (0, 1, 0, 1):
+        smoothing = min(range(0, len(SMOOTHING), 2), key=lambda k: attempt(k, 0))
+        best = min(((smoothing, k) for k in range(0, len(NOISE), 2)), key=lambda key: attempt(*key))
+        for axis in (0, 1, 0):
             best = _walk(attempt, best, axis, (len(SMOOTHING), len(NOISE)))
         self.progress("texture", 0.2)
         return tried[best][1]

@@ -187,7 +187,7 @@ class Editor:
         first = self._prepare(volume, mask, request, progress)
         ct = suitability.is_ct(first.modality, self.bundle.json["intensity"][first.modality])
         moved, shift = moved_mask(volume, first.mask, request.to, ct, request.inside)
-        own, _ = steerable(first.measure())
+        own = self._texture_of(first.measure(), first.modality)
         first.asked = own | resolved(request.features)
         cleaned = volume.with_array(first.region.paste(self._removed(first)))
         second = replace(first, volume=cleaned, mask=moved, region=self._region(cleaned, moved))
@@ -223,9 +223,14 @@ class Editor:
             asked = {}
             if job.request.donor is not None:
                 image, mask = job.request.donor
-                asked, _ = steerable(self.extract(image, mask, job.modality, TEXTURE_CLASSES))
+                asked = self._texture_of(self.extract(image, mask, job.modality, TEXTURE_CLASSES), job.modality)
             job.asked = asked | resolved(job.request.features)
             job.used = self._feasible(job) if job.asked else {}
+
+    def _texture_of(self, features: Mapping[str, float], modality: str) -> dict[str, float]:
+        """Those of a tumour's features that make a request: the model knows them, and they don't follow the size."""
+        known = self.population(modality).names
+        return {name: value for name, value in steerable(features)[0].items() if name in known}
 
     def _feasible(self, job: _Job) -> dict[str, float]:
         population = self.population(job.modality)

@@ -1,0 +1,386 @@
+"""The command line: outputs, JSON, exit codes, one-line errors, nothing half written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import editor_case
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from TumorSynthLib import cli, commands
+from TumorSynthLib.errors import Cancelled
+from TumorSynthLib.outputs import Staging
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRAST, MEAN = "original_glcm_Contrast", "original_firstorder_Mean"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return editor_case.files(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    editor_case.model(folder / "tiny")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(models, monkeypatch):
+    monkeypatch.setenv("TUMORSYNTH_MODELS", str(models))
+    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command; returns (exit code, stdout, lines of stderr)."""
+
+    def call(*args):
+        code = cli.main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return call
+
+
+def edit(name, data, out, *more):
+    return [name, *data, "--model", "tiny", "--device", "cpu", "--out", out, *more]
+
+
+def voxels(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def leftovers(folder):
+    return [p for p in folder.rglob("*") if p.name.startswith(".")]
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys, TumorSynthLib.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'torch', 'scipy', 'SimpleITK', 'safetensors'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    start = time.perf_counter()
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert time.perf_counter() - start < 2  # 0.1 s on an idle machine
+    for command in ("extract", "synthesize", "remove", "move", "models", "demo"):
+        assert command in shown
+    assert "not for diagnosis" in shown
+
+
+def test_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "TumorSynthLib", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("tumorsynth ")
+
+
+def test_extract_prints_a_table(run, data):
+    code, out, err = run("extract", *data)
+    assert code == 0 and not err
+    lines = out.splitlines()
+    assert lines[0].split() == ["feature", "value", "unit"] and len(lines) > 100
+    assert len({line.index(line.split()[1]) + len(line.split()[1]) for line in lines[1:]}) == 1  # flush right
+
+
+def test_extract_json_and_file_agree(run, data, tmp_path):
+    code, out, _ = run("extract", *data, "--json", "--out", tmp_path / "f.json")
+    found = json.loads(out)
+    assert code == 0 and found == json.loads((tmp_path / "f.json").read_text())
+    assert found["mask voxels"] == int(voxels(data[1]).sum())
+    assert found["settings"]["binWidth"] == 25 and found["features"][CONTRAST] > 0
+
+
+def test_extract_with_a_model_gives_percentiles(run, data):
+    found = json.loads(run("extract", *data, "--model", "tiny", "--json")[1])
+    assert found["model"] == "tiny" and found["modality"] == "CT"
+    assert 0 <= found["percentiles"][CONTRAST] <= 100
+    code, out, _ = run("extract", *data, "--model", "tiny")
+    assert code == 0 and "percentile" in out.splitlines()[0]
+
+
+def test_extract_with_settings(run, data, tmp_path):
+    (tmp_path / "s.yaml").write_text("setting:\n  binWidth: 10\n")
+    found = json.loads(run("extract", *data, "--settings", tmp_path / "s.yaml", "--json")[1])
+    assert found["settings"]["binWidth"] == 10
+
+
+def test_synthesize_writes_image_sidecar_and_report(run, data, tmp_path):
+    out = tmp_path / "new" / "edited.nii.gz"
+    report = tmp_path / "report"
+    code, shown, _ = run(
+        *edit("synthesize", data, out, "--set", "mean_intensity=30", f"{CONTRAST}=4", "--report", report)
+    )
+    assert code == 0 and "asked" in shown and str(out) in shown
+    before, after, mask = voxels(data[0]), voxels(out), voxels(data[1]) > 0
+    assert np.array_equal(before[~mask], after[~mask]) and (before[mask] != after[mask]).any()
+    source, result = (sitk.ReadImage(str(p)) for p in (data[0], out))
+    for name in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize", "GetPixelID"):
+        assert getattr(source, name)() == getattr(result, name)()
+    assert "SYNTHETIC" in result.GetMetaData("ITK_FileNotes") + result.GetMetaData("descrip")
+    record = json.loads((tmp_path / "new" / "edited.json").read_text())
+    assert record["synthetic"] is True and record["features"]["asked"] == {MEAN: 30.0, CONTRAST: 4.0}
+    assert record["files"]["image"] == "image.nii.gz" and str(tmp_path) not in json.dumps(record)
+    assert (report / "report.html").stat().st_size > 1000 and list(report.glob("*.png"))
+    assert not leftovers(tmp_path)
+
+
+def test_json_of_an_edit(run, data, tmp_path):
+    code, out, _ = run(*edit("synthesize", data, tmp_path / "e.nrrd", "--set", "mean_intensity=30", "--json"))
+    shown = json.loads(out)
+    assert code == 0 and shown["edit"] == "synthesize"
+    assert set(shown) == {
+        "edit", "outputs", "asked", "used", "reached", "before", "timing", "warnings", "command timing", "provenance",
+    }  # fmt: skip
+    assert shown["asked"] == {MEAN: 30.0} and abs(shown["reached"][MEAN] - 30) < 1
+    assert shown["outputs"] == {"image": str(tmp_path / "e.nrrd"), "sidecar": str(tmp_path / "e.json")}
+    assert sitk.ReadImage(str(tmp_path / "e.nrrd")).GetMetaData("synthetic") == "true"
+
+
+def test_features_of_extract_go_into_synthesize(run, data, tmp_path):
+    run("extract", *data, "--model", "tiny", "--out", tmp_path / "f.json")
+    code, out, _ = run(
+        *edit("synthesize", data, tmp_path / "e.nii", "--features", tmp_path / "f.json", "--json")
+    )
+    shown = json.loads(out)
+    assert code == 0 and CONTRAST in shown["asked"] and "original_shape_Sphericity" not in shown["asked"]
+    assert any("left free" in w for w in shown["warnings"])
+    (tmp_path / "plain.json").write_text(json.dumps({"contrast": 3.0}))
+    assert commands.read_features(tmp_path / "plain.json") == {"contrast": 3.0}
+    assert commands.read_features(tmp_path / "e.json") == shown["asked"]
+
+
+def test_donor(run, data, tmp_path):
+    code, out, _ = run(
+        *edit("synthesize", data, tmp_path / "e.nii", "--donor", *data, "--no-solve", "--json")
+    )
+    assert code == 0 and CONTRAST in json.loads(out)["asked"]
+
+
+def test_remove(run, data, tmp_path):
+    code, out, _ = run(*edit("remove", data, tmp_path / "e.nii.gz"))
+    mask = voxels(data[1]) > 0
+    changed = voxels(data[0]) != voxels(tmp_path / "e.nii.gz")
+    assert code == 0 and changed[mask].any() and not changed[~mask].any()
+
+
+def test_move_writes_the_mask(run, data, tmp_path):
+    image = sitk.ReadImage(str(data[0]))
+    to = image.TransformIndexToPhysicalPoint((16, 24, 9))
+    args = edit(
+        "move", data, tmp_path / "e.nii.gz", "--out-mask", tmp_path / "m.nii.gz", "--no-solve", "--to", *to
+    )
+    code, out, _ = run(*args)
+    assert code == 0
+    moved, mask = voxels(tmp_path / "m.nii.gz"), voxels(data[1])
+    assert moved.sum() == mask.sum() and not np.array_equal(moved, mask)
+    assert np.allclose(np.argwhere(moved).mean(0), (9, 24, 16), atol=0.6)
+
+
+def test_seed(run, data, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(*edit("synthesize", data, tmp_path / f"{name}.nii", "--seed", seed))
+    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
+    assert not np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "c.nii"))
+
+
+def test_sidecar_repeats_the_edit(run, data, tmp_path):
+    run(
+        *edit(
+            "synthesize",
+            data,
+            tmp_path / "a.nii",
+            "--seed",
+            5,
+            "--samples",
+            2,
+            "--steps",
+            3,
+            "--set",
+            "contrast=4",
+        )
+    )
+    code, _, err = run("synthesize", *data, "--repeat", tmp_path / "a.json", "--out", tmp_path / "b.nii")
+    assert code == 0, err
+    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
+    code, _, err = run(
+        "synthesize",
+        data[0],
+        tmp_path / "a.nii",
+        "--repeat",
+        tmp_path / "a.json",
+        "--out",
+        tmp_path / "c.nii",
+    )
+    assert code == 2 and not (tmp_path / "c.nii").exists()
+    code, _, err = run("remove", *data, "--repeat", tmp_path / "a.json", "--out", tmp_path / "c.nii")
+    assert code == 2 and "records `synthesize`" in err[0]
+
+
+WRONG = [
+    (["synthesize"], "required"),
+    (["frobnicate"], "invalid choice"),
+    (["extract", "IMAGE", "MASK", "--settings", "IMAGE", "--model", "tiny"], "not allowed with"),
+    (["remove", "IMAGE", "MASK", "--out", "x.nii"], "--model is needed"),
+    (
+        ["move", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"],
+        "--to X Y Z is needed",
+    ),
+    (["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "x.png"], "use a name that ends in"),
+    (
+        ["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "IMAGE"],
+        "is an input and would be overwritten",
+    ),
+    (["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "MASK"], "is an input and would be overwritten"),
+    (
+        ["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--set", "contrast"],
+        "expected NAME=VALUE",
+    ),
+    (
+        ["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--set", "contrast=high"],
+        "expected NAME=VALUE",
+    ),
+    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--steps", "0"], "steps is 0"),
+    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--eta", "2"], "eta is 2"),
+    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--samples", "0"], "samples is 0"),
+    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--seed", "-1"], "seed is -1"),
+    (
+        ["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--device", "abacus"],
+        "'abacus' is not available",
+    ),
+    (
+        ["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--report", "IMAGE"],
+        "is a file: give a folder",
+    ),
+]
+
+
+@pytest.mark.parametrize("args, message", WRONG, ids=[" ".join(a)[:60] for a, _ in WRONG])
+def test_wrong_use_is_one_line_and_code_2(run, data, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    names = {"IMAGE": data[0], "MASK": data[1]}
+    before = {p: p.read_bytes() for p in data}
+    code, out, err = run(*(names.get(a, a) for a in args))
+    assert code == 2 and not out and len(err) == 1 and message in err[0] and err[0].startswith("tumorsynth: ")
+    assert list(tmp_path.iterdir()) == [] and {p: p.read_bytes() for p in data} == before
+
+
+def test_missing_model_is_code_3(run, data, tmp_path):
+    code, _, err = run("remove", *data, "--model", "liver", "--out", tmp_path / "x.nii")
+    assert code == 3 and len(err) == 1 and "liver" in err[0] and "tumorsynth models list" in err[0]
+
+
+def test_internal_error_is_code_1_without_traceback(run, data, monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "_inputs", lambda *a: 1 / 0)
+    code, _, err = run(*edit("remove", data, tmp_path / "x.nii"))
+    assert code == 1 and len(err) == 1 and "internal error: ZeroDivisionError" in err[0]
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    assert any("Traceback" in line for line in run(*edit("remove", data, tmp_path / "x.nii"))[2])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Cancelled, OSError, MemoryError])
+def test_failure_while_writing_leaves_nothing(run, data, tmp_path, monkeypatch, error):
+    from TumorSynthLib import provenance
+
+    def fail(*args):
+        raise error("stop")
+
+    monkeypatch.setattr(provenance, "write_sidecar", fail)  # the image is in the staging folder by then
+    code, _, err = run(*edit("remove", data, tmp_path / "sub" / "x.nii"))
+    assert code in (1, 130) and len(err) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_cleanly(data, tmp_path, number):
+    command = [
+        sys.executable,
+        "-m",
+        "TumorSynthLib",
+        *map(str, edit("remove", data, tmp_path / "x.nii.gz", "--steps", 1000)),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staging_is_all_or_nothing(tmp_path):
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(RuntimeError), Staging() as staging:
+        staging.file(tmp_path / "old").write_text("new")
+        staging.file(tmp_path / "deep" / "er" / "b").write_text("b")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_text() == "old"
+    with Staging() as staging:
+        staging.file(tmp_path / "old").write_text("new")
+        (staging.folder(tmp_path / "report") / "page").write_text("p")
+    assert (tmp_path / "old").read_text() == "new" and (tmp_path / "report" / "page").read_text() == "p"
+    assert not leftovers(tmp_path)
+
+
+def test_bar_only_on_a_terminal(capsys, monkeypatch):
+    from TumorSynthLib.console import Bar
+
+    with Bar() as bar:
+        bar("texture", 0.5)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Bar() as bar:
+        bar("texture", 0.5)
+    shown = capsys.readouterr().err
+    assert "36%" in shown and shown.endswith("\r")
+    with Bar(quiet=True) as bar:
+        bar("texture", 0.5)
+    assert capsys.readouterr().err == ""
+
+
+def test_models_commands(run, models, tmp_path):
+    listed = json.loads(run("models", "list", "--json")[1])
+    assert any(m["id"] == "tiny" and m["status"] == "installed" for m in listed["models"])
+    assert "tiny" in run("models", "list")[1]
+    assert json.loads(run("models", "info", "tiny", "--json")[1])["licence"] == "CC0-1.0"
+    assert "CC0-1.0" in run("models", "info", "tiny")[1]
+    assert run("models", "verify", "tiny")[0] == 0
+    text = run("models", "params", "tiny")[1]
+    assert "featureClass" in text and "binWidth" in text
+    assert run("models", "params", "tiny", "--out", tmp_path / "p.yaml")[0] == 0
+    assert (tmp_path / "p.yaml").read_text() == text
+
+
+def test_models_install_and_remove(run, tmp_path, monkeypatch):
+    source = tmp_path / "other"
+    editor_case.tiny_bundle(source, id="other")
+    monkeypatch.setenv("TUMORSYNTH_MODELS", str(tmp_path / "home"))
+    code, out, err = run("models", "install", source, "--json")
+    assert code == 0 and json.loads(out)["id"] == "other" and any("licence" in line for line in err)
+    code, out, _ = run("models", "remove", "other")
+    assert code == 0 and not (tmp_path / "home" / "other").exists()
+    assert run("models", "remove", "other")[0] == 3
+
+
+def test_models_verify_damaged(run, tmp_path, monkeypatch):
+    bundle = editor_case.tiny_bundle(tmp_path / "home" / "bad", id="bad")
+    path = bundle.folder / "network.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.setenv("TUMORSYNTH_MODELS", str(tmp_path / "home"))
+    code, _, err = run("models", "verify", "bad")
+    assert code == 3 and len(err) == 1 and "damaged" in err[0]

@@ -166,12 +166,14 @@ def test_items_of_a_batch_are_independent():
 def test_token_scaling_standardises_raw_values():
     net = BridgeNetwork(TINY)
     net.tokens.set_scaling(
-        torch.tensor([10.0, 0, 0, 0, math.log(100)]),
-        torch.full((5,), 2.0),
-        torch.tensor([False] * 4 + [True]),
+        torch.tensor([[10.0, 0, 0, 0, math.log(100)], [0.0] * 5]),
+        torch.full((2, 5), 2.0),
+        torch.tensor([[False] * 4 + [True], [False] * 5]),
     )
-    seen = net.tokens.standardise(torch.tensor([[12.0, 0, 0, 0, 100 * math.e**2]]))
+    values = torch.tensor([[12.0, 0, 0, 0, 100 * math.e**2]])
+    seen = net.tokens.standardise(values, torch.tensor([0]))
     torch.testing.assert_close(seen[0, [0, 1, 4]], torch.asinh(torch.tensor([1.0, 0.0, 1.0])))
+    assert float(net.tokens.standardise(values, torch.tensor([1]))[0, 0]) == pytest.approx(math.asinh(6))
 
 
 def test_config_round_trip_and_errors():
@@ -302,7 +304,7 @@ def test_voxels_evaluated_counts_the_padding():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_from_bundle_reads_small_weights_and_flags(dtype):
     reference = model()
-    reference.network.tokens.log[1] = True
+    reference.network.tokens.log[:, 1] = True
     tensors = {f"codec.{k}": v for k, v in reference.codec.state_dict().items()}
     for k, v in reference.network.state_dict().items():
         stored = v.to(torch.uint8) if v.dtype == torch.bool else v.to(dtype) if v.ndim >= 2 else v
@@ -317,7 +319,7 @@ def test_from_bundle_reads_small_weights_and_flags(dtype):
     loaded = TextureModel.from_bundle(bundle, "cpu")
     assert (
         loaded.network.tokens.log.dtype == torch.bool
-        and loaded.network.tokens.log.tolist() == [False, True] + [False] * 3
+        and loaded.network.tokens.log.tolist() == [[False, True] + [False] * 3] * 2
     )
     assert all(p.dtype == torch.float32 for p in loaded.network.parameters())
     mask = ball((4, 8, 8), 3)

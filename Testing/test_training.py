@@ -256,11 +256,12 @@ def test_times_cover_the_bridge():
 def test_scaling_sees_heavy_tails_in_log():
     rng = np.random.default_rng(0)
     features = np.stack([rng.normal(50, 3, 500), np.exp(rng.normal(2, 2, 500)), np.full(500, 7.0)], 1)
-    scaling = train_texture.scaling(features, ["a", "b", "c"])
-    assert scaling["log"].tolist() == [False, True, False]
-    assert float(scaling["center"][1]) == pytest.approx(2, abs=0.3) and float(
-        scaling["scale"][0]
+    scaling = train_texture.scaling(np.concatenate([features, features + 100]), np.repeat([0, 1], 500))
+    assert scaling["log"].tolist() == [[False, True, False], [False, False, False]]
+    assert float(scaling["center"][0, 1]) == pytest.approx(2, abs=0.3) and float(
+        scaling["scale"][0, 0]
     ) == pytest.approx(3, rel=0.15)
+    assert float(scaling["center"][1, 0]) == pytest.approx(150, abs=1)  # each modality has its own scale
     assert bool((scaling["scale"] > 0).all())
 
 

@@ -158,7 +158,7 @@ def difference(checkpoint: dict, bundle: Bundle) -> float:
     codec.load_state_dict(checkpoint["codec"])
     rng, c = torch.Generator().manual_seed(0), network.config
     x = torch.randn(1, 1, 8, 32, 32, generator=rng)
-    values = network.tokens.center[None].where(~network.tokens.log, network.tokens.center.exp())
+    values = network.tokens.center[:1].where(~network.tokens.log[:1], network.tokens.center[:1].exp())
     around = torch.rand(1, network.enter.in_channels // 3 - 2 * c.latent_channels, 4, 16, 16, generator=rng)
     args = (
         around,

@@ -51,18 +51,18 @@ def intensity_maps(data: common.Prepared) -> list[IntensityMap]:
     return maps
 
 
-def scaling(features: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
-    """Centre, scale and log flag per feature, robust: heavy-tailed positive ones are seen in log."""
-    low, high = np.nanpercentile(features, [1, 99], axis=0)
-    log = (np.nanmin(features, 0) > 0) & (high > 20 * low)
-    seen = np.where(log, np.log(np.maximum(features, 1e-12)), features)
-    q = np.nanpercentile(seen, [16, 50, 84], axis=0)
-    scale = np.maximum((q[2] - q[0]) / 2, 1e-6 + 1e-3 * np.abs(q[1]))
-    return {
-        "center": torch.tensor(q[1], dtype=torch.float32),
-        "scale": torch.tensor(scale, dtype=torch.float32),
-        "log": torch.tensor(log),
-    }
+def scaling(features: np.ndarray, modality: np.ndarray) -> dict[str, torch.Tensor]:
+    """Centre, scale and log flag (M, F), robust, per modality; heavy-tailed positive features are seen in log."""
+    rows = []
+    for m in range(int(modality.max()) + 1):
+        part = features[modality == m]
+        low, high = np.nanpercentile(part, [1, 99], axis=0)
+        log = (np.nanmin(part, 0) > 0) & (high > 20 * low)
+        seen = np.where(log, np.log(np.maximum(part, 1e-12)), part)
+        q = np.nanpercentile(seen, [16, 50, 84], axis=0)
+        rows.append((q[1], np.maximum((q[2] - q[0]) / 2, 1e-6 + 1e-3 * np.abs(q[1])), log))
+    center, scale, log = (torch.from_numpy(np.stack(column)) for column in zip(*rows))
+    return {"center": center.float(), "scale": scale.float(), "log": log}
 
 
 @dataclass
@@ -212,12 +212,13 @@ def open_codec(path: str | None):
     return codec, saved["config"]
 
 
-def build(run, data, sampler, names, codec, widths):
+def build(run, data, sampler, codec, widths):
     """Codec and network, with their feature scaling and latent scaling set."""
     standardise(codec, sampler)
-    config = NetworkConfig(codec.channels, len(names), len(data.meta["modalities"]), widths=tuple(widths))
+    config = NetworkConfig(codec.channels, len(sampler.columns), len(data.meta["modalities"]), widths=tuple(widths))
     network = BridgeNetwork(config)
-    network.tokens.set_scaling(**scaling(data.features[sampler.tumours][:, sampler.columns], names))
+    tumours = sampler.tumours
+    network.tokens.set_scaling(**scaling(data.features[tumours][:, sampler.columns], data.modality[tumours]))
     return codec.to(run.device).eval().requires_grad_(False), network.to(run.device)
 
 
@@ -244,7 +245,7 @@ def main():
     torch.manual_seed(a.seed)
     codec, codec_config = open_codec(a.codec)
     widths = saved["config"]["network"]["widths"] if saved else a.widths
-    codec, network = build(run, data, sampler, names, codec, widths)
+    codec, network = build(run, data, sampler, codec, widths)
     optimiser = torch.optim.AdamW(network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema, step, spent = common.Ema(network), 0, 0.0
     if saved:

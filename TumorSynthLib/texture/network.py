@@ -125,31 +125,31 @@ class Attention(nn.Module):
 class FeatureTokens(nn.Module):
     """Raw values and a given-flag (B, F) to tokens (B, F, T) that carry each feature's identity, and a pooled vector."""
 
-    def __init__(self, features: int, token: int, embedding: int):
+    def __init__(self, features: int, token: int, embedding: int, modalities: int = 1):
         super().__init__()
         self.identity = nn.Parameter(torch.randn(features, token) * 0.5)
         self.slope = nn.Parameter(torch.randn(features, token) * 0.5)
         self.missing = nn.Parameter(torch.zeros(features, token))
         self.mlp = nn.Sequential(nn.LayerNorm(token), nn.Linear(token, 2 * token), nn.SiLU(), nn.Linear(2 * token, token))
         self.pool = nn.Sequential(nn.Linear(2 * features, 2 * embedding), nn.SiLU(), nn.Linear(2 * embedding, embedding))
-        self.register_buffer("center", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("log", torch.zeros(features, dtype=torch.bool))
+        self.register_buffer("center", torch.zeros(modalities, features))
+        self.register_buffer("scale", torch.ones(modalities, features))
+        self.register_buffer("log", torch.zeros(modalities, features, dtype=torch.bool))
 
     def set_scaling(self, center: torch.Tensor, scale: torch.Tensor, log: torch.Tensor):
-        """How raw feature values (F,) are standardised; in log where `log`."""
+        """How raw feature values are standardised, each (M, F), one row per modality; in log where `log`."""
         self.center.copy_(center)
         self.scale.copy_(scale)
         self.log.copy_(log)
 
-    def standardise(self, values: torch.Tensor) -> torch.Tensor:
-        """Raw values (B, F) to a range of a few units, logarithmic far out."""
-        seen = torch.where(self.log, values.clamp_min(1e-12).log(), values)
-        return torch.asinh((seen - self.center) / self.scale)
+    def standardise(self, values: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
+        """Raw values (B, F) of modality (B,) to a range of a few units, logarithmic far out."""
+        seen = torch.where(self.log[modality], values.clamp_min(1e-12).log(), values)
+        return torch.asinh((seen - self.center[modality]) / self.scale[modality])
 
-    def forward(self, values, given):
+    def forward(self, values, given, modality):
         g = given.to(values.dtype)
-        v = torch.where(given, self.standardise(values), torch.zeros_like(values))
+        v = torch.where(given, self.standardise(values, modality), torch.zeros_like(values))
         h = self.identity + v[..., None] * self.slope + (1 - g)[..., None] * self.missing
         return h + self.mlp(h), self.pool(torch.cat([v, g], 1))
 
@@ -203,7 +203,7 @@ class BridgeNetwork(nn.Module):
         self.config = c = config
         w, e = c.widths, c.embedding
         inputs = 2 * c.latent_channels + condition_count(c.regions)
-        self.tokens = FeatureTokens(c.features, c.token, e)
+        self.tokens = FeatureTokens(c.features, c.token, e, c.modalities)
         self.modality = nn.Embedding(c.modalities, e)
         self.removal = nn.Embedding(2, e)
         self.time = nn.Sequential(nn.Linear(64, e), nn.SiLU(), nn.Linear(e, e))
@@ -229,7 +229,7 @@ class BridgeNetwork(nn.Module):
 
     def embed(self, m, modality, values, given, removal):
         """FiLM embedding (B, E) and feature tokens (B, F, T)."""
-        tokens, pooled = self.tokens(values, given & ~removal[:, None])
+        tokens, pooled = self.tokens(values, given & ~removal[:, None], modality)
         emb = self.time(time_embedding(m, 64)) + self.modality(modality) + self.removal(removal.long())
         return self.mix(emb + pooled), tokens
 

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from test_texture import CODECS, ball, noise
 from torch import nn
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture import context, network
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.generator import TextureModel, pick_device, voxels_evaluated
+from TumorSynthLib.texture.generator import RIM, TextureModel, blend_rim, pick_device, voxels_evaluated
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig, SliceConv
 
 FEATURES = 5
@@ -332,3 +333,25 @@ def test_from_bundle_reads_small_weights_and_flags(dtype):
     del tensors["codec.mean"]
     with pytest.raises(ModelError, match="tiny.*reinstall"):
         TextureModel.from_bundle(bundle, "cpu")
+
+
+def test_removal_blends_towards_its_rim_in_the_outermost_voxels_only():
+    mask = ball((12, 24, 24), 8)
+    rim = ndimage.binary_dilation(mask, RIM) & ~mask
+    out = blend_rim(np.zeros(mask.shape, np.float32), np.full(mask.shape, 100, np.float32), mask, rim)
+    depth = ndimage.distance_transform_edt(mask, (2, 1, 1))
+    assert 20 < out[mask & (depth <= 1)].mean() < 90 and np.abs(out[depth > 4]).max() < 1
+    assert (out[~mask] == 0).all()
+
+
+def test_removal_does_not_see_the_rim_of_the_tumour():
+    mask = ball((8, 16, 16), 4)
+    rim = ndimage.binary_dilation(mask, RIM) & ~mask
+    seen = []
+    for value in (0.0, 3000.0):
+        array = np.zeros(mask.shape, np.float32)
+        array[rim] = value
+        net = model()
+        net.network.register_forward_hook(lambda module, sent, out: seen.append(sent[1]))
+        net.sample(array, mask, "CT", None, steps=1)
+    torch.testing.assert_close(seen[0], seen[1])

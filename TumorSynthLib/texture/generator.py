@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture.bridge import Bridge, nodes
@@ -15,6 +16,10 @@ from TumorSynthLib.texture.context import IntensityMap, complete, conditions, fi
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 
 Progress = Callable[[str, float], None]
+
+# The voxels around a contour hold some tumour (partial volume): a removal doesn't take them for healthy context, or it
+# would continue them inwards. They keep their values in the result.
+RIM = np.ones((1, 3, 3), bool)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -109,6 +114,8 @@ class TextureModel:
         valid = np.ones(shape, bool) if valid is None else valid
         x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
         hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
+        if features is None:
+            hole_np = hole_np | (ndimage.binary_dilation(hole_np, RIM) & valid)
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         around = conditions(hole_np[None], valid, self.spacing).to(self.device)
         x = complete(x, hole, torch.from_numpy(valid)[None, None].to(self.device))
@@ -124,6 +131,8 @@ class TextureModel:
             predict, x, hole, nodes(steps, self.few_steps), self.eta if eta is None else eta, seed, progress
         )
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
+        if features is None:
+            out = blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
         return np.where(mask, out, array).astype(np.float32)
 
     def _bridge(self, predict, x, hole, times, eta, seed, progress):
@@ -153,9 +162,23 @@ class TextureModel:
         return self.codec.encode(torch.where(hole, self.codec.decode(latent), x))
 
 
+def blend_rim(out: np.ndarray, array: np.ndarray, mask: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """Leads the outermost one or two voxels of a removal over to what stays around it, so that no line shows.
+
+    out, array (D, H, W) drawn and given intensities; rim the voxels around the mask that were drawn as well.
+    """
+    if not rim.any():
+        return out
+    width = (0.3, 0.8, 0.8)
+    excess = ndimage.gaussian_filter(np.where(rim, array - out, 0.0), width)
+    weight = ndimage.gaussian_filter(rim.astype(np.float32), width)
+    depth = ndimage.distance_transform_edt(mask, (2.0, 1.0, 1.0))
+    return out + np.exp(-((depth / 1.3) ** 2)) * excess / np.maximum(weight, 1e-3) * mask
+
+
 def voxels_evaluated(mask: np.ndarray) -> int:
     """Voxels that go through the network for a mask's padded region; basis of the time and memory estimates."""
     return int(np.prod([s + (-s % m) for s, m in zip(mask.shape, MULTIPLE)]))
 
 
-__all__ = ["TextureModel", "pick_device", "voxels_evaluated"]
+__all__ = ["TextureModel", "blend_rim", "pick_device", "voxels_evaluated"]

@@ -70,7 +70,7 @@ def test_distance_tells_own_from_foreign(population, tumours):
 
 def test_leave_one_out_is_that(population):
     """The shortcut equals leaving the case out, with the shrinkage weight of all cases."""
-    from TumorSynthLib.radiomics.population import _ledoit_wolf, _leave_one_out
+    from TumorSynthLib.radiomics.population import _leave_one_out, _ledoit_wolf
 
     z = population._gaussian[:, :5]
     n, f = z.shape

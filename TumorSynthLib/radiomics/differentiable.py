@@ -78,7 +78,9 @@ def lines(mask: np.ndarray, distances: Sequence[int] = (1,)) -> Lines:
             orders.append(order)
             links.append(link)
     if not orders:
-        return Lines(torch.zeros((0, len(rank)), dtype=torch.int64), torch.zeros((0, len(rank)), dtype=torch.bool))
+        return Lines(
+            torch.zeros((0, len(rank)), dtype=torch.int64), torch.zeros((0, len(rank)), dtype=torch.bool)
+        )
     return Lines(torch.from_numpy(np.stack(orders)), torch.from_numpy(np.stack(links)))
 
 
@@ -101,7 +103,9 @@ class _PairCounts(torch.autograd.Function):
         left, right = low[order[:, :-1]], low[order[:, 1:]]
         cells = levels * levels
         base = left * levels + right + torch.arange(rows)[:, None] * cells
-        base = torch.where(link[:, :-1], base, rows * cells).flatten()  # pairs that don't exist land behind the last cell
+        base = torch.where(
+            link[:, :-1], base, rows * cells
+        ).flatten()  # pairs that don't exist land behind the last cell
         wa, wb = share[order[:, :-1]].flatten(), share[order[:, 1:]].flatten()
         both = wa * wb
         size = rows * cells + levels + 2
@@ -132,7 +136,9 @@ class _PairCounts(torch.autograd.Function):
         return total.to(gradient.dtype), None, None, None, None
 
 
-def soft_glcm(u: torch.Tensor, paths: Lines, levels: int, sharpness: float = 1.0, symmetric: bool = True) -> torch.Tensor:
+def soft_glcm(
+    u: torch.Tensor, paths: Lines, levels: int, sharpness: float = 1.0, symmetric: bool = True
+) -> torch.Tensor:
     """Normalised co-occurrence matrices (A, levels, levels) of bin coordinates `u` (n,)."""
     low, share = membership(u, levels, sharpness)
     counts = _PairCounts.apply(share, low, paths.order, paths.link, levels)
@@ -215,7 +221,9 @@ def _information(p: torch.Tensor, px: torch.Tensor, py: torch.Tensor) -> dict[st
     first, second = -(p * log).sum((1, 2)), -(product * log).sum((1, 2))
     top = torch.maximum(hx, hy)
     flat = top <= 0
-    imc1 = torch.where(flat, torch.zeros_like(top), (joint - first) / torch.where(flat, torch.ones_like(top), top))
+    imc1 = torch.where(
+        flat, torch.zeros_like(top), (joint - first) / torch.where(flat, torch.ones_like(top), top)
+    )
     gain = 1 - torch.exp(-2 * (second - joint))
     imc2 = torch.where(gain > 1e-12, gain.clamp_min(1e-12).sqrt(), torch.zeros_like(gain))
     return {"JointEntropy": joint, "Imc1": imc1, "Imc2": imc2}
@@ -226,7 +234,12 @@ def _maximal_correlation(p: torch.Tensor, px: torch.Tensor, py: torch.Tensor) ->
     if p.shape[1] < 2:
         return torch.ones(len(p), dtype=p.dtype)
     least = 1e-9  # share of voxels below which a level counts as empty; keeps the gradient finite
-    kind, p, px, py = p.dtype, p.double(), px.double(), py.double()  # LAPACK's single precision fails now and then
+    kind, p, px, py = (
+        p.dtype,
+        p.double(),
+        px.double(),
+        py.double(),
+    )  # LAPACK's single precision fails now and then
     scaled = p * (px.clamp_min(least).rsqrt()[:, :, None] * py.clamp_min(least).rsqrt()[:, None, :])
     symmetric = torch.equal(p, p.transpose(1, 2))
     values = torch.linalg.eigvalsh(scaled).abs() if symmetric else torch.linalg.svdvals(scaled)
@@ -361,7 +374,9 @@ def zone_names(features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {SIZE_FEATURES[name]: value for name, value in features.items()}
 
 
-def soft_shape(field: torch.Tensor, spacing: Sequence[float], softness: float = 1.0) -> dict[str, torch.Tensor]:
+def soft_shape(
+    field: torch.Tensor, spacing: Sequence[float], softness: float = 1.0
+) -> dict[str, torch.Tensor]:
     """Volume (mm³), area (mm²), centre and axes (mm) of the region where a smooth field is positive.
 
     :param field: (D, H, W), about a signed distance in mm, positive inside, negative at the edges of the box.

@@ -228,7 +228,12 @@ class Population:
         # Far from all tumours the covariance says little: then each feature moves on its own, by its own deviation.
         alone = np.diag(np.where(fixed, 0.0, np.maximum(self.std, 1e-9) ** 2))
         given = np.diag(np.where(fixed, ASKED_FREEDOM * np.maximum(self.std, 1e-9) ** 2, 0.0))
-        for covariance, damping in ((spread, 1e-4), (alone, 1e-4), (spread + given, 0.0), (alone + given, 0.0)):
+        for covariance, damping in (
+            (spread, 1e-4),
+            (alone, 1e-4),
+            (spread + given, 0.0),
+            (alone + given, 0.0),
+        ):
             values = _satisfy(self.names, start, covariance, rules, damping)
             features = dict(zip(self.names, values.tolist()))
             if np.isfinite(values).all() and not broken(features, rules):
@@ -348,7 +353,9 @@ def _satisfy(
         jacobian = np.stack(rows)
         spread = jacobian @ covariance @ jacobian.T
         free = np.diag(spread)
-        scale = np.where(free > 0, np.sqrt(np.maximum(free, 1e-300)), np.inf)  # a rule between fixed features is left alone
+        scale = np.where(
+            free > 0, np.sqrt(np.maximum(free, 1e-300)), np.inf
+        )  # a rule between fixed features is left alone
         normal = spread / scale[:, None] / scale[None] + damping * np.eye(len(rows))
         force = np.linalg.lstsq(normal, np.array(gaps) / scale, rcond=1e-12)[0]
         step = covariance @ jacobian.T @ (force / scale)

@@ -20,7 +20,9 @@ from TumorSynthLib.radiomics.differentiable import (
 )
 from TumorSynthLib.texture import surrogate
 
-STAY_PRICE = 0.3  # of moving every voxel by one standard deviation of the region; in squared scales of one feature
+STAY_PRICE = (
+    0.3  # of moving every voxel by one standard deviation of the region; in squared scales of one feature
+)
 SEAM_WEIGHT = 3.0  # the outermost voxels hold to the sample this much more
 PROFILE_PRICE = 10.0  # of changing mean or spread of every distance shell by one standard deviation
 SHELLS = 10
@@ -49,12 +51,16 @@ class Objective:
     :param scales: the same, what counts as one unit of error.
     """
 
-    def __init__(self, mask: np.ndarray, spacing, asked: Mapping, scales: Mapping, symmetric: bool = True) -> None:
+    def __init__(
+        self, mask: np.ndarray, spacing, asked: Mapping, scales: Mapping, symmetric: bool = True
+    ) -> None:
         self.paths = lines(mask)
         self.n = int(mask.sum())
         self.asked = {c: f for c, f in asked.items() if c in TEXTURE and f} if len(self.paths.order) else {}
         self.scales, self.symmetric = scales, symmetric
-        inside = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=tuple(spacing)[::-1])[1:-1, 1:-1, 1:-1][mask]
+        inside = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=tuple(spacing)[::-1])[
+            1:-1, 1:-1, 1:-1
+        ][mask]
         edge = mask & ~ndimage.binary_erosion(mask)
         self.hold = torch.from_numpy(np.where(edge[mask], SEAM_WEIGHT, 1.0).astype(np.float32))
         self.shell, self.shells = _shells(inside, SHELLS)
@@ -64,7 +70,9 @@ class Objective:
         features, out = {}, Measured({}, level)
         if "glcm" in self.asked:
             mcc = "MCC" in self.asked["glcm"] and levels <= MCC_LEVELS
-            features["glcm"] = glcm_features(hard_glcm(level, self.paths, levels, self.symmetric).float(), mcc)
+            features["glcm"] = glcm_features(
+                hard_glcm(level, self.paths, levels, self.symmetric).float(), mcc
+            )
         if "glrlm" in self.asked:
             out.runs = surrogate.run_counts(level, self.paths, levels).float()
             features["glrlm"] = self._runs(out.runs)
@@ -87,7 +95,9 @@ class Objective:
             for k, target in self.asked[name].items():
                 if k in features:
                     error = abs(features[k] - target) / self.scales[name][k]
-                    total += error**2 if error < 1 else 2 * error - 1 if error < 10 else 19 + np.log(error / 10)
+                    total += (
+                        error**2 if error < 1 else 2 * error - 1 if error < 10 else 19 + np.log(error / 10)
+                    )
         return total
 
     def anchor(self, u: torch.Tensor) -> None:
@@ -158,9 +168,15 @@ class Objective:
             for feature, target in self.asked[name].items():
                 if feature not in soft:
                     continue
-                value = self.now.features[name][feature].mean() + soft[feature].mean() - self.base[k][name][feature].mean()
+                value = (
+                    self.now.features[name][feature].mean()
+                    + soft[feature].mean()
+                    - self.base[k][name][feature].mean()
+                )
                 total = total + torch.nn.functional.huber_loss(
-                    value / self.scales[name][feature], u.new_tensor(target / self.scales[name][feature]), delta=1.0
+                    value / self.scales[name][feature],
+                    u.new_tensor(target / self.scales[name][feature]),
+                    delta=1.0,
                 )
         return total
 

@@ -70,7 +70,9 @@ def measure(
     stored = disc.stored(np.asarray(values, np.float64))
     level, levels = disc.levels(values)
     share = torch.from_numpy(np.bincount(level, minlength=levels) / len(level))
-    features = firstorder_features(torch.from_numpy(np.sort(stored)), share, shift=shift, voxel_volume=voxel_volume, is_sorted=True)
+    features = firstorder_features(
+        torch.from_numpy(np.sort(stored)), share, shift=shift, voxel_volume=voxel_volume, is_sorted=True
+    )
     return {name: float(value) for name, value in features.items()}
 
 
@@ -111,7 +113,9 @@ class QuantileMap:
         knots = self.sorted[self.rank]
         self.steps = np.maximum(np.diff(knots), 1e-4 * self.sd)
         self.start = float(knots[0])
-        self.interval = np.clip(np.searchsorted(self.rank, np.arange(n), side="right") - 1, 0, len(self.steps) - 1)
+        self.interval = np.clip(
+            np.searchsorted(self.rank, np.arange(n), side="right") - 1, 0, len(self.steps) - 1
+        )
         self.part = self._parts(knots)
         self.coarse = np.unique(np.rint(np.linspace(0, n - 1, min(n, SUBSAMPLE))).astype(np.int64))
         self.all = np.arange(n)
@@ -124,7 +128,9 @@ class QuantileMap:
         by_rank = (ranks - self.rank[k]) / np.maximum(np.diff(self.rank)[k], 1)
         return np.where(gap[k] > 1e-4 * self.sd, np.clip(by_value, 0, 1), np.clip(by_rank, 0, 1))
 
-    def _values(self, theta: np.ndarray, index: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    def _values(
+        self, theta: np.ndarray, index: np.ndarray | slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Sorted values of the ranks `index`, and increments, for the parameters [offset / sd, log factors]."""
         steps = self.steps * np.exp(theta[1:])
         knots = self.start + theta[0] * self.sd + np.concatenate([[0.0], np.cumsum(steps)])
@@ -154,7 +160,9 @@ class QuantileMap:
             rows.append(self._pull_back(gradient.numpy(), index, steps))
         return np.stack(rows)
 
-    def _histogram_row(self, name: str, ordered: np.ndarray, index: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def _histogram_row(
+        self, name: str, ordered: np.ndarray, index: np.ndarray, steps: np.ndarray
+    ) -> np.ndarray:
         """Derivative of Entropy or Uniformity through the share of voxels that crosses each bin edge."""
         edges = self.disc.edges(self.disc.stored(ordered))
         below = np.searchsorted(ordered, edges)
@@ -166,13 +174,19 @@ class QuantileMap:
         density = np.diff(self.rank)[k] / len(self.sorted) / steps[k]
         return self._pull_back(-slope * density, at, steps)
 
-    def solve(self, asked: Mapping[str, float], scales: Mapping[str, float], iterations: int = 20) -> np.ndarray:
+    def solve(
+        self, asked: Mapping[str, float], scales: Mapping[str, float], iterations: int = 20
+    ) -> np.ndarray:
         """New values (n,), in the voxel order of the input, nearest to it of those with the asked features.
 
         :param asked: first-order features by short name; Energy and TotalEnergy enter through RootMeanSquared.
         :param scales: what counts as one unit of error of each.
         """
-        asked = {name: value for name, value in asked.items() if name in FIRSTORDER_FEATURES or name == "StandardDeviation"}
+        asked = {
+            name: value
+            for name, value in asked.items()
+            if name in FIRSTORDER_FEATURES or name == "StandardDeviation"
+        }
         asked, scales = self._without_energy(dict(asked), dict(scales))
         if not asked:
             return self._unsorted(np.zeros(len(self.steps) + 1))
@@ -185,7 +199,9 @@ class QuantileMap:
         theta = self._descend(theta, asked, scales, 30.0, iterations, self.coarse)
         return self._unsorted(self._descend(theta, asked, scales, ROBUST, max(iterations // 2, 4), self.all))
 
-    def _descend(self, theta, asked: dict, scales: Mapping[str, float], robust: float, iterations: int, index) -> np.ndarray:
+    def _descend(
+        self, theta, asked: dict, scales: Mapping[str, float], robust: float, iterations: int, index
+    ) -> np.ndarray:
         """Levenberg-Marquardt from `theta` until it settles; features measured on the ranks `index`."""
         names, error = self._errors(theta, asked, scales, index)
         damping, settled, rows = 1e-4, 0, None
@@ -217,20 +233,28 @@ class QuantileMap:
     def _scale(self, names: list[str], scales: Mapping[str, float]) -> np.ndarray:
         return np.array([scales.get(name, self.sd) for name in names])
 
-    def _errors(self, theta, asked: dict, scales: Mapping[str, float], index: np.ndarray) -> tuple[list[str], np.ndarray]:
+    def _errors(
+        self, theta, asked: dict, scales: Mapping[str, float], index: np.ndarray
+    ) -> tuple[list[str], np.ndarray]:
         """Features and their errors in units of their scales, measured on the ranks `index`."""
         ordered, _ = self._values(theta, index)
         targets = self._with_bounds(asked, ordered)
         measured = measure(ordered, self.disc, **self.exact)
         names = list(targets)
-        return names, np.array([measured[name] - targets[name] for name in names]) / self._scale(names, scales)
+        return names, np.array([measured[name] - targets[name] for name in names]) / self._scale(
+            names, scales
+        )
 
     def _price(self, theta: np.ndarray) -> float:
         """What the map costs, in the units of `_robust`."""
         mass, bend, _ = self._geometry(theta)
         moved = self._displacement(theta)
         w = theta[1:]
-        return float(STIFFNESS * np.sum((bend @ w) ** 2) + STAY * np.sum((mass + 2e-3) * w**2) + STAY * np.sum(mass * moved**2))
+        return float(
+            STIFFNESS * np.sum((bend @ w) ** 2)
+            + STAY * np.sum((mass + 2e-3) * w**2)
+            + STAY * np.sum(mass * moved**2)
+        )
 
     def _geometry(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Share of voxels per interval, weighted differences of neighbouring factors, d(displacement)/d(parameters)."""
@@ -251,8 +275,13 @@ class QuantileMap:
         if len(rungs) > 1 and cost(guesses[0]) > len(asked) / TOLERANCE**2 * 0.1:
             plain = np.zeros(len(rungs) - 1)
             best = minimize(
-                lambda power: cost(self._ladder(rungs, power)), plain, method="Nelder-Mead",
-                options={"maxfev": 40 * len(plain), "initial_simplex": np.concatenate([[plain], plain + 1.2 * np.eye(len(plain))])},
+                lambda power: cost(self._ladder(rungs, power)),
+                plain,
+                method="Nelder-Mead",
+                options={
+                    "maxfev": 40 * len(plain),
+                    "initial_simplex": np.concatenate([[plain], plain + 1.2 * np.eye(len(plain))]),
+                },
             )
             guesses += [self._ladder(rungs, plain), self._ladder(rungs, best.x)]
         return min(guesses, key=cost)
@@ -286,7 +315,9 @@ class QuantileMap:
         theta[1:] = np.clip(np.log(np.maximum(np.diff(new), 1e-9) / self.steps), -8, 8)
         return theta
 
-    def _step(self, theta: np.ndarray, rows: np.ndarray, error: np.ndarray, damping: float, robust: float) -> np.ndarray:
+    def _step(
+        self, theta: np.ndarray, rows: np.ndarray, error: np.ndarray, damping: float, robust: float
+    ) -> np.ndarray:
         """Levenberg-Marquardt step of: errors in asked features + prices of a bent map."""
         soft = 1 / (1 + (error / robust) ** 2)  # a feature that can't be reached must not outweigh the rest
         weight = soft / TOLERANCE**2
@@ -298,7 +329,9 @@ class QuantileMap:
         slope[1:] += STIFFNESS * bend.T @ (bend @ w) + STAY * (mass + 2e-3) * w
         step = -np.linalg.solve(normal + np.diag(damping * (np.diag(normal) + 1.0)), slope)
         step *= min(1.0, 20.0 / max(float(np.abs(step).max()), 1e-12))
-        step[1:] = np.sign(step[1:]) * np.log1p(np.abs(step[1:]))  # most features are linear in the increments, not in their logarithm
+        step[1:] = np.sign(step[1:]) * np.log1p(
+            np.abs(step[1:])
+        )  # most features are linear in the increments, not in their logarithm
         step[1:] = np.clip(w + step[1:], -9, 9) - w
         return step
 

@@ -18,28 +18,19 @@ from scipy import ndimage
 
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.radiomics.extract import extract
+from TumorSynthLib.radiomics.settings import Settings
+from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.texture.objective import TEXTURE, Objective
 from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
-RATE = 0.2  # grey-level bins per Adam step
-SPLIT_VOXELS = 6000  # larger regions take a part of the 13 directions per step
+RATE = 0.25  # grey-level bins per Adam step at first
+SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
 NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # standard deviations of the sample
-#: Features that follow the number of voxels: exponent of the voxel ratio, None where no rescaling is right.
-GROWS = {
-    "firstorder_Energy": 1,
-    "firstorder_TotalEnergy": 1,
-    "glrlm_GrayLevelNonUniformity": 1,
-    "glrlm_RunLengthNonUniformity": 1,
-    "glszm_GrayLevelNonUniformity": 1,
-    "glszm_SizeZoneNonUniformity": 1,
-    "glszm_LargeAreaEmphasis": None,
-    "glszm_LargeAreaLowGrayLevelEmphasis": None,
-    "glszm_LargeAreaHighGrayLevelEmphasis": None,
-    "glszm_ZoneVariance": None,
-}
+TURNS = 3  # solves through the image's own grid, where that is another one
+NEAR_SIZE = 0.05  # relative difference in voxels up to which a donor counts as of the same size
 
 
 @dataclass(frozen=True)
@@ -64,13 +55,18 @@ class Solved:
 
 
 def fit_to_size(request: Mapping[str, float], donor_voxels: int, voxels: int) -> dict[str, float]:
-    """A donor's features for a region of another size: rescaled where they grow with it, left out where no rule is right."""
+    """A donor's features for a region of another size.
+
+    Features that grow with the number of voxels by their formula (exponent 1 in the table) are rescaled; those that follow it
+    only on average are left out, since no rule is right for one tumour.
+    """
+    ratio = voxels / donor_voxels
     result = {}
     for name, value in request.items():
-        power = GROWS.get(name.removeprefix("original_"), 0)
-        if power is not None:
-            result[name] = float(value) * (voxels / donor_voxels) ** power
-        elif 0.95 < voxels / donor_voxels < 1.05:
+        growth = FEATURES[name].growth if name in FEATURES else 0.0
+        if growth in (0.0, 1.0):
+            result[name] = float(value) * ratio**growth
+        elif abs(ratio - 1) <= NEAR_SIZE:
             result[name] = float(value)
     return result
 
@@ -87,7 +83,21 @@ def gaussian_field(mask: np.ndarray, spacing, correlation_mm: float, seed: int =
 class _Solver:
     """One solve on the working grid; values are always those of the mask's voxels (n,) in raster order."""
 
-    def __init__(self, sample, mask, asked, scales, settings, spacing, integer, bounds, iterations, seed, keep, progress):
+    def __init__(
+        self,
+        sample,
+        mask,
+        asked,
+        scales,
+        settings,
+        spacing,
+        integer,
+        bounds,
+        iterations,
+        seed,
+        keep,
+        progress,
+    ):
         self.mask, self.spacing, self.settings = mask, spacing, settings
         self.sample = np.asarray(sample, np.float64)
         self.disc = Discretisation(float(settings.binWidth), settings.binCount, integer)
@@ -96,6 +106,9 @@ class _Solver:
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.objective = Objective(mask, spacing, self.asked, self.scales, settings.symmetricalGLCM)
+        self.loose = (
+            np.ones(int(mask.sum())) if keep is None else 1 / np.maximum(np.asarray(keep, float)[mask], 1.0)
+        )
         if keep is not None:
             self.objective.hold = self.objective.hold * torch.from_numpy(np.asarray(keep, np.float32)[mask])
         self.sigma = np.array(spacing[:2]).mean() / np.array(spacing[::-1], float)
@@ -103,8 +116,12 @@ class _Solver:
     def specify(self, values: np.ndarray, iterations: int = 20) -> np.ndarray:
         """Step 1 on values (n,)."""
         mapping = QuantileMap(
-            values, self.disc, tie=self._local_mean(values), shift=self.settings.voxelArrayShift,
-            voxel_volume=float(np.prod(self.spacing)), bounds=self.bounds,
+            values,
+            self.disc,
+            tie=self._local_mean(values),
+            shift=self.settings.voxelArrayShift,
+            voxel_volume=float(np.prod(self.spacing)),
+            bounds=self.bounds,
         )
         return mapping.solve(self.asked.get("firstorder", {}), self.scales.get("firstorder", {}), iterations)
 
@@ -162,10 +179,14 @@ class _Solver:
             if key not in tried:
                 x = self._smooth(start, SMOOTHING[smoothing]) if smoothing else start
                 x = x + NOISE[noise] * white * (x.std() / max(start.std(), 1e-9)) if noise else x
+                x = start + (x - start) * self.loose
                 values = transfer(x, target, self._local_mean(x))
                 _, level, levels = self.coordinates(values)
                 error = self.objective.error(self.objective.measure(level, levels, zones))
-                tried[key] = error * (1 + 0.03 * (smoothing + noise)), values  # a small bonus for the sample as it is
+                tried[key] = (
+                    error * (1 + 0.03 * (smoothing + noise)),
+                    values,
+                )  # a small bonus for the sample as it is
             return tried[key][0]
 
         smoothing = min(range(0, len(SMOOTHING), 2), key=lambda k: attempt(k, 0))
@@ -177,38 +198,40 @@ class _Solver:
 
     def refine(self, values: np.ndarray) -> np.ndarray:
         """Step 3."""
-        count = len(self.objective.paths.order)
-        parts = 1 if len(values) <= SPLIT_VOXELS else 2 if len(values) <= 40000 else 3
-        self.objective.anchor(self.coordinates(values)[0])
+        goal = self.objective
+        parts = 1 if len(values) <= SPLIT_VOXELS else 2 if len(values) <= SPLIT_MORE else 3
+        goal.anchor(self.coordinates(values)[0])
         reference, best, best_error = values, values, np.inf
+        u = self._measured(values, reference, parts)
         first = second = None
         for step in range(self.iterations):
+            if step and step % STEPS_PER_ROUND == 0:
+                values = self.specify(self.values(u.detach(), reference), 8)
+                u, reference = self._measured(values, reference, parts), values
             if step % STEPS_PER_ROUND == 0:
-                if step:
-                    values = self.specify(self.values(u.detach(), reference), 8)
-                low_before = self.disc.origin(self.disc.stored(reference))[0]
-                fresh, level, levels = self.coordinates(values)
-                low, width = self.disc.origin(self.disc.stored(values))
-                self._shift_anchor((low_before - low) / width)
-                reference, u = values, fresh.requires_grad_()
-                groups = torch.randperm(count, generator=self.generator).chunk(parts)
-                self.objective.prepare(u.detach(), level, levels, list(groups))
-                error = self._total_error(values)
+                error = goal.error(goal.now)
                 if error < best_error:
                     best, best_error = values, error
                 self.progress("solve", 0.2 + 0.8 * step / self.iterations)
-            loss = self.objective.loss(u, step % parts)
-            (slope,) = torch.autograd.grad(loss, u)
-            first = slope if first is None else 0.8 * first + 0.2 * slope
-            power = slope.square()
-            second = power if second is None else 0.95 * second + 0.05 * power
+            (slope,) = torch.autograd.grad(goal.loss(u, step % parts), u)
+            first = slope if first is None else 0.9 * first + 0.1 * slope
+            second = slope.square() if second is None else 0.95 * second + 0.05 * slope.square()
             with torch.no_grad():
-                floor = second.mean().sqrt()
-                u -= self._rate(step) * first / (second.sqrt() + floor + 1e-12)
+                # The common floor lets voxels that matter little move little; plain Adam would turn their noise into grain.
+                u -= self._rate(step) * first / (second.sqrt() + second.mean().sqrt() + 1e-12)
         values = self.specify(self.values(u.detach(), reference), 12)
         _, level, levels = self.coordinates(values)
-        self.objective.now = self.objective.measure(level, levels)
-        return values if self._total_error(values) <= best_error else best
+        return values if goal.error(goal.measure(level, levels)) <= best_error else best
+
+    def _measured(self, values: np.ndarray, reference: np.ndarray, parts: int) -> torch.Tensor:
+        """Bin coordinates of `values`, where the surrogates are now anchored; the anchor moves along with the first bin."""
+        u, level, levels = self.coordinates(values)
+        low, width = self.disc.origin(self.disc.stored(values))
+        self._shift_anchor((self.disc.origin(self.disc.stored(reference))[0] - low) / width)
+        count = len(self.objective.paths.order)
+        groups = torch.randperm(count, generator=self.generator).chunk(parts)
+        self.objective.prepare(u, level, levels, list(groups))
+        return u.requires_grad_()
 
     def _shift_anchor(self, bins: float) -> None:
         """Keeps the anchor at the same grey values when the first bin moves."""
@@ -219,11 +242,10 @@ class _Solver:
     def _rate(self, step: int) -> float:
         return RATE * min(1.0, 2 * (1 - step / max(self.iterations, 1)) + 0.1)
 
-    def _total_error(self, values: np.ndarray) -> float:
-        return self.objective.error(self.objective.now)
 
-
-def _walk(attempt: Callable[[int, int], float], best: tuple[int, int], axis: int, sizes: tuple[int, int]) -> tuple[int, int]:
+def _walk(
+    attempt: Callable[[int, int], float], best: tuple[int, int], axis: int, sizes: tuple[int, int]
+) -> tuple[int, int]:
     """Steps along one axis of a grid while that lowers `attempt`."""
     for direction in (1, -1):
         moved = False
@@ -293,38 +315,67 @@ def solve(
     :param bounds: lowest and highest value allowed; None takes the population's extremes.
     :raises InputError: empty mask or a value that is not a number.
     """
-    from TumorSynthLib.radiomics.settings import Settings
-
     settings = settings or Settings()
     mask = np.asarray(mask, bool)
     request = {name: float(value) for name, value in request.items()}
     _check(sample, mask, request)
-    deviation = dict(zip(population.names, np.asarray(population.std, float))) if population is not None else {}
+    deviation = (
+        dict(zip(population.names, np.asarray(population.std, float))) if population is not None else {}
+    )
     integer = _is_integer(sample, mask, region) if integer is None else integer
-    bounds = _bounds(population, integer) if bounds is None else bounds
-    targets = dict(request)
+    bounds = _bounds(population) if bounds is None else bounds
     scales = _scales(request, deviation)
-    resampled = region is not None and region.operators is not None
-    array = np.asarray(sample, np.float32)
-    native, best, best_error = None, None, np.inf
-    for turn in range(3 if resampled else 1):
-        budget = iterations if turn == 0 else iterations // 2
-        solver = _Solver(array, mask, targets, scales, settings, spacing, integer, bounds, budget, seed, keep, progress)
-        result = np.array(array, np.float32)
-        result[mask] = solver.disc.stored(solver.solve() if turn == 0 else solver.again())
-        if resampled:
-            native = _to_native(region, result, integer)
-            result = _as_read(region.measure(native), integer)
-        reached = extract(_stored(result, integer), mask, spacing, settings, _classes(request))
-        error = sum(min(abs(reached[k] - v) / scales[k], 3.0) for k, v in request.items() if k in reached)
-        if error < best_error:
-            best, best_error = (result, native, reached), error
-        targets = {k: targets[k] + np.clip(v - reached.get(k, v), -2 * scales[k], 2 * scales[k]) for k, v in request.items()}
-        array = result
-    result, native, reached = best
+
+    def attempt(start: np.ndarray, targets: Mapping[str, float], budget: int, fresh: bool) -> np.ndarray:
+        solver = _Solver(
+            start, mask, targets, scales, settings, spacing, integer, bounds, budget, seed, keep, progress
+        )
+        result = np.array(start, np.float32)
+        result[mask] = solver.disc.stored(solver.solve() if fresh else solver.again())
+        return result
+
+    def judge(array: np.ndarray) -> tuple[dict[str, float], float]:
+        reached = extract(_stored(array, integer), mask, spacing, settings, ("firstorder", *TEXTURE))
+        return reached, sum(
+            min(abs(reached[k] - v) / scales[k], 3.0) for k, v in request.items() if k in reached
+        )
+
+    array, native = attempt(np.asarray(sample, np.float32), request, iterations, True), None
+    if region is not None and region.operators is not None:
+        array, native, reached = _through_native(
+            region, array, request, scales, integer, judge, attempt, iterations // 2
+        )
+    else:
+        reached, _ = judge(array)
     difference = {k: (reached[k] - v) / _sigma(deviation, k, v) for k, v in request.items() if k in reached}
     missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))
-    return Solved(result, native, request, reached, difference, tuple(missed), _moved(sample, result, mask, spacing))
+    moved = _moved(sample, array, mask, spacing)
+    return Solved(array, native, request, reached, difference, tuple(missed), moved)
+
+
+def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int):
+    """Best (array as measured, native box, features) of a few turns through the image's own grid.
+
+    The native grid can't hold every working array; each turn starts from what it did hold, and asks for more where the last one
+    fell short.
+    """
+    best, best_error, targets = None, np.inf, dict(request)
+    for turn in range(TURNS):
+        # Resampling an image of whole numbers cuts decimals off (towards zero): half a unit makes up for that on average.
+        wanted = array + 0.5 * np.sign(array) if integer else array
+        native = np.where(region.native_mask, region.to_native(wanted), region.native).astype(np.float32)
+        held = region.measure(native, as_stored=True)
+        reached, error = judge(held)
+        if error < best_error:
+            best, best_error = (held, native, reached), error
+        if turn < TURNS - 1:
+            shift = {
+                k: float(np.clip(v - reached.get(k, v), -2 * scales[k], 2 * scales[k]))
+                for k, v in request.items()
+            }
+            targets = {k: targets[k] + shift[k] for k in request}
+            array = attempt(held, targets, budget, False)
+    return best
 
 
 def _sigma(deviation: Mapping[str, float], name: str, value: float) -> float:
@@ -334,18 +385,18 @@ def _sigma(deviation: Mapping[str, float], name: str, value: float) -> float:
 
 def _check(sample: np.ndarray, mask: np.ndarray, request: Mapping[str, float]) -> None:
     if np.shape(sample) != mask.shape:
-        raise InputError(f"The sample has shape {np.shape(sample)} but the mask {mask.shape}: give both on one grid.")
+        raise InputError(
+            f"The sample has shape {np.shape(sample)} but the mask {mask.shape}: give both on one grid."
+        )
     if not mask.any():
         raise InputError("The mask is empty: there is no voxel to change. Give a mask that marks the tumour.")
     if not np.isfinite(np.asarray(sample)[mask]).all():
-        raise InputError("The sample has values that are not finite inside the mask: check the image intensities.")
+        raise InputError(
+            "The sample has values that are not finite inside the mask: check the image intensities."
+        )
     for name, value in request.items():
         if not np.isfinite(value):
             raise InputError(f"Feature '{name}' is asked to be {value}: give a finite number.")
-
-
-def _classes(request: Mapping[str, float]) -> tuple[str, ...]:
-    return ("firstorder", *TEXTURE)
 
 
 def _is_integer(sample: np.ndarray, mask: np.ndarray, region) -> bool:
@@ -356,7 +407,7 @@ def _is_integer(sample: np.ndarray, mask: np.ndarray, region) -> bool:
     return bool(len(outside) == 0 or np.array_equal(outside, np.rint(outside)))
 
 
-def _bounds(population, integer: bool) -> tuple[float, float]:
+def _bounds(population) -> tuple[float, float]:
     """Extremes of the population's Minimum and Maximum, widened; an image of no negative value keeps none."""
     if population is None:
         return -np.inf, np.inf
@@ -377,16 +428,6 @@ def _stored(array: np.ndarray, integer: bool) -> np.ndarray:
     return np.rint(array).astype(np.int32) if integer else array
 
 
-def _as_read(array: np.ndarray, integer: bool) -> np.ndarray:
-    """Working values as an extraction sees them: resampling keeps the image's whole-number type."""
-    return (np.rint(array) if integer else array).astype(np.float32)
-
-
-def _to_native(region, array: np.ndarray, integer: bool) -> np.ndarray:
-    native = region.to_native(array)
-    return np.rint(native).astype(np.float32) if integer else native
-
-
 def _moved(sample: np.ndarray, result: np.ndarray, mask: np.ndarray, spacing) -> dict[str, float]:
     """Rank correlation with the sample, and distance of the radial profiles in standard deviations after matching values."""
     before, after = np.asarray(sample, np.float64)[mask], result[mask].astype(np.float64)
@@ -394,8 +435,10 @@ def _moved(sample: np.ndarray, result: np.ndarray, mask: np.ndarray, spacing) ->
         return {"rank_correlation": float("nan"), "profile": float("nan")}
     ranks = [np.argsort(np.argsort(x, kind="stable")) for x in (before, after)]
     matched = transfer(before, after)
-    objective_depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=tuple(spacing)[::-1])[1:-1, 1:-1, 1:-1][mask]
-    shell = np.minimum((objective_depth / objective_depth.max() * 8).astype(int), 7)
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=tuple(spacing)[::-1])[1:-1, 1:-1, 1:-1][
+        mask
+    ]
+    shell = np.minimum((depth / depth.max() * 8).astype(int), 7)
     size = np.maximum(np.bincount(shell, minlength=8), 1)
     profile = (np.bincount(shell, matched, 8) - np.bincount(shell, after, 8)) / size / after.std()
     return {"rank_correlation": float(np.corrcoef(*ranks)[0, 1]), "profile": float(np.abs(profile).mean())}

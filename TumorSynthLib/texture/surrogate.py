@@ -47,7 +47,9 @@ def zone_counts(level: torch.Tensor, size: torch.Tensor, levels: int) -> tuple[t
     small = torch.arange(1, SOFT_ZONES + 1)
     sizes = torch.cat([small, torch.unique(size[size > SOFT_ZONES])])
     column = torch.searchsorted(sizes, size)
-    counts = torch.bincount(level * len(sizes) + column, 1 / size.to(torch.float64), minlength=levels * len(sizes))
+    counts = torch.bincount(
+        level * len(sizes) + column, 1 / size.to(torch.float64), minlength=levels * len(sizes)
+    )
     return counts.view(1, levels, len(sizes)).round(), sizes.to(torch.float64)
 
 
@@ -67,7 +69,11 @@ def soft_windows(u: torch.Tensor, level: torch.Tensor, paths: Lines, levels: int
         high, low = torch.maximum(high[:, :m], new), torch.minimum(low[:, :m], new)
         alive = alive[:, :m] & link[:, length - 2 :][:, :m]
         chance = (1 - (high - low)).clamp_min(0) * alive
-        result.append(u.new_zeros(rows * levels).index_add(0, cell[:, :m].flatten(), chance.flatten()).view(rows, levels))
+        result.append(
+            u.new_zeros(rows * levels)
+            .index_add(0, cell[:, :m].flatten(), chance.flatten())
+            .view(rows, levels)
+        )
     return torch.stack(result, 2)
 
 
@@ -78,7 +84,9 @@ def window_changes_to_runs(change: torch.Tensor, longest: int) -> torch.Tensor:
     """
     rows, g, _ = change.shape
     width = max(longest, SOFT_LENGTHS) + 2
-    windows = torch.cat([change.new_zeros(rows, g, 1), change, change.new_zeros(rows, g, width - SOFT_LENGTHS)], 2)
+    windows = torch.cat(
+        [change.new_zeros(rows, g, 1), change, change.new_zeros(rows, g, width - SOFT_LENGTHS)], 2
+    )
     runs = windows[:, :, :-2] - 2 * windows[:, :, 1:-1] + windows[:, :, 2:]
     return runs[:, :, :longest]
 
@@ -102,5 +110,7 @@ def soft_zone_counts(share: torch.Tensor, level: torch.Tensor, levels: int) -> t
     inside = (size.detach() < SOFT_ZONES + 1).to(share.dtype)
     cell = level * (SOFT_ZONES + 1) + low.to(torch.int64) - 1
     counts = share.new_zeros(levels * (SOFT_ZONES + 1))
-    counts = counts.index_add(0, cell, share * (1 - part) * inside).index_add(0, cell + 1, share * part * inside)
+    counts = counts.index_add(0, cell, share * (1 - part) * inside).index_add(
+        0, cell + 1, share * part * inside
+    )
     return counts.view(levels, SOFT_ZONES + 1)[:, :SOFT_ZONES]

@@ -129,7 +129,8 @@ def show(row: dict) -> None:
     """Print one row."""
     text = f"{row['case']:<12} {row['edit']:<24} {row['seconds']:7.2f} s"
     if "bytes" in row:
-        text += f"   {row['cpu seconds']:6.1f} s CPU   {row['bytes'] / 1e6:6.0f} MB   (aims: {row['limit']} s, {LIMIT_BYTES / 1e9:.0f} GB)"
+        aims = f"(aims: {row['limit']} s, {LIMIT_BYTES / 1e9:.0f} GB)"
+        text += f"   {row['cpu seconds']:6.1f} s CPU   {row['bytes'] / 1e6:6.0f} MB   {aims}"
     elif "ratio" in row:
         text += f"   {row['ratio']:.2f} × {row['small']:.2f} s   (aim: {row['limit ratio']})"
     elif "limit" in row:

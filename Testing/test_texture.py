@@ -292,3 +292,13 @@ def test_conditions_carry_mask_extent_and_distance():
     assert torch.equal(unblocks(channels[:, :8])[0, 0] > 0, torch.from_numpy(mask[0]))
     assert torch.equal(unblocks(channels[:, 8:16])[0, 0] > 0, torch.from_numpy(valid))
     assert float(channels[:, 16:].abs().max()) <= 1
+
+
+def test_masked_starts_at_the_asked_level_or_the_filling():
+    x = noise(2, 1, 8, 16, 16)
+    hole = torch.zeros(2, 1, 8, 16, 16, dtype=torch.bool)
+    hole[:, :, 2:6, 4:12, 4:12] = True
+    y = context.masked(x, hole, torch.tensor([3.0, float("nan")]))
+    assert torch.equal(y[~hole], x[~hole])
+    assert float(y[0][hole[0]].mean()) == pytest.approx(3.0, abs=1e-4)
+    torch.testing.assert_close(y[1], context.fill(x, ~hole)[1])

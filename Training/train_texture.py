@@ -24,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, complete, conditions, fill, noise_cells
+from TumorSynthLib.texture.context import IntensityMap, complete, conditions, masked, noise_cells
+from TumorSynthLib.texture.generator import LEVEL
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 
 INTENSITY = {  # center, scale of the asinh map: linear around the tissue of interest
@@ -124,11 +125,15 @@ class Sampler:
     def _item(self, image, hole, valid, i, given, removal, rng):
         mapped = torch.from_numpy(self.maps[self.data.modality[i]].forward(image))[None, None]
         values = np.nan_to_num(self.data.features[i, self.columns]).astype(np.float32)
+        mean = self.data.meta["names"].index(LEVEL)
+        told = given[self.columns.index(mean)] and not removal
+        level = self.data.features[i, mean] if told else np.nan
         return {
             "x": mapped,
             "hole": torch.from_numpy(hole)[None, None],
             "valid": torch.from_numpy(valid)[None, None],
             "conditions": conditions(hole[None], valid, tuple(self.data.meta["spacing"])),
+            "level": torch.from_numpy(self.maps[self.data.modality[i]].forward([level])),
             "modality": torch.tensor([int(self.data.modality[i])]),
             "values": torch.from_numpy(values)[None],
             "given": torch.from_numpy(given)[None],
@@ -160,7 +165,7 @@ def loss_of(network, codec, batch, bridge: Bridge):
     with torch.no_grad():
         hole = batch["hole"]
         x = complete(batch["x"], hole, batch["valid"])
-        x0, y = codec.encode(x), codec.encode(fill(x, ~hole))
+        x0, y = codec.encode(x), codec.encode(masked(x, hole, batch["level"]))
         cells = noise_cells(hole)
         m, noise = (t.to(x.device) for t in draws(batch["seed"], x0.shape[1:]))
         noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)

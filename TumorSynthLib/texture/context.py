@@ -56,6 +56,18 @@ def fill(x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def masked(x: torch.Tensor, hole: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """The bridge's start y: x (B, 1, D, H, W) with the hole filled smoothly from around it.
+
+    level (B,) is the mean asked for in the hole, in the network's range; nan leaves the mean of the filling. A start at
+    the right level spares the network from learning it: without it, it hadn't after 700 steps on two modalities.
+    """
+    filled = fill(x, ~hole)
+    mean = (filled * hole).sum((1, 2, 3, 4)) / hole.sum((1, 2, 3, 4)).clamp_min(1)
+    shift = torch.nan_to_num(level.to(x.dtype) - mean, nan=0.0)
+    return torch.where(hole, filled + shift.view(-1, 1, 1, 1, 1), x)
+
+
 def complete(x: torch.Tensor, hole: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """x (B, 1, D, H, W) with a smooth continuation outside the image, made from what is known inside it.
 

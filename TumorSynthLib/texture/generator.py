@@ -12,7 +12,7 @@ from scipy import ndimage
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture.bridge import Bridge, nodes
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, complete, conditions, fill, noise_cells
+from TumorSynthLib.texture.context import IntensityMap, complete, conditions, masked, noise_cells
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 
 Progress = Callable[[str, float], None]
@@ -20,6 +20,7 @@ Progress = Callable[[str, float], None]
 # The voxels around a contour hold some tumour (partial volume): a removal doesn't take them for healthy context, or it
 # would continue them inwards. They keep their values in the result.
 RIM = np.ones((1, 3, 3), bool)
+LEVEL = "original_firstorder_Mean"  # where it is asked, the bridge starts at this level
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -127,17 +128,18 @@ class TextureModel:
             time = torch.full((1,), m, device=self.device)
             return self.network(state, y, around, time, modal, values, given, removal).float()
 
-        out = self._bridge(
-            predict, x, hole, nodes(steps, self.few_steps), self.eta if eta is None else eta, seed, progress
-        )
+        mean = (features or {}).get(LEVEL, np.nan)
+        level = torch.as_tensor(intensity.forward([mean])).to(self.device)
+        eta = self.eta if eta is None else eta
+        out = self._bridge(predict, x, hole, level, nodes(steps, self.few_steps), eta, seed, progress)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
         return np.where(mask, out, array).astype(np.float32)
 
-    def _bridge(self, predict, x, hole, times, eta, seed, progress):
+    def _bridge(self, predict, x, hole, level, times, eta, seed, progress):
         rng = torch.Generator().manual_seed(int(seed))
-        base = torch.where(hole, fill(x, ~hole), x)
+        base = masked(x, hole, level)
         y = self.codec.encode(base)
         cells = noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -103,6 +104,7 @@ def move(args: argparse.Namespace) -> int:
 def _edit(args: argparse.Namespace) -> int:
     """Any edit: check options and output, read, edit, write all at once, print."""
     start = time.perf_counter()
+    _reuse_memory()
     entry = _recorded(args)
     paths = _output_paths(args)
     with Bar(args.quiet) as bar:
@@ -122,6 +124,19 @@ def _edit(args: argparse.Namespace) -> int:
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
     _tell(args, paths, result, notes, {k: round(v, 3) for k, v in timing.items()})
     return 0
+
+
+def _reuse_memory() -> None:
+    """Ask glibc to keep freed blocks: the network's large arrays are then not mapped and cleared anew at each layer, which
+    saves a tenth of an edit's time. No effect elsewhere."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        for name in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(name, 2**31 - 1)
 
 
 def _recorded(args: argparse.Namespace) -> dict[str, Any] | None:

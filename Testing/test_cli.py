@@ -305,6 +305,15 @@ def test_failure_while_writing_leaves_nothing(run, data, tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+def wait_until_at_work(process):
+    """Until torch is loaded, and a little longer."""
+    maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
+    while maps.exists() and "libtorch" not in maps.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    assert process.poll() is None, process.stderr.read()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_cleanly(data, tmp_path, number):
@@ -315,8 +324,7 @@ def test_signal_stops_cleanly(data, tmp_path, number):
         *map(str, edit("remove", data, tmp_path / "x.nii.gz", "--steps", 1000)),
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(4)
-    assert process.poll() is None, process.stderr.read()
+    wait_until_at_work(process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"

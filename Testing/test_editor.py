@@ -260,6 +260,13 @@ def test_result_says_what_was_done(editor, case, result):
     assert set(editor.estimate(*case)) == {"seconds", "bytes", "voxels"}
 
 
+def test_model_without_a_population(tmp_path, case):
+    bundle = editor_case.model(tmp_path / "plain")
+    bundle.json["population"] = {}
+    result = Editor(bundle, "cpu").synthesize(*case, request())
+    assert abs(result.reached[MEAN] - 30) < 1 and result.spread == {}
+
+
 def test_names_and_units_of_a_request():
     assert resolved({"intensity_sd": 5.0}) == {SD: 25.0}
     assert resolved({"glcm_Contrast": 2}) == {CONTRAST: 2.0}

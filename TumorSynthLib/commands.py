@@ -64,6 +64,8 @@ def _extraction(args: argparse.Namespace):
 
 
 def _percentiles(population, features: Mapping[str, float]) -> dict[str, float]:
+    if population is None:
+        return {}
     return {
         name: float(population.percentile(name, value))
         for name, value in features.items()

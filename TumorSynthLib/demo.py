@@ -75,14 +75,16 @@ def run(
         staging.file(out / "features.json").write_text(
             as_json({"features": features}) + "\n", encoding="utf-8"
         )
-    shown, told = [], {}
+    shown, told, said = [], {}, set()
     for name, (method, request) in _edits(case, features, modality).items():
         with Bar(quiet, title=f"{name:<20} ") as bar:
             result = getattr(editor, method)(case.volume, case.mask, request, bar)
             told[name] = _write(out, name, method, result, case)
         say(f"{name:<20} {_told(result)}")
         for warning in result.warnings:
-            say(f"{'':<20}   {warning}")
+            if warning not in said:
+                say(f"{'':<20}   {warning}")
+        said.update(result.warnings)
         title = name.capitalize()
         shown.append(ReportEdit(title, case.volume, result, case.mask, editor.population(modality), modality))
     with Staging() as staging:
@@ -191,7 +193,9 @@ def _measured(editor, modality: str, case: Case, features: Mapping[str, float]) 
     for alias in DRIVERS:
         name = resolve(alias)[0]
         value = features[name] if name in features else features["original_firstorder_Variance"] ** 0.5
-        percentile = f"{population.percentile(name, value):.0f}" if name in population.names else ""
+        percentile = (
+            f"{population.percentile(name, value):.0f}" if population and name in population.names else ""
+        )
         unit = unit_of(name, "HU")
         rows.append([alias, number(value), "" if unit == "1" else unit,
                      percentile])  # fmt: skip

@@ -109,16 +109,17 @@ class Editor:
         self.bundle = model if isinstance(model, Bundle) else find(model)
         self.device = device
         self._texture: Any = None
-        self._populations: dict[str, Population] = {}
+        self._populations: dict[str, Population | None] = {}
 
     def modality(self, volume: Volume, wanted: str | None = None) -> str:
         """The model's modality that an image has. Raises InputError where it has none of them."""
         return suitability.modality_of(self.bundle, wanted, volume)[0]
 
-    def population(self, modality: str) -> Population:
-        """Features of the model's training tumours."""
+    def population(self, modality: str) -> Population | None:
+        """Features of the model's training tumours; None where the model has none for the modality."""
         if modality not in self._populations:
-            self._populations[modality] = self.bundle.population(modality)
+            there = (self.bundle.json.get("population") or {}).get(modality)
+            self._populations[modality] = self.bundle.population(modality) if there else None
         return self._populations[modality]
 
     def estimate(self, volume: Volume, mask: np.ndarray, steps: int | None = None) -> dict[str, float]:
@@ -223,19 +224,22 @@ class Editor:
             asked = {}
             if job.request.donor is not None:
                 image, mask = job.request.donor
-                asked = self._texture_of(self.extract(image, mask, job.modality, TEXTURE_CLASSES), job.modality)
+                asked = self._texture_of(
+                    self.extract(image, mask, job.modality, TEXTURE_CLASSES), job.modality
+                )
             job.asked = asked | resolved(job.request.features)
             job.used = self._feasible(job) if job.asked else {}
 
     def _texture_of(self, features: Mapping[str, float], modality: str) -> dict[str, float]:
         """Those of a tumour's features that make a request: the model knows them, and they don't follow the size."""
-        known = self.population(modality).names
-        return {name: value for name, value in steerable(features)[0].items() if name in known}
+        kept, population = steerable(features)[0], self.population(modality)
+        return {name: value for name, value in kept.items() if population is None or name in population.names}
 
     def _feasible(self, job: _Job) -> dict[str, float]:
         population = self.population(job.modality)
-        known = {name: value for name, value in job.asked.items() if name in population.names}
-        if not known:
+        names = population.names if population else ()
+        known = {name: value for name, value in job.asked.items() if name in names}
+        if not population or not known:
             return dict(job.asked)
         region = job.region
         voxel_volume = float(np.prod(region.spacing))
@@ -327,7 +331,7 @@ class Editor:
 
     def _spread(self, modality: str) -> dict[str, float]:
         population = self.population(modality)
-        return {name: float(s) for name, s in zip(population.names, population.std)}
+        return {name: float(s) for name, s in zip(population.names, population.std)} if population else {}
 
     def _solved(self, job: _Job, sample: np.ndarray, native: np.ndarray) -> np.ndarray:
         """Native box of the solved sample.

@@ -176,7 +176,11 @@ def test_wrong_modality_for_mr(attempt, case, two):
 def test_modality_is_found(two, case):
     editor = Editor(two)
     assert editor.modality(case[0]) == "CT"
-    assert editor.modality(with_values(case[0], lambda a: np.clip(a + 1000, 0, None))) == "T1"
+    mr = with_values(case[0], lambda a: np.clip(a + 1000, 0, None))
+    assert editor.modality(mr) == "T1"
+    wide = np.zeros((80, 160, 160), np.float32)  # most of it background
+    wide[: mr.array.shape[0], : mr.array.shape[1], : mr.array.shape[2]] = mr.array
+    assert editor.modality(Volume(wide, mr.spacing)) == "T1"
 
 
 def test_unknown_modality(attempt, case):

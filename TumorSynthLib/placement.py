@@ -111,7 +111,7 @@ def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:
     from scipy import ndimage
 
     view = frame.view(array)
-    solid = view > (BODY_HU if ct else BODY_SHARE * np.percentile(view, 99))
+    solid = view > (BODY_HU if ct else _mr_threshold(view))
     solid = (
         ndimage.binary_opening(solid, ndimage.generate_binary_structure(3, 1))
         if min(view.shape) > 2
@@ -126,6 +126,12 @@ def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:
     for k in range(len(inside)):
         result[k] = ndimage.binary_fill_holes(inside[k]) | (_cut_lung(view[k], ~inside[k]) if ct else False)
     return np.ascontiguousarray(frame.back(result))
+
+
+def _mr_threshold(values: np.ndarray) -> float:
+    """Between background and tissue; empty background, which may be most of the image, is left aside."""
+    tissue = values[values > values.min()]
+    return BODY_SHARE * float(np.percentile(tissue, 99)) if tissue.size else float(values.min())
 
 
 def _cut_lung(values: np.ndarray, air: np.ndarray) -> np.ndarray:

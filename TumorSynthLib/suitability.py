@@ -153,7 +153,8 @@ def _judge_scale(values: np.ndarray, low: float, mapping: dict) -> tuple[str, st
     limits = mapping.get("range")
     if not limits:
         return "", ""
-    bright, usual = float(np.percentile(values, 99)), float(limits[1])
+    # Without the background, which may be most of the image.
+    bright, usual = float(np.percentile(values[values > values.min()], 99)), float(limits[1])
     unit = mapping.get("unit", "grey level")
     text = f"its 99th percentile is {bright:.4g} where the model knows up to {usual:.4g} {unit}"
     if bright < 0.01 * usual or bright > 20 * usual:

@@ -28,7 +28,8 @@ RATE = 0.25  # grey-level bins per Adam step at first
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
-NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # standard deviations of the sample
+NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of the sample
+OUTLIER = 5.0  # robust standard deviations from the median
 TURNS = 3  # solves through the image's own grid, where that is another one
 NEAR_SIZE = 0.05  # relative difference in voxels up to which a donor counts as of the same size
 
@@ -168,33 +169,70 @@ class _Solver:
         return self.refine(values) if self.objective.asked and self.iterations > 0 else values
 
     def adjust_texture(self, start: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Step 2: smooth the sample, or add noise, where that brings the asked texture nearer; values stay `target`'s."""
-        start = transfer(start, target, self._local_mean(start))  # smoothing acts on the asked distribution
-        white = self.rng.standard_normal(len(start)) * start.std()
-        zones = len(start) <= 30000
-        tried: dict[tuple[int, int], tuple[float, np.ndarray]] = {}
+        """Step 2: smooth the sample, or add noise, where that brings the asked texture nearer; values stay `target`'s.
 
-        def attempt(smoothing: int, noise: int) -> float:
-            key = (smoothing, noise)
+        The noise is the sample's own fine detail, which fits its surroundings, or white where that alone does better.
+        """
+        start = transfer(start, target, self._local_mean(start))  # smoothing acts on the asked distribution
+        gathered = self._gather_outliers(start)
+        noises = self._noises(start)
+        zones = len(start) <= 30000
+        tried: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
+
+        def attempt(smoothing: int, noise: int, kind: int, gather: int = 0) -> float:
+            key = (smoothing, noise, kind if noise else 0, gather)
             if key not in tried:
-                x = self._smooth(start, SMOOTHING[smoothing]) if smoothing else start
-                x = x + NOISE[noise] * white * (x.std() / max(start.std(), 1e-9)) if noise else x
+                x = gathered if gather else start
+                x = self._smooth(x, SMOOTHING[smoothing]) if smoothing else x
+                x = x + NOISE[noise] * noises[kind] if noise else x
                 x = start + (x - start) * self.loose
                 values = transfer(x, target, self._local_mean(x))
                 _, level, levels = self.coordinates(values)
                 error = self.objective.error(self.objective.measure(level, levels, zones))
-                tried[key] = (
-                    error * (1 + 0.03 * (smoothing + noise)),
-                    values,
-                )  # a small bonus for the sample as it is
+                # What is nearer to the sample as it is wins where the features hardly differ.
+                tried[key] = error * (1 + 0.03 * (smoothing + noise) + (0.1 if noise and kind else 0)), values
             return tried[key][0]
 
-        smoothing = min(range(0, len(SMOOTHING), 2), key=lambda k: attempt(k, 0))
-        best = min(((smoothing, k) for k in range(0, len(NOISE), 2)), key=lambda key: attempt(*key))
-        for axis in (0, 1, 0):
+        coarse = range(0, len(SMOOTHING), 2)
+        kinds = (0,) if gathered is None else (0, 1)
+        best = min(((k, 0, 0, g) for k in coarse for g in kinds), key=lambda key: attempt(*key))
+        options = [best]
+        for k in sorted({best[0], len(SMOOTHING) - 1}):
+            options += [(k, n, kind, best[3]) for n in (2, 4) for kind in (0, 1)]
+        best = min(options, key=lambda key: attempt(*key))
+        for axis in (1, 0, 1):
             best = _walk(attempt, best, axis, (len(SMOOTHING), len(NOISE)))
         self.progress("texture", 0.2)
-        return tried[best][1]
+        return tried[(best[0], best[1], best[2] if best[1] else 0, best[3])][1]
+
+    def _gather_outliers(self, values: np.ndarray) -> np.ndarray | None:
+        """The values (n,) with their outliers (calcification, bone, vessels) in few places instead of as specks; None without.
+
+        Outliers go to where a smooth version of the sample is highest (or lowest); all other voxels keep their order.
+        """
+        centre, spread = _bulk(values)
+        high, low = (
+            int((values > centre + OUTLIER * spread).sum()),
+            int((values < centre - OUTLIER * spread).sum()),
+        )
+        if not 0 < high + low < 0.2 * len(values):
+            return None
+        key = self._smooth(np.clip(values, centre - 2 * OUTLIER * spread, centre + 2 * OUTLIER * spread), 2.0)
+        order = np.argsort(key, kind="stable")
+        middle = np.sort(order[low : len(order) - high])
+        ranked = np.concatenate(
+            [order[:low], middle[np.argsort(values[middle], kind="stable")], order[len(order) - high :]]
+        )
+        result = np.empty_like(values)
+        result[ranked] = np.sort(values)
+        return result
+
+    def _noises(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sample's own detail (without outliers) and white noise (n,), both as strong as the bulk of the values spreads."""
+        spread = max(_bulk(start)[1], 0.1 * float(start.std()), 1e-6)
+        detail = np.clip(start - self._smooth(start, 1.1), -3 * spread, 3 * spread)
+        white = self.rng.standard_normal(len(start))
+        return detail * (spread / max(float(detail.std()), 0.05 * spread)), white * spread
 
     def refine(self, values: np.ndarray) -> np.ndarray:
         """Step 3."""
@@ -243,9 +281,13 @@ class _Solver:
         return RATE * min(1.0, 2 * (1 - step / max(self.iterations, 1)) + 0.1)
 
 
-def _walk(
-    attempt: Callable[[int, int], float], best: tuple[int, int], axis: int, sizes: tuple[int, int]
-) -> tuple[int, int]:
+def _bulk(values: np.ndarray) -> tuple[float, float]:
+    """Median and robust standard deviation."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return float(middle), float(high - low) / 1.349
+
+
+def _walk(attempt: Callable[..., float], best: tuple, axis: int, sizes: tuple[int, int]) -> tuple:
     """Steps along one axis of a grid while that lowers `attempt`."""
     for direction in (1, -1):
         moved = False

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from TumorSynthLib import suitability
+from TumorSynthLib import provenance, suitability
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import Bundle, find
 from TumorSynthLib.placement import moved_mask
@@ -82,6 +83,7 @@ class _Job:
     settings: Settings
     warnings: list[str]
     report: Progress
+    origin: Future
     clock: _Clock = field(default_factory=_Clock)
     asked: dict[str, float] = field(default_factory=dict)
     used: dict[str, float] = field(default_factory=dict)
@@ -209,7 +211,12 @@ class Editor:
             warnings += suitability.check_fit(volume, mask, self.bundle)
             settings = self.bundle.settings(modality)
             region = self._region(volume, mask)
-        return _Job(volume, mask, request, modality, region, settings, warnings, report, clock)
+            hashing = ThreadPoolExecutor(
+                1
+            )  # beside the network: hashing a large image takes as long as a small edit
+            origin = hashing.submit(provenance.fingerprint, volume, mask)
+            hashing.shutdown(wait=False)
+        return _Job(volume, mask, request, modality, region, settings, warnings, report, origin, clock)
 
     def _region(self, volume: Volume, mask: np.ndarray) -> Region:
         from TumorSynthLib.texture.network import MULTIPLE
@@ -396,9 +403,9 @@ class Editor:
             job.warn(f"{len(far)} of {len(off)} asked features were not reached: {shown}")
 
     def _provenance(self, edit: str, source: _Job, result: EditResult) -> dict[str, Any]:
-        from TumorSynthLib import provenance
-
-        return provenance.record(edit, self.bundle, source, result, device=str(self._load().device))
+        return provenance.record(
+            edit, self.bundle, source, result, device=str(self._load().device), origin=source.origin.result()
+        )
 
 
 def _features(region: Region, native: np.ndarray, settings: Settings, classes) -> dict[str, float]:

@@ -46,6 +46,7 @@ def record(
     *,
     device: str | None = None,
     files: Mapping[str, str | os.PathLike] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of one edit.
 
@@ -55,6 +56,7 @@ def record(
     :param result: the `EditResult`.
     :param device: where the network ran, e.g. "cpu".
     :param files: role ("image", "mask", "donor_image", …) to file; names and no folders are kept.
+    :param origin: the `fingerprint` of what was edited, if it is there already.
     """
     request = source.request
     entry: dict[str, Any] = {
@@ -73,7 +75,7 @@ def record(
             "reached": result.reached,
             "before": result.before,
         },
-        "input": fingerprint(source.volume, source.mask),
+        "input": dict(origin or fingerprint(source.volume, source.mask)),
         "timing_seconds": result.timing,
         "device": device,
         "warnings": list(result.warnings),

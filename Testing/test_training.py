@@ -440,7 +440,7 @@ def export(run: Path, data: Path, out: Path, *more):
 
 
 def test_export_load_sample(prepared, trained, tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps({"pearson": 0.5}))
+    (tmp_path / "scores.json").write_text(json.dumps({"scores": {"pearson": 0.5}}))
     export(trained[0], prepared, tmp_path / "toy", "--scores", tmp_path / "scores.json")
     bundle = load_bundle(tmp_path / "toy")
     bundle.verify()

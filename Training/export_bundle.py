@@ -1,7 +1,7 @@
 """Turn a checkpoint of train_texture.py and its prepared data into a model bundle that the library loads.
 
     python Training/export_bundle.py --run runs/lidc --data runs/data/lidc --out Resources/Models/lung-nodule-ct \\
-        --id lung-nodule-ct --version 0.1.0 --title "Lung nodule (CT)" --organ lung --licence "CC BY 4.0" --scores scores.json
+        --id lung-nodule-ct --version 0.1.0 --title "Lung nodule (CT)" --organ lung --licence "CC BY 4.0" --scores RESULTS.json …
 
 The averaged weights are written; large ones as float16, because it keeps eight times finer steps than bfloat16 at the same
 size and trained weights are far from its limits. Scaling of features and latents stays float32. The bundle is then opened
@@ -135,7 +135,7 @@ def manifest(checkpoint: dict, data: common.Prepared, entries: dict, a) -> dict:
         "network": {"config": dict(config["network"]), "features": list(config["names"])},
         "sampler": {"nodes": list(a.nodes), "eta": a.eta}, "population": entries,
         "training": training(checkpoint, data, a), "licence": a.licence,
-        "scores": json.loads(a.scores.read_text()) if a.scores else {},
+        "scores": {k: v for f in a.scores for k, v in json.loads(f.read_text())["scores"].items()},
     }  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def parse(arguments: list[str] | None = None):
     p.add_argument("--title", required=True)
     p.add_argument("--organ", required=True)
     p.add_argument("--licence", required=True, help="of the weights")
-    p.add_argument("--scores", type=Path, help="JSON of measured scores")
+    p.add_argument("--scores", type=Path, nargs="*", default=[], help="results of evaluate.py")
     p.add_argument(
         "--margin",
         type=float,

@@ -35,8 +35,44 @@ class IntensityMap:
         return np.sinh(np.clip(mapped, low, high)) * self.scale + self.center
 
 
-def fill(x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """x (B, 1, D, H, W) with voxels that are not `known` replaced by a smooth blend of the known ones (push-pull)."""
+def fill(x: torch.Tensor, known: torch.Tensor, iterations: int = 30) -> torch.Tensor:
+    """x (B, 1, D, H, W) with voxels that are not `known` continued smoothly from the known ones.
+
+    A coarse-to-fine blend, then conjugate gradients on the biharmonic equation, which carries slopes over the border;
+    in large holes they only reach the border's neighbourhood, so that nothing overshoots.
+    """
+    out, hole = _blend(x, known), (~known).to(x.dtype)
+    if not bool(hole.any()):
+        return out
+    residual = -_laplace(_laplace(out)) * hole
+    step, direction, size = torch.zeros_like(out), residual, _dot(residual, residual)
+    for _ in range(iterations):
+        pushed = _laplace(_laplace(direction)) * hole
+        length = size / _dot(direction, pushed).clamp_min(1e-20)
+        step = step + length * direction
+        residual = residual - length * pushed
+        fresh = _dot(residual, residual)
+        direction, size = residual + fresh / size.clamp_min(1e-20) * direction, fresh
+    return out + step
+
+
+def _laplace(x: torch.Tensor) -> torch.Tensor:
+    """Sum of second differences along the three axes; the border is repeated."""
+    p = F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate")
+    inner = slice(1, -1)
+    total = p[:, :, 2:, inner, inner] + p[:, :, :-2, inner, inner] - 6 * x
+    total += p[:, :, inner, 2:, inner]
+    total += p[:, :, inner, :-2, inner]
+    total += p[:, :, inner, inner, 2:]
+    return total.add_(p[:, :, inner, inner, :-2])
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum((1, 2, 3, 4), keepdim=True)
+
+
+def _blend(x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Push-pull: averages of the known voxels on ever coarser grids, brought back where nothing finer is known."""
     levels, weight, value = [], known.to(x.dtype), x * known
     while True:
         levels.append((value, weight))

@@ -202,7 +202,7 @@ def removal(a, bundle) -> dict:
         sources, limit = (loaded, 25.0) if case is None else (shapes_from, 14.0 if lung else 30.0)
         holes = tumour_shapes(sources, volume.spacing, limit)
         name = {"case": case.id if case else a.image.name, "patient": case.patient if case else a.image.name}
-        for hole in healthy_places(volume, mask, holes, count, rng, lung and case is None):
+        for hole in healthy_places(volume, mask, holes, count, rng, lung):
             row, images, box = _filled(
                 editor, volume, hole, modality, WINDOWS[modality]["lung" if lung else "sts"], a.seed
             )

@@ -8,7 +8,7 @@ import pytest
 
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import Cancelled, InputError
-from TumorSynthLib.placement import body, moved_mask
+from TumorSynthLib.placement import body, grown, moved_mask
 from TumorSynthLib.radiomics.extract import extract_image
 from TumorSynthLib.region import Frame
 from TumorSynthLib.requests import EditRequest, differences, resolved, steerable
@@ -115,6 +115,18 @@ def test_same_seed_same_voxels(editor, case, result):
 def test_another_seed_another_tumour(editor, case, result):
     other = editor.synthesize(*case, request(seed=1))
     assert (other.volume.array != result.volume.array)[case[1]].mean() > 0.3
+
+
+def test_a_removal_may_grow_the_mask_and_says_so(editor, case):
+    volume, mask = case
+    result = editor.remove(volume, mask, EditRequest(grow=2.0))
+    wide = grown(mask, volume.spacing, 2.0)
+    changed = result.volume.array != volume.array
+    assert np.array_equal(result.mask, wide) and wide.sum() > mask.sum()
+    assert changed[wide & ~mask].any() and not changed[~wide].any()
+    assert result.provenance["request"]["grow"] == 2.0
+    with pytest.raises(InputError, match="grow by 99"):
+        EditRequest(grow=99.0)
 
 
 def test_remove_needs_no_features_and_takes_none(editor, case):

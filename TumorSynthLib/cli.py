@@ -223,6 +223,8 @@ def _add_synthesize(commands) -> None:
 def _add_remove(commands) -> None:
     sub = _add(commands, "remove", "Put healthy tissue in place of a tumour.")
     _add_image_and_mask(sub)
+    rim = "widen the mask by so much, where a rim of the tumour lies outside its contour (default: 0)"
+    sub.add_argument("--grow", type=float, default=0.0, metavar="MM", help=rim)
     _add_edit(sub)
 
 

@@ -200,6 +200,8 @@ def _options(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple
         if hasattr(args, "set"):
             features, notes = _asked(args)
             options |= {"features": features, "samples": args.samples, "solve": args.solve}
+        if hasattr(args, "grow"):
+            options["grow"] = args.grow
         if hasattr(args, "to"):
             options["to"] = tuple(args.to)
     resolved(EditRequest(**options).features)

@@ -22,7 +22,7 @@ import numpy as np
 from TumorSynthLib import provenance, suitability
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import Bundle, find
-from TumorSynthLib.placement import moved_mask
+from TumorSynthLib.placement import grown, moved_mask
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
@@ -174,7 +174,7 @@ class Editor:
             raise InputError(
                 "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
             )
-        job = self._prepare(volume, mask, request, progress)
+        job = self._prepare(volume, mask, request, progress, request.grow)
         return self._finish("remove", job, self._removed(job))
 
     def move(
@@ -199,13 +199,13 @@ class Editor:
         native = self._synthesized(second, lambda sample: _with_rim(second.region, carried, sample))
         return self._finish("move", second, native, first)
 
-    def _prepare(self, volume, mask, request: EditRequest, progress: Progress | None) -> _Job:
-        """Check everything that can be checked, cheapest first, and cut out the region."""
+    def _prepare(self, volume, mask, request: EditRequest, progress: Progress | None, grow: float = 0.0) -> _Job:
+        """Check everything that can be checked, cheapest first, and cut out the region of the mask, grown by mm."""
         clock, report = _Clock(), progress or (lambda stage, fraction: None)
         report("prepare", 0.0)
         with clock.stage("prepare"):
             check_image(volume)
-            mask = check_mask(mask, volume)
+            mask = grown(check_mask(mask, volume), volume.spacing, grow)
             storable(resolved(request.features), volume.array.dtype)
             modality, warnings = suitability.modality_of(self.bundle, request.modality, volume)
             warnings += suitability.check_fit(volume, mask, self.bundle)

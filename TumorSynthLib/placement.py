@@ -18,6 +18,19 @@ BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
 
 
+def grown(mask: np.ndarray, spacing: tuple[float, float, float], mm: float) -> np.ndarray:
+    """The mask (K, J, I) and all voxels within `mm` of it; spacing (x, y, z) mm."""
+    if mm <= 0:
+        return mask
+    from scipy import ndimage
+
+    steps = [int(np.ceil(mm / s)) for s in spacing[::-1]]
+    box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(bounding_box(mask), steps))
+    wide = mask.copy()
+    wide[box] = ndimage.distance_transform_edt(~mask[box], spacing[::-1]) <= mm
+    return wide
+
+
 def moved_mask(
     volume, mask: np.ndarray, to, ct: bool, inside: np.ndarray | None = None
 ) -> tuple[np.ndarray, tuple]:

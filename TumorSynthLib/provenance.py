@@ -223,7 +223,7 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     they were the model's own choice.
     """
     request = entry["request"]
-    arguments = {name: request[name] for name in ("seed", "steps", "eta", "samples", "solve") if name in request}
+    arguments = {name: request[name] for name in ("seed", "steps", "eta", "samples", "solve", "grow") if name in request}
     arguments["features"] = dict(request["features"]) or None
     arguments["modality"] = entry.get("modality")
     if request.get("to") is not None:

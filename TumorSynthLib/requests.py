@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STEERABLE = ("firstorder", "glcm", "glrlm", "glszm")  # the classes that a texture request can hold
 MAX_SAMPLES = 64
+MAX_GROW = 10.0  # mm
 
 INTENSITIES = {"Minimum", "10Percentile", "Median", "Mean", "90Percentile", "Maximum"}
 
@@ -36,6 +37,7 @@ class EditRequest:
     :param solve: let the solver move the sample until the asked features hold.
     :param to: where `move` puts the tumour's centre, (x, y, z) LPS mm.
     :param inside: (K, J, I) bool, an organ that `move` must stay in.
+    :param grow: mm by which `remove` widens the mask, so that a rim of the tumour outside its contour goes too.
     """
 
     features: Mapping[str, float] | None = None
@@ -48,6 +50,7 @@ class EditRequest:
     solve: bool = True
     to: tuple[float, float, float] | None = None
     inside: np.ndarray | None = None
+    grow: float = 0.0
 
     def __post_init__(self):
         _check_whole("seed", self.seed, 0, 2**63 - 1)
@@ -56,6 +59,8 @@ class EditRequest:
             _check_whole("steps", self.steps, 1, 1000)
         if self.eta is not None and not (_is_finite(self.eta) and 0 <= self.eta <= 1):
             raise InputError(f"eta is {self.eta}, but must be between 0 (deterministic) and 1 (the paper's)")
+        if not (_is_finite(self.grow) and 0 <= self.grow <= MAX_GROW):
+            raise InputError(f"the mask is to grow by {self.grow} mm, but must by 0 to {MAX_GROW:g} mm")
         if self.to is not None and not (len(self.to) == 3 and all(_is_finite(v) for v in self.to)):
             raise InputError(f"the place to move to is {self.to}, but must be three numbers: x y z in LPS mm")
 
@@ -67,6 +72,7 @@ class EditRequest:
             "eta": self.eta,
             "samples": self.samples,
             "solve": self.solve,
+            "grow": self.grow,
         }
         return options | ({"to": [float(v) for v in self.to]} if self.to is not None else {})
 

@@ -109,7 +109,9 @@ class Prepared:
         folder = Path(folder)
         self.meta = json.loads((folder / "meta.json").read_text())
         self.images = np.load(folder / "images.npy", mmap_mode="r")  # (N, D, H, W) int16 intensities
-        self.labels = np.load(folder / "labels.npy", mmap_mode="r")  # bit 0 region, bit 1 inside image, bit 2 any tumour
+        self.labels = np.load(
+            folder / "labels.npy", mmap_mode="r"
+        )  # bit 0 region, bit 1 inside image, bit 2 any tumour
         self.features = np.load(folder / "features.npy")  # (N, F) float64, nan where there is none
         self.rows = json.loads((folder / "rows.json").read_text())
         self.modality = np.array([self.meta["modalities"].index(r["modality"]) for r in self.rows])

@@ -250,13 +250,12 @@ def main():
     if (a.data is None) == (a.image is None) or (a.image is not None and a.mask is None):
         parser.error("give --data DIR, or --image with --mask (removal only)")
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
-    out = {
-        "task": a.task,
-        "model": bundle.json["id"],
-        "version": bundle.json["version"],
-        "seed": a.seed,
-        "quick": a.quick,
-    }
+    source = (
+        f"--data {'/'.join(a.data.parts[-2:])}" if a.data else f"--image {a.image.name} --mask {a.mask.name}"
+    )
+    command = f"python Training/evaluate.py {a.task} --model {bundle.id} {source}"
+    command += (" --quick" if a.quick else "") + f" --seed {a.seed}"
+    out = {"task": a.task, "model": bundle.id, "version": bundle.version, "command": command}
     out |= {"texture": texture, "removal": removal}[a.task](a, bundle)
     rows = out.pop("rows")
     out["scores"] = compact(out)

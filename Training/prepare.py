@@ -112,7 +112,9 @@ def vary(image: np.ndarray, mask: np.ndarray, plan: Plan, spread: float, rng) ->
         softer = _smooth(residual, mask, width)
         residual = softer if rng.random() < 0.7 else residual + rng.uniform(0.2, 0.8) * (residual - softer)
     if rng.random() < 0.35:
-        skewed = np.sinh(rng.uniform(0.2, 0.8) * np.clip(residual / deviation + rng.uniform(-0.5, 0.5), -4, 4))
+        skewed = np.sinh(
+            rng.uniform(0.2, 0.8) * np.clip(residual / deviation + rng.uniform(-0.5, 0.5), -4, 4)
+        )
         residual = skewed * deviation
     residual = residual * np.exp(rng.uniform(np.log(0.45), np.log(2.0)))
     if rng.random() < 0.6:
@@ -134,7 +136,9 @@ def _random_fields(mask, plan, deviation, rng):
     """Mixture of two random fields, with a gradient from rim to core and a necrotic part now and then."""
     depth = ndimage.distance_transform_edt(mask, plan.spacing[::-1])
     depth = depth / max(depth.max(), 1e-3)
-    a, b = (field(mask.shape, np.exp(rng.uniform(np.log(0.6), np.log(8))), plan.spacing, rng) for _ in range(2))
+    a, b = (
+        field(mask.shape, np.exp(rng.uniform(np.log(0.6), np.log(8))), plan.spacing, rng) for _ in range(2)
+    )
     mix = rng.random()
     out = np.sqrt(mix) * a + np.sqrt(1 - mix) * b
     if rng.random() < 0.6:
@@ -154,7 +158,9 @@ class Writer:
     def add(self, image, label, kind: str, case: Case):
         """One crop; features are measured unless it is context."""
         if kind != "context":
-            found = extract(image.astype(np.float32), (label & FULL) > 0, self.plan.spacing, self.settings, CLASSES)
+            found = extract(
+                image.astype(np.float32), (label & FULL) > 0, self.plan.spacing, self.settings, CLASSES
+            )
             self.names = self.names or list(found)
             self.features.append([found[n] for n in self.names])
         else:
@@ -172,7 +178,10 @@ class Writer:
         (folder / "rows.json").write_text(json.dumps(self.rows))
         meta = {"layout": layout, "spacing": self.plan.spacing, "names": self.names, "population": population}
         meta["modalities"] = sorted({r["modality"] for r in self.rows})
-        meta["extraction"] = {"binWidth": self.plan.bin_width, "resampledPixelSpacing": list(self.plan.spacing)}
+        meta["extraction"] = {
+            "binWidth": self.plan.bin_width,
+            "resampledPixelSpacing": list(self.plan.spacing),
+        }
         (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -214,13 +223,19 @@ def process(case: Case, plan: Plan, writer: Writer, spread: float, rng) -> dict:
         places = np.argwhere(region.valid & ~tumour)
         corner = places[rng.integers(len(places))] - np.array(plan.crop) // 2
         corner = np.clip(corner, 0, np.maximum(np.array(image.shape) - plan.crop, 0))
-        writer.add(window(image, corner, plan.crop, "edge"), window(base, corner, plan.crop, "zero"), "context", case)
+        writer.add(
+            window(image, corner, plan.crop, "edge"), window(base, corner, plan.crop, "zero"), "context", case
+        )
     settings = Settings(binWidth=plan.bin_width, resampledPixelSpacing=plan.spacing)
-    return extract_image(Volume(volume.array, volume.spacing, volume.origin, volume.direction), mask, settings)
+    return extract_image(
+        Volume(volume.array, volume.spacing, volume.origin, volume.direction), mask, settings
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("layout", choices=["sts", "lidc", "nnunet"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -228,7 +243,11 @@ def main():
     parser.add_argument("--crop", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels; for nnunet")
     parser.add_argument("--bin-width", type=float, default=25.0, help="of the features; for nnunet")
     parser.add_argument(
-        "--range", type=float, nargs=2, default=(-1024.0, 3071.0), help="intensities are clipped to it; for nnunet"
+        "--range",
+        type=float,
+        nargs=2,
+        default=(-1024.0, 3071.0),
+        help="intensities are clipped to it; for nnunet",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only the first cases, to try things")

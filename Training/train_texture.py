@@ -44,10 +44,16 @@ def intensity_maps(data: common.Prepared) -> list[IntensityMap]:
     for k, modality in enumerate(data.meta["modalities"]):
         if modality not in known:
             rows = np.flatnonzero(tumours & (data.modality == k))
-            rows = np.sort(rng.choice(rows, min(len(rows), max(8, FALLBACK_VOXELS // data.images[0].size)), replace=False))
+            rows = np.sort(
+                rng.choice(
+                    rows, min(len(rows), max(8, FALLBACK_VOXELS // data.images[0].size)), replace=False
+                )
+            )
             values, labels = data.images[rows], data.labels[rows]
             low, high = np.percentile(values[(labels & 2) > 0], [16, 84])
-            known = known | {modality: (float(np.median(values[(labels & 1) > 0])), float(max((high - low) / 2, 1.0)))}
+            known = known | {
+                modality: (float(np.median(values[(labels & 1) > 0])), float(max((high - low) / 2, 1.0)))
+            }
         maps.append(IntensityMap(*known[modality]))
     return maps
 
@@ -112,7 +118,9 @@ class Sampler:
             hole = np.roll(hole, rng.integers(-8, 9, 3) // (2, 1, 1), (0, 1, 2))
             hole &= (label & 2 > 0) & (label & 4 == 0)
             if 40 < hole.sum() < 0.6 * hole.size:
-                return self._item(image, hole, (label & 2) > 0, i, np.zeros(len(self.columns), bool), True, rng)
+                return self._item(
+                    image, hole, (label & 2) > 0, i, np.zeros(len(self.columns), bool), True, rng
+                )
         return self._synthesis(rng)
 
     @staticmethod
@@ -169,7 +177,9 @@ def loss_of(network, codec, batch, bridge: Bridge):
         cells = noise_cells(hole)
         m, noise = (t.to(x.device) for t in draws(batch["seed"], x0.shape[1:]))
         noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)
-    guess = network(noisy, y, batch["conditions"], m, batch["modality"], batch["values"], batch["given"], batch["removal"])
+    guess = network(
+        noisy, y, batch["conditions"], m, batch["modality"], batch["values"], batch["given"], batch["removal"]
+    )
     weight = torch.ones(1, codec.channels, 1, 1, 1, device=x.device)
     if codec.lossless:
         weight[:, 0] = BACKGROUND_WEIGHT["low"]
@@ -200,7 +210,9 @@ def parse():
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--accumulate", type=int, default=1)
     p.add_argument("--lr", type=float, default=1.2e-3)
-    p.add_argument("--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels")
+    p.add_argument(
+        "--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)
@@ -220,7 +232,9 @@ def open_codec(path: str | None):
 def build(run, data, sampler, codec, widths):
     """Codec and network, with their feature scaling and latent scaling set."""
     standardise(codec, sampler)
-    config = NetworkConfig(codec.channels, len(sampler.columns), len(data.meta["modalities"]), widths=tuple(widths))
+    config = NetworkConfig(
+        codec.channels, len(sampler.columns), len(data.meta["modalities"]), widths=tuple(widths)
+    )
     network = BridgeNetwork(config)
     tumours = sampler.tumours
     network.tokens.set_scaling(**scaling(data.features[tumours][:, sampler.columns], data.modality[tumours]))
@@ -283,7 +297,9 @@ def main():
         for part in range(a.accumulate):
             first = (part * run.world + run.rank) * a.batch
             batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, step, first, a.seed).items()}
-            alone = run.world > 1 and part + 1 < a.accumulate  # gradients are exchanged with the last part only
+            alone = (
+                run.world > 1 and part + 1 < a.accumulate
+            )  # gradients are exchanged with the last part only
             with model.no_sync() if alone else nullcontext():
                 with run.autocast():
                     loss = loss_of(model, codec, batch, bridge).mean() / a.accumulate
@@ -297,7 +313,9 @@ def main():
         average = value if average is None else 0.98 * average + 0.02 * value
         if step % 20 == 0 or step == a.steps:
             left = used / max(done, 1e-6) - used
-            run.log(step=step, loss=run.mean(average), lr=optimiser.param_groups[0]["lr"], seconds=used, left=left)
+            run.log(
+                step=step, loss=run.mean(average), lr=optimiser.param_groups[0]["lr"], seconds=used, left=left
+            )
         if step % a.save_every == 0:
             run.save(state())
     run.save(state())

@@ -156,7 +156,22 @@ def test_to_native_recovers_an_edit(spacing, exact):
         native = region.to_native(wanted, keep_detail=keep_detail)
         assert np.array_equal(native[~region.native_mask], region.native[~region.native_mask])
         miss = (region.measure(native) - wanted)[region.mask].std() / wanted[region.mask].std()
-        assert miss < (0.001 if exact else 0.02)
+        assert miss < (0.001 if exact else 0.05)  # thick voxels are damped: see the next test
+
+
+@pytest.mark.parametrize("spacing", [(0.7, 0.7, 2.5), (0.57, 0.57, 5.0)])
+def test_thick_slices_take_no_spikes_from_what_lies_outside_the_mask(spacing):
+    """A removal in slices thicker than the working grid once drew black and white voxels along the border."""
+    rng = np.random.default_rng(3)
+    z, y, x = np.indices((20, 50, 60))
+    body = ((z - 10) / 6) ** 2 + ((y - 25) / 15) ** 2 + ((x - 30) / 16) ** 2 < 1.2
+    mask = ((z - 10) / 6) ** 2 + ((y - 25) / 15) ** 2 + ((x - 30) / 16) ** 2 < 1
+    array = np.where(body, 0, -850) + rng.normal(0, 10, body.shape)
+    region = Region.around(Volume(array.astype(np.float32), spacing), mask, (0.7, 0.7, 1.25), 8)
+    wanted = np.where(region.mask, -850 + rng.normal(0, 10, region.mask.shape), region.array)
+    native = region.to_native(wanted)[region.native_mask]
+    assert wanted[region.mask].min() <= native.min() and native.max() <= wanted[region.mask].max()
+    assert abs(native.mean() + 850) < 3
 
 
 def test_measure_as_stored_is_what_pyradiomics_reads_after_the_paste():

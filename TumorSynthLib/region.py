@@ -30,6 +30,12 @@ SAME_SPACING = 0.01
 the same grid; resampling between the two would only blur."""
 
 
+THICK = 1.2  # native spacing in units of the working grid's, from which voxels are damped and bounded
+DAMPING = 0.1
+"""Price of moving a thick voxel. Few samples of the mask see one at the mask's border; without a price it would be driven far
+out of range to satisfy them, which shows as black and white spikes."""
+
+
 @dataclass(frozen=True)
 class Patch:
     """What an edit changed: a box of the volume before and after.
@@ -209,6 +215,9 @@ class Region:
         if self.operators is None:
             return np.where(self.native_mask, working, self.native).astype(np.float32)
         native = self.native.astype(np.float64)
+        thick = max(lattice.ratio for lattice in self.lattices) > THICK
+        if thick:
+            working = self._continued(working)
         if keep_detail:
             guess = native + self._interpolate(working - apply_separable(self.operators, native))
         else:
@@ -217,8 +226,21 @@ class Region:
         inner, outer = bounding_box(self.native_mask), bounding_box(self.mask)
         operators = tuple(op[o, i] for op, o, i in zip(self.operators, outer, inner))
         residual = (working - apply_separable(self.operators, result))[outer]
-        result[inner] += _least_squares(operators, self.native_mask[inner], self.mask[outer], residual, iterations)
+        unknown, known = self.native_mask[inner], self.mask[outer]
+        result[inner] += _least_squares(operators, unknown, known, residual, iterations, DAMPING if thick else 0.0)
+        if thick:
+            inside = working[self.mask]
+            result[self.native_mask] = np.clip(result[self.native_mask], inside.min(), inside.max())
         return result.astype(np.float32)
+
+    def _continued(self, working: np.ndarray) -> np.ndarray:
+        """Working values with those outside the mask replaced by the nearest inside, so that neither side bleeds over."""
+        from scipy import ndimage
+
+        nearest = ndimage.distance_transform_edt(
+            ~self.mask, self.spacing[::-1], return_distances=False, return_indices=True
+        )
+        return working[tuple(nearest)]
 
     def patch(self, native: np.ndarray) -> Patch:
         """The change that a native box makes to the volume, inside the mask only; copies the mask's box alone."""
@@ -320,8 +342,13 @@ def _working_mask(volume, mask, frame: Frame, lattices, samples, working: np.nda
     return np.ascontiguousarray(frame.view(found))
 
 
-def _least_squares(operators: Matrices, unknown, known, residual: np.ndarray, iterations: int) -> np.ndarray:
-    """Conjugate gradients (CGLS) for the change inside `unknown` that removes `residual` inside `known`."""
+def _least_squares(
+    operators: Matrices, unknown, known, residual: np.ndarray, iterations: int, damping: float
+) -> np.ndarray:
+    """Conjugate gradients (CGLS) for the change inside `unknown` that removes `residual` inside `known`.
+
+    Minimises ‖residual − R change‖² + damping ‖change‖².
+    """
     transposed = tuple(op.T for op in operators)
     residual = np.where(known, residual, 0.0)
     step = np.where(unknown, apply_separable(transposed, residual), 0.0)
@@ -331,10 +358,11 @@ def _least_squares(operators: Matrices, unknown, known, residual: np.ndarray, it
         if gradient <= goal or gradient == 0.0:
             break
         effect = np.where(known, apply_separable(operators, step), 0.0)
-        length = gradient / max(float(np.vdot(effect, effect)), np.finfo(float).tiny)
+        curvature = float(np.vdot(effect, effect)) + damping * float(np.vdot(step, step))
+        length = gradient / max(curvature, np.finfo(float).tiny)
         change += length * step
         residual -= length * effect
-        slope = np.where(unknown, apply_separable(transposed, residual), 0.0)
+        slope = np.where(unknown, apply_separable(transposed, residual), 0.0) - damping * change
         previous, gradient = gradient, float(np.vdot(slope, slope))
         step = slope + gradient / previous * step
     return change

@@ -216,19 +216,15 @@ class Region:
             return np.where(self.native_mask, working, self.native).astype(np.float32)
         native = self.native.astype(np.float64)
         thick = max(lattice.ratio for lattice in self.lattices) > THICK
-        if thick:
-            working = self._continued(working)
-        if keep_detail:
-            guess = native + self._interpolate(working - apply_separable(self.operators, native))
-        else:
-            guess = self._interpolate(working)
+        drawn = working - apply_separable(self.operators, native) if keep_detail else working
+        guess = self._interpolate(self._continued(drawn) if thick else drawn) + (native if keep_detail else 0.0)
         result = np.where(self.native_mask, guess, native)
         inner, outer = bounding_box(self.native_mask), bounding_box(self.mask)
         operators = tuple(op[o, i] for op, o, i in zip(self.operators, outer, inner))
         residual = (working - apply_separable(self.operators, result))[outer]
         unknown, known = self.native_mask[inner], self.mask[outer]
         result[inner] += _least_squares(operators, unknown, known, residual, iterations, DAMPING if thick else 0.0)
-        if thick:
+        if thick and not keep_detail:
             inside = working[self.mask]
             result[self.native_mask] = np.clip(result[self.native_mask], inside.min(), inside.max())
         return result.astype(np.float32)

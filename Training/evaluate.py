@@ -8,9 +8,9 @@
 ..._mask.nii.gz. Every number comes from the edited file's voxels, re-extracted by pyradiomics (not by our extractor)
 with the model's own parameter file; intervals are 95 % bootstraps over patients.
 
-texture: each case is synthesized with its own features and with another patient's (those that don't grow with the
-region), by three arms: `network`, `full` (network + solver, the default of the product) and `field` (solver on a
-Gaussian field, no network). Controls: `shuffled` pairs each result of `full` with another case's request.
+texture: each case is synthesized with its own features by `full` (network + solver, the default of the product), and
+with another patient's (those that don't grow with the region) by `full`, `network` alone, and `field` (solver on a
+Gaussian field, no network). As a control, `shuffled` pairs each result with another case's request.
 removal: holes of real tumour shapes are cut into healthy places and filled; PSNR and SSIM inside the hole + 5 mm,
 next to scikit-image's biharmonic inpainting.
 """
@@ -100,9 +100,7 @@ def run_texture(a, bundle) -> list[dict]:
 
 def _arms(own: dict, donor: dict) -> list[tuple[str, dict, str]]:
     """(request, asked features, arm) of one case."""
-    return [("own", own, arm) for arm in ("network", "full")] + [
-        ("donor", donor, arm) for arm in ("network", "full", "field")
-    ]
+    return [("own", own, "full"), *(("donor", donor, arm) for arm in ("network", "full", "field"))]
 
 
 def _is_lung(bundle) -> bool:

@@ -204,6 +204,8 @@ def removal(a, bundle) -> dict:
             row, images, box = _filled(
                 editor, volume, hole, modality, WINDOWS[modality]["lung" if lung else "sts"], a.seed
             )
+            if case is None:
+                name["patient"] = f"hole {len(rows)}"  # one patient: the interval is over holes
             rows.append({**name, "modality": modality, "voxels": int(hole.sum()), **row})
             if a.pictures:
                 path = a.pictures / f"removal_{modality}_{len(rows):02d}.png"

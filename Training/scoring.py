@@ -62,10 +62,12 @@ def correlations(rows: list[dict], names: list[str], shuffle: bool = False) -> d
 
 
 def interval(rows: list[dict], statistic, draws: int = 300) -> list[float]:
-    """95 % bootstrap interval of a statistic of rows, resampling patients."""
+    """95 % bootstrap interval of a statistic of rows, resampling patients; of fewer than three there is none."""
     rng, patients = np.random.default_rng(0), sorted({r["patient"] for r in rows})
     groups = {p: [r for r in rows if r["patient"] == p] for p in patients}
     values = []
+    if len(patients) < 3:
+        return [None, None]
     for _ in range(draws):
         drawn = [r for p in rng.choice(patients, len(patients)) for r in groups[p]]
         if len({r["patient"] for r in drawn}) > 2:

@@ -355,3 +355,15 @@ def test_removal_does_not_see_the_rim_of_the_tumour():
         net.network.register_forward_hook(lambda module, sent, out: seen.append(sent[1]))
         net.sample(array, mask, "CT", None, steps=1)
     torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_a_removal_stays_within_the_range_of_its_surroundings():
+    """A bright rim around a hole once drew ever darker values into its middle."""
+    rng = np.random.default_rng(0)
+    array = rng.uniform(-50, 50, (8, 32, 32)).astype(np.float32)
+    mask = ball(array.shape, 5)
+    net = model()
+    net.network.register_forward_hook(lambda module, sent, out: out - 9.0)
+    removed = net.sample(array, mask, "CT", None, seed=1)[mask]
+    assert removed.min() >= -60 and removed.max() <= 60
+    assert net.sample(array, mask, "CT", {}, seed=1)[mask].min() < -500

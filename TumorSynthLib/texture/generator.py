@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.nn import functional as F
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture.bridge import Bridge, nodes
@@ -119,7 +120,8 @@ class TextureModel:
             hole_np = hole_np | (ndimage.binary_dilation(hole_np, RIM) & valid)
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         around = conditions(hole_np[None], valid, self.spacing).to(self.device)
-        x = complete(x, hole, torch.from_numpy(valid)[None, None].to(self.device))
+        known = torch.from_numpy(valid)[None, None].to(self.device) & ~hole
+        x = complete(x, hole, known | hole)
         values, given = (t.to(self.device) for t in self._features(features))
         modal = torch.tensor([self.modalities.index(modality)], device=self.device)
         removal = torch.tensor([features is None], device=self.device)
@@ -131,13 +133,14 @@ class TextureModel:
         mean = (features or {}).get(LEVEL, np.nan)
         level = torch.as_tensor(intensity.forward([mean])).to(self.device)
         eta = self.eta if eta is None else eta
-        out = self._bridge(predict, x, hole, level, nodes(steps, self.few_steps), eta, seed, progress)
+        limits = surrounding_range(x, hole, known) if features is None else (-torch.inf, torch.inf)
+        out = self._bridge(predict, x, hole, level, limits, nodes(steps, self.few_steps), eta, seed, progress)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
         return np.where(mask, out, array).astype(np.float32)
 
-    def _bridge(self, predict, x, hole, level, times, eta, seed, progress):
+    def _bridge(self, predict, x, hole, level, limits, times, eta, seed, progress):
         rng = torch.Generator().manual_seed(int(seed))
         base = masked(x, hole, level)
         y = self.codec.encode(base)
@@ -148,7 +151,7 @@ class TextureModel:
             if progress:
                 progress("texture", i / len(times))
             clean = predict(state, y, m)
-            clean = self._impose(torch.where(cells, clean, known), x, hole)
+            clean = self._impose(torch.where(cells, clean, known), x, hole, limits)
             n = times[i + 1] if i + 1 < len(times) else 0.0
             noise = torch.randn(y.shape, generator=rng).to(y.device)
             state = torch.where(cells, self.bridge.step(state, clean, y, m, n, eta, noise), known)
@@ -157,11 +160,27 @@ class TextureModel:
             progress("texture", 1.0)
         return torch.where(hole, image, x)
 
-    def _impose(self, latent, x, hole):
-        """Known voxels re-imposed in cells that the border cuts; only a lossless codec can do that in image space."""
+    def _impose(self, latent, x, hole, limits):
+        """Known voxels re-imposed in cells that the border cuts, and drawn ones held within the limits.
+
+        Only a lossless codec can do that in image space.
+        """
         if not self.codec.lossless:
             return latent
-        return self.codec.encode(torch.where(hole, self.codec.decode(latent), x))
+        return self.codec.encode(torch.where(hole, self.codec.decode(latent).clamp(*limits), x))
+
+
+def surrounding_range(x: torch.Tensor, hole: torch.Tensor, known: torch.Tensor) -> tuple[float, float]:
+    """5th and 95th percentile of what is known within eight voxels (two across slices) of the hole.
+
+    Healthy tissue is neither darker nor brighter: a bright rim all around once drew air into the middle of a removal.
+    """
+    near = F.max_pool3d(hole.float(), (5, 17, 17), 1, (2, 8, 8)) > 0
+    around = x[near & known]
+    if len(around) < 20:
+        return -torch.inf, torch.inf
+    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (0.05, 0.95))
+    return low, high
 
 
 def blend_rim(out: np.ndarray, array: np.ndarray, mask: np.ndarray, rim: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_results_page_holds_the_numbers(tmp_path, monkeypatch):
         "task": "texture",
         "model": "toy",
         "version": "1",
-        "command": "evaluate.py texture",
+        "command": "evaluate.py texture --data toy/val",
         "results": {"CT donor full": found},
     }
     (tmp_path / "toy.json").write_text(json.dumps(out))
@@ -91,7 +91,7 @@ def test_results_page_holds_the_numbers(tmp_path, monkeypatch):
         "task": "removal",
         "model": "toy",
         "version": "1",
-        "command": "evaluate.py removal",
+        "command": "evaluate.py removal --data toy/val",
         "results": scoring.removal_summary(holes),
     }
     (tmp_path / "removal.json").write_text(json.dumps(out))
@@ -99,4 +99,4 @@ def test_results_page_holds_the_numbers(tmp_path, monkeypatch):
     write_results.main()
     page = (tmp_path / "README.md").read_text()
     assert f"{found['classes']['glcm']['median']:.3f}" in page and "31.500" in page and "1.00" in page
-    assert scoring.compact(out) == {"removal, inside the hole + 5 mm": out["results"]}
+    assert scoring.compact(out) == {"removal in toy/val, inside the hole + 5 mm": out["results"]}

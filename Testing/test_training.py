@@ -39,6 +39,8 @@ def one_thread():
     yield
     torch.set_num_threads(before)
 
+SCORES = {"task": "removal", "command": "evaluate.py removal --data toy/val", "results": {"T1 model psnr": {"mean": 30.0}}}
+
 
 def write_case(image_path: Path, mask_path: Path, seed: int, spacing=SPACING):
     """A noisy ellipsoid in noisy surroundings, 20 x 36 x 36 voxels."""
@@ -440,14 +442,14 @@ def export(run: Path, data: Path, out: Path, *more):
 
 
 def test_export_load_sample(prepared, trained, tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps({"scores": {"pearson": 0.5}}))
+    (tmp_path / "scores.json").write_text(json.dumps(SCORES))
     export(trained[0], prepared, tmp_path / "toy", "--scores", tmp_path / "scores.json")
     bundle = load_bundle(tmp_path / "toy")
     bundle.verify()
     j, saved = bundle.json, trained[1]
     assert (
         j["spacing_mm"] == list(SPACING)
-        and j["scores"] == {"pearson": 0.5}
+        and j["scores"] == {"removal in toy/val, inside the hole + 5 mm": SCORES["results"]}
         and j["margin_mm"] == pytest.approx(16 / 3, abs=0.1)
     )
     assert j["intensity"]["CT"]["range"] == [-1024, 3071] and j["intensity"]["T1"]["unit"] == "grey level"

@@ -258,11 +258,10 @@ def main():
     out = {"task": a.task, "model": bundle.id, "version": bundle.version, "command": command}
     out |= {"texture": texture, "removal": removal}[a.task](a, bundle)
     rows = out.pop("rows")
-    out["scores"] = compact(out)
     a.json.parent.mkdir(parents=True, exist_ok=True)
     a.json.write_text(json.dumps(out, indent=1) + "\n")
     a.json.with_suffix(".rows.json").write_text(json.dumps(rows))
-    print(json.dumps(out["scores"], indent=1))
+    print(json.dumps(compact(out), indent=1))
 
 
 if __name__ == "__main__":

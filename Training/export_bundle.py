@@ -18,6 +18,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from scoring import compact
 
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
@@ -135,7 +136,7 @@ def manifest(checkpoint: dict, data: common.Prepared, entries: dict, a) -> dict:
         "network": {"config": dict(config["network"]), "features": list(config["names"])},
         "sampler": {"nodes": list(a.nodes), "eta": a.eta}, "population": entries,
         "training": training(checkpoint, data, a), "licence": a.licence,
-        "scores": {k: v for f in a.scores for k, v in json.loads(f.read_text())["scores"].items()},
+        "scores": {k: v for f in a.scores for k, v in compact(json.loads(f.read_text())).items()},
     }  # fmt: skip
 
 

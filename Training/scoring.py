@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 from prepare import CLASSES
@@ -137,8 +138,9 @@ def removal_summary(rows):
 
 def compact(out: dict) -> dict:
     """What a model's card shows of an evaluation: medians with interval per class, and means with interval."""
+    source = re.search(r"--(?:data|image) (\S+)", out["command"])[1]
     if out["task"] == "removal":
-        return {"removal, inside the hole + 5 mm": out["results"]}
+        return {f"removal in {source}, inside the hole + 5 mm": out["results"]}
     card = {}
     for key, found in out["results"].items():
         card[key] = {

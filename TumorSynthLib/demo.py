@@ -21,6 +21,7 @@ from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
 #: LPS mm, in the left lung away from large vessels: of lung1, and of the phantom.
 LUNG1_TO, PHANTOM_TO = (65.0, -131.0, -627.5), (58.0, 5.0, 5.0)
 GRAINIER, SMOOTHER = 1.6, 0.6  # times the tumour's own GLCM contrast
+GROW_MM = 2.0  # the rim of the tumour that slices of 5 mm show outside its contour
 DRIVERS = ("mean_intensity", "intensity_sd", "skewness", "entropy", "contrast", "correlation")
 MEAN, CONTRAST = "original_firstorder_Mean", "original_glcm_Contrast"
 
@@ -144,7 +145,7 @@ def _edits(case: Case, features: Mapping[str, float], modality: str) -> dict[str
         return EditRequest(features=asked, modality=modality)
 
     return {
-        "removed": ("remove", EditRequest(modality=modality)),
+        "removed": ("remove", EditRequest(modality=modality, grow=GROW_MM)),
         "own features": ("synthesize", EditRequest(donor=(case.volume, case.mask), modality=modality)),
         "a donor's features": ("retexture", EditRequest(donor=case.donor, modality=modality)),
         "higher contrast": ("synthesize", texture(GRAINIER)),

@@ -305,6 +305,11 @@ def test_failure_while_writing_leaves_nothing(run, data, tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+def listen_to_ctrl_c():
+    """A test run in a shell's background inherits that Ctrl-C is ignored; a user's command does not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def wait_until_at_work(process):
     """Until torch is loaded, and a little longer."""
     maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
@@ -323,7 +328,9 @@ def test_signal_stops_cleanly(data, tmp_path, number):
         "TumorSynthLib",
         *map(str, edit("remove", data, tmp_path / "x.nii.gz", "--steps", 1000)),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c
+    )
     wait_until_at_work(process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.context import IntensityMap, complete, conditions, masked, noise_cells
-from TumorSynthLib.texture.generator import LEVEL
+from TumorSynthLib.texture.generator import LEVEL, TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 
 INTENSITY = {  # center, scale of the asinh map: linear around the tissue of interest
@@ -205,6 +206,7 @@ def parse():
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--codec", default=None, help="a codec checkpoint of train_codec.py; default: Haar")
+    p.add_argument("--init", type=Path, help="start from the weights of this bundle's folder, to train it further")
     p.add_argument("--steps", type=int, default=100_000)
     p.add_argument("--minutes", type=float, help="stop by the clock, counted over all resumed runs")
     p.add_argument("--batch", type=int, default=8)
@@ -258,13 +260,19 @@ def main():
     run = common.Run(a.out, a.threads)
     data = common.Prepared(a.data)
     saved = run.load()
+    start = None if saved or not a.init else TextureModel.from_bundle(load_bundle(a.init), "cpu")
     names = saved["config"]["names"] if saved else conditioning(data.meta["names"])
+    names = list(start.features) if start else names
     maps = intensity_maps(data)
     sampler = Sampler(data, [data.meta["names"].index(n) for n in names], maps)
     torch.manual_seed(a.seed)
     codec, codec_config = open_codec(a.codec)
     widths = saved["config"]["network"]["widths"] if saved else a.widths
+    widths = start.network.config.widths if start else widths
     codec, network = build(run, data, sampler, codec, widths)
+    if start:
+        network.load_state_dict(start.network.state_dict())
+        codec.load_state_dict(start.codec.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema, step, spent = common.Ema(network), 0, 0.0
     if saved:

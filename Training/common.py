@@ -78,6 +78,7 @@ class Run:
 
     def close(self):
         if self.world > 1:
+            dist.barrier()  # a process that leaves early aborts those still talking to it
             dist.destroy_process_group()
 
 

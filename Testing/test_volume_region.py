@@ -156,7 +156,8 @@ def test_to_native_recovers_an_edit(spacing, exact):
         native = region.to_native(wanted, keep_detail=keep_detail)
         assert np.array_equal(native[~region.native_mask], region.native[~region.native_mask])
         miss = (region.measure(native) - wanted)[region.mask].std() / wanted[region.mask].std()
-        assert miss < (0.001 if exact else 0.1)  # thick voxels are damped: see the next test
+        damped = not exact and not keep_detail  # thick voxels: see the next test
+        assert miss < (0.04 if damped else 0.001 if exact else 0.02)
 
 
 @pytest.mark.parametrize("spacing", [(0.7, 0.7, 2.5), (0.57, 0.57, 5.0)])

@@ -21,9 +21,9 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   brackets the same with each result paired with another case's request (*shuffled*). Few patients make wide intervals.
 - `firstorder`, `glcm`, `glrlm`, `glszm` are steered by the solver; `gldm`, `ngtdm`, `glcm_other` (another bin width) never are.
   Features that grow with the region are left out.
-- **How much these numbers were chosen**: how removals treat the rim, their range and thick slices was decided by looking at
-  lung1 and at holes in these validation patients, so the removal figures are not independent of those choices, those of lung1
-  least of all. Stopping times and the sampler were not chosen on these cases.
+- **How much these numbers were chosen**: how removals fill a hole, treat the rim, their range and thick slices was decided by
+  looking at lung1 and at holes in these validation patients, so the removal figures are not independent of those choices,
+  those of lung1 least of all. Stopping times and the sampler were not chosen on these cases.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 

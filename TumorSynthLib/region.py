@@ -215,7 +215,7 @@ class Region:
         if self.operators is None:
             return np.where(self.native_mask, working, self.native).astype(np.float32)
         native = self.native.astype(np.float64)
-        thick = max(lattice.ratio for lattice in self.lattices) > THICK
+        thick = not keep_detail and max(lattice.ratio for lattice in self.lattices) > THICK
         drawn = working - apply_separable(self.operators, native) if keep_detail else working
         guess = self._interpolate(self._continued(drawn) if thick else drawn) + (native if keep_detail else 0.0)
         result = np.where(self.native_mask, guess, native)
@@ -224,7 +224,7 @@ class Region:
         residual = (working - apply_separable(self.operators, result))[outer]
         unknown, known = self.native_mask[inner], self.mask[outer]
         result[inner] += _least_squares(operators, unknown, known, residual, iterations, DAMPING if thick else 0.0)
-        if thick and not keep_detail:
+        if thick:
             inside = working[self.mask]
             result[self.native_mask] = np.clip(result[self.native_mask], inside.min(), inside.max())
         return result.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,6 +15,55 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
+
+
+def parse(
+    parser: argparse.ArgumentParser, section: str, arguments: list[str] | None = None
+) -> argparse.Namespace:
+    """Options of a script: those of `--recipe FILE` under the script's name, overridden by those of the command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", type=Path)
+    recipe = first.parse_known_args(arguments)[0].recipe
+    if recipe is None:
+        return parser.parse_args(arguments)
+    words = recipe_arguments(parser, read_recipe(recipe).get(section) or {}, f"{recipe}, {section}")
+    # The name comes last, because an option with any number of values would swallow a positional argument after it.
+    return parser.parse_args([*words, "--recipe", str(recipe), *arguments])
+
+
+def read_recipe(path: Path) -> dict[str, dict]:
+    """Options by script (`prepare`, `train_texture` ...) of a YAML file."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SystemExit(f"can't read the recipe {path}: {error}") from None
+    if not isinstance(recipe, dict) or not all(isinstance(part, dict) for part in recipe.values()):
+        raise SystemExit(f"{path} is not a recipe: expected script names with options under them")
+    return recipe
+
+
+def recipe_arguments(parser: argparse.ArgumentParser, options: dict, where: str) -> list[str]:
+    """A recipe's options as words of a command line, so that they are checked like those; positional ones become defaults."""
+    known = {action.dest: action for action in parser._actions}
+    words = []
+    for key, value in options.items():
+        action = known.get(str(key).replace("-", "_"))
+        if action is None or action.dest in ("help", "recipe"):
+            parser.error(f"{where}: unknown option {key!r}; known are {', '.join(sorted(known))}")
+        if not action.option_strings:
+            if action.choices and value not in action.choices:
+                parser.error(f"{where}: {key} is {value!r}; choose from {', '.join(action.choices)}")
+            parser.set_defaults(**{action.dest: value})
+        elif isinstance(value, bool):
+            if action.nargs != 0:
+                parser.error(f"{where}: {key} needs a value, not {value}")
+            words += action.option_strings[-1:] if value else []
+        else:
+            words += [action.option_strings[-1], *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
 class Run:
@@ -100,7 +150,7 @@ class Ema:
 
 def patient_of(id: str) -> str:
     """Patient of a case: several nodules of one LIDC patient, LIDC-IDRI-0001_R_1 and _R_2, are one."""
-    return re.sub(r"_R_\d+$", "", id)
+    return re.sub(r"_[RN]_\d+$", "", id)
 
 
 class Prepared:

@@ -200,6 +200,16 @@ class Region:
         values = apply_separable(self.operators, np.asarray(native, dtype=np.float64))
         return (cast_like_itk(values, self.volume.array.dtype) if as_stored else values).astype(np.float32)
 
+    def resample_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Another mask (K, J, I) bool of the volume, e.g. a second region of the tumour, as (D, H, W) bool on the working grid."""
+        if not mask.any():
+            return np.zeros(self.shape, bool)
+        samples = [np.arange(first, first + size) for first, size in zip(self.window, self.shape)]
+        if self.operators is None:
+            return _gather(self.frame, mask, mask, self.start, self.shape)[1]
+        working = np.array(self.spacing[::-1])
+        return _working_mask(self.volume, mask, self.frame, self.lattices, samples, working, "file")
+
     def to_native(self, working: np.ndarray, iterations: int = 30, keep_detail: bool = False) -> np.ndarray:
         """Native float32 box whose `measure` equals the working values inside the mask, as nearly as the grids allow.
 

@@ -1,0 +1,81 @@
+"""Measuring a tumour as the panel and the worker show it: features, percentiles, and whether the image suits the model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib import suitability
+from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.volume import Volume, check_image, check_mask
+
+
+def measure(editor, volume: Volume, mask: np.ndarray, modality: str | None = None) -> dict[str, Any]:
+    """Features of a tumour and what is to be said of them; unlike an edit, an image that doesn't suit is only warned of.
+
+    :param editor: an `Editor`; None measures with pyradiomics' default settings, without a population.
+    :returns: features, percentiles, model, modality, unit, voxels, warnings, seconds.
+    :raises InputError: the image or the mask can't be measured at all.
+    """
+    start = time.perf_counter()
+    check_image(volume)
+    mask = check_mask(mask, volume)
+    if editor is None:
+        found = _plain(volume, mask)
+    else:
+        found = _with_model(editor, volume, mask, modality)
+    return {**found, "voxels": int(np.count_nonzero(mask)), "seconds": round(time.perf_counter() - start, 3)}
+
+
+def percentiles(population, features: dict[str, float]) -> dict[str, float]:
+    """Share in percent of a population's tumours below each value, of the features that it knows."""
+    if population is None:
+        return {}
+    known = [name for name in features if name in population.names]
+    return {name: float(population.percentile(name, features[name])) for name in known}
+
+
+def _plain(volume: Volume, mask: np.ndarray) -> dict[str, Any]:
+    from TumorSynthLib.radiomics.extract import extract_image
+    from TumorSynthLib.radiomics.settings import Settings
+
+    warning = "no model suits this image: measured with pyradiomics' default settings, without percentiles"
+    features = extract_image(volume, mask, Settings())
+    return {
+        "features": features, "percentiles": {}, "model": "", "modality": "", "unit": "", "warnings": [warning],
+    }  # fmt: skip
+
+
+def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) -> dict[str, Any]:
+    bundle = editor.bundle
+    warnings: list[str] = []
+    try:
+        modality, warnings = suitability.modality_of(bundle, modality, volume)
+    except InputError as error:
+        modality = modality or bundle.modalities[0]
+        warnings = [f"{error}; the values can't be compared with the model's tumours"]
+    except ModelError:
+        modality = bundle.modalities[0] if modality is None else bundle.modality(modality)
+    try:
+        warnings += suitability.check_fit(volume, mask, bundle)
+    except InputError as error:
+        warnings.append(f"{error}; it can be measured, but not edited")
+    features = _extracted(bundle, volume, mask, modality)
+    return {
+        "features": features, "percentiles": percentiles(editor.population(modality), features), "model": bundle.id,
+        "modality": modality, "unit": "HU" if bundle.json["intensity"][modality].get("unit") == "HU" else "",
+        "warnings": warnings,
+    }  # fmt: skip
+
+
+def _extracted(bundle, volume: Volume, mask: np.ndarray, modality: str) -> dict[str, float]:
+    """As `Editor.extract`, without its refusal of images that don't look like the modality."""
+    from TumorSynthLib.radiomics.extract import extract
+    from TumorSynthLib.region import Region
+
+    region = Region.around(volume, mask, bundle.spacing)
+    values = region.measure(region.native, as_stored=True)
+    kind = np.int64 if np.issubdtype(volume.array.dtype, np.integer) else np.float64
+    return extract(values.astype(kind), region.mask, region.spacing, bundle.settings(modality))

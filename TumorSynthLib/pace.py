@@ -1,0 +1,53 @@
+"""How far an edit is, and how long it will still take, from the stages that the editor reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+#: Share of an edit's time by stage, in their order; rough, measured on a nodule and a sarcoma on two cores.
+SHARES = {"prepare": 0.03, "model": 0.05, "shape": 0.12, "texture": 0.45, "solve": 0.3, "measure": 0.05}
+TRUSTED = 0.15  # fraction from which the elapsed time says more about the rest than the estimate
+
+
+class Pace:
+    """Turns (stage, fraction of the stage) into (fraction of the whole, remaining seconds); never goes back.
+
+    :param stages: those that will come, some of `SHARES`. :param passes: how often the texture stage will run.
+    :param estimate: seconds of the whole, if there is one.
+    """
+
+    def __init__(
+        self,
+        stages: tuple[str, ...],
+        passes: int = 1,
+        estimate: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.stages = [s for s in SHARES if s in stages]
+        self.passes, self.estimate, self._clock = max(1, passes), estimate, clock
+        self._start, self._done, self._pass, self._last = clock(), 0.0, 0, 0.0
+
+    def at(self, stage: str, fraction: float) -> tuple[float, float | None]:
+        """Fraction of the whole (0…1) and remaining seconds, None while they can't be told."""
+        fraction = min(max(fraction, 0.0), 1.0)
+        if stage == "texture":
+            fraction = self._texture(fraction)
+        total = sum(SHARES[s] for s in self.stages) or 1.0
+        if stage in self.stages:
+            before = sum(SHARES[s] for s in self.stages[: self.stages.index(stage)])
+            self._done = max(self._done, (before + SHARES[stage] * fraction) / total)
+        return self._done, self._remaining()
+
+    def _texture(self, fraction: float) -> float:
+        """Fraction of all passes; one that begins anew is the next."""
+        if fraction < self._last:
+            self._pass = min(self._pass + 1, self.passes - 1)
+        self._last = fraction
+        return (self._pass + fraction) / self.passes
+
+    def _remaining(self) -> float | None:
+        elapsed = self._clock() - self._start
+        if self._done >= TRUSTED:
+            return elapsed * (1 - self._done) / self._done
+        return None if self.estimate is None else max(self.estimate - elapsed, 0.0)

@@ -1,0 +1,386 @@
+"""The editor in a process of its own, behind JSON lines: it keeps torch and the model loaded between edits.
+
+    python -m TumorSynthLib.worker --folder DIR
+
+One request a line on stdin, one event a line on stdout; everything else that prints goes to stderr. Voxels go through files in
+DIR, which the client makes and which both sides use by bare names; the worker removes it when stdin closes, and ends.
+
+    → {"id": 1, "command": "edit", "edit": "remove", "model": "lung-nodule-ct", "device": "auto", "request": {"seed": 3},
+       "volume": {"file": "v", "dtype": "int16", "shape": [K, J, I], "spacing": […], "origin": […], "direction": […]},
+       "mask": {"file": "m", "box": [[k0, k1], [j0, j1], [i0, i1]]}}           (bool bytes of the box; positions are LPS mm)
+    ← {"event": "ready", "pid": 4711, …}                                       once
+    ← {"id": 1, "event": "progress", "stage": "texture", "fraction": 0.4, "remaining": 1.2}
+    ← {"id": 1, "event": "done", "results": [{"box": …, "dtype": …, "after": "r1-0", "mask": {…}, "asked": {…}, …}]}
+    ← {"id": 1, "event": "error", "kind": "input|model|memory|cancelled|internal", "message": "…"}
+
+Other commands: `measure` (as edit), `shape` (a mask from shape features), `warm` (load the model), `cancel`, `quit`. A cancel is
+noticed at the next report of progress; a client that can't wait ends the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from TumorSynthLib import __version__
+from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
+from TumorSynthLib.memory import give_back, reuse_memory
+
+PROTOCOL = 1
+PREFIX = "tumorsynth-"  # of the folder's name: no other one is ever removed
+EDITS = ("synthesize", "remove", "retexture", "reshape", "move", "insert", "series")
+MODELS_KEPT = 2
+RESULT_KEYS = (
+    "asked",
+    "used",
+    "reached",
+    "before",
+    "timing",
+    "provenance",
+    "warnings",
+    "spread",
+    "differences",
+)
+TYPES = (
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float32",
+    "float64",
+)
+
+
+class OutOfMemory(TumorSynthError):
+    """The memory didn't suffice."""
+
+
+KINDS = (
+    (OutOfMemory, "memory"), (Cancelled, "cancelled"), (ModelError, "model"), (InputError, "input"),
+    (TumorSynthError, "internal"),
+)  # fmt: skip
+
+
+class Folder:
+    """The exchange of arrays; names are bare, so that nothing else can be read or written."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def file(self, name: Any) -> Path:
+        """Path of a named file.
+
+        :raises InputError: the name is not a bare one.
+        """
+        if not isinstance(name, str) or not name or name != os.path.basename(name) or name in (".", ".."):
+            raise InputError(f"{name!r} is no name of a file in the exchange folder: use a bare name")
+        return self.path / name
+
+    def read(self, entry: Mapping[str, Any]):
+        """Array of `file`, `dtype`, `shape`, mapped and not copied."""
+        import numpy as np
+
+        shape = tuple(int(n) for n in entry["shape"])
+        if entry["dtype"] not in TYPES:
+            raise InputError(
+                f"the image holds {entry['dtype']} values, but an image of real numbers is needed"
+            )
+        path, dtype = self.file(entry["file"]), np.dtype(entry["dtype"])
+        if not path.is_file() or path.stat().st_size != dtype.itemsize * int(np.prod(shape)):
+            raise InputError(
+                f"the exchange file {path.name} is missing or has another size than {shape}: try again"
+            )
+        return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
+
+    def mask(self, entry: Mapping[str, Any], shape):
+        """(K, J, I) bool array of that shape from the bytes of a box."""
+        import numpy as np
+
+        box = tuple(slice(int(a), int(b)) for a, b in entry["box"])
+        mask = np.zeros(shape, bool)
+        part = self.read({"file": entry["file"], "dtype": "bool", "shape": [s.stop - s.start for s in box]})
+        if mask[box].shape != part.shape:
+            raise InputError("the mask's box lies outside the image: try again")
+        mask[box] = part
+        return mask
+
+    def write(self, name: str, array) -> str:
+        """Write an array's bytes; returns the name."""
+        array.tofile(self.file(name))
+        return name
+
+    def remove(self) -> None:
+        if self.path.name.startswith(PREFIX):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Worker:
+    """Serves requests one after the other.
+
+    :param send: takes an event (a dict) to the client.
+    """
+
+    def __init__(self, folder: Folder, send):
+        self.folder, self.send = folder, send
+        self.cancelled = threading.Event()
+        self._editors: dict[tuple[str, str, str], Any] = {}
+
+    def serve(self, request: Mapping[str, Any]) -> None:
+        """Do one request; whatever goes wrong becomes an error event."""
+        number = request.get("id")
+        try:
+            with self._reported():
+                done = self._do(request)
+            self.send({"id": number, "event": "done", **done})
+        except TumorSynthError as error:
+            kind = next(kind for cls, kind in KINDS if isinstance(error, cls))
+            self.send({"id": number, "event": "error", "kind": kind, "message": str(error)})
+        except Exception as error:
+            traceback.print_exc()
+            self.send({"id": number, "event": "error", "kind": "internal", "message": _one_line(error)})
+        finally:
+            gc.collect()
+            give_back()
+
+    @contextlib.contextmanager
+    def _reported(self):
+        """Exhausted memory as what it is."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or "memory" in str(error).lower():
+                self._editors.clear()
+                raise OutOfMemory(
+                    "the memory didn't suffice for this edit: close other programs, or edit a smaller part of the tumour"
+                ) from error
+            raise
+
+    def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        command = request.get("command")
+        actions = {"edit": self._edit, "measure": self._measure, "shape": self._shape, "warm": self._warm}
+        if command not in actions:
+            raise InputError(
+                f"the worker has no command {command!r}: this module and its engine don't fit together"
+            )
+        return actions[command](request)
+
+    def editor(self, model: str, device: str):
+        """The editor of a model, kept between requests; another version of the model is noticed."""
+        from TumorSynthLib.editor import Editor
+        from TumorSynthLib.models import find
+
+        bundle = find(model)
+        key = (str(bundle.folder), bundle.sha256, device)
+        editor = self._editors.pop(key, None) or Editor(bundle, device)
+        self._editors[key] = editor  # the last used one comes last
+        while len(self._editors) > MODELS_KEPT:
+            self._editors.pop(next(iter(self._editors)))
+        return editor
+
+    def _volume(self, entry: Mapping[str, Any]):
+        from TumorSynthLib.volume import Volume
+
+        spacing, origin, direction = (tuple(map(float, entry[k])) for k in ("spacing", "origin", "direction"))
+        return Volume(self.folder.read(entry), spacing, origin, direction, dict(entry.get("metadata") or {}))
+
+    def _edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        edit = request.get("edit")
+        editor = self.editor(request["model"], request.get("device") or "auto")
+        if edit not in EDITS or not hasattr(editor, edit):
+            raise InputError(f"this version of the engine can't {edit}: update the extension")
+        volume = self._volume(request["volume"])
+        mask = self.folder.mask(request["mask"], volume.array.shape) if request.get("mask") else None
+        options = self._options(request.get("request") or {}, volume)
+        series = (options.pop("feature", None), options.pop("values", None)) if edit == "series" else ()
+        wanted = _request(options)
+        progress = self._progress(request, edit, wanted, len(series[1]) if series and series[1] else 1)
+        images = (volume,) if mask is None else (volume, mask)
+        found = getattr(editor, edit)(*images, *series, wanted, progress)
+        results = found if isinstance(found, (list, tuple)) else [found]
+        self._check_cancelled()
+        return {
+            "device": str(getattr(editor, "used_device", "") or results[0].provenance.get("device") or ""),
+            "results": [self._result(f"r{request['id']}-{i}", r, mask) for i, r in enumerate(results)],
+        }
+
+    def _options(self, given: Mapping[str, Any], volume) -> dict[str, Any]:
+        """Arguments of an `EditRequest`, images read from the folder."""
+        options = dict(given)
+        if options.get("donor"):
+            image = self._volume(options["donor"]["volume"])
+            options["donor"] = (image, self.folder.mask(options["donor"]["mask"], image.array.shape))
+        if options.get("inside"):
+            options["inside"] = self.folder.mask(options["inside"], volume.array.shape)
+        for name in ("to", "at"):
+            if options.get(name) is not None:
+                options[name] = tuple(float(v) for v in options[name])
+        return options
+
+    def _result(self, name: str, result, mask) -> dict[str, Any]:
+        """An `EditResult` as JSON; the patch, and the mask where it changed, as files."""
+        import numpy as np
+
+        patch = result.patch
+        entry: dict[str, Any] = {key: getattr(result, key) for key in RESULT_KEYS}
+        entry["box"] = [[s.start, s.stop] for s in patch.box]
+        entry["dtype"] = patch.after.dtype.name
+        entry["after"] = self.folder.write(f"{name}-after", np.ascontiguousarray(patch.after))
+        if mask is None or not np.array_equal(mask, result.mask):
+            entry["mask"] = self._mask(f"{name}-mask", result.mask)
+        return entry
+
+    def _mask(self, name: str, mask) -> dict[str, Any]:
+        import numpy as np
+
+        from TumorSynthLib.resampling import bounding_box
+
+        box = bounding_box(mask)
+        file = self.folder.write(name, np.ascontiguousarray(mask[box]))
+        return {"file": file, "box": [[s.start, s.stop] for s in box]}
+
+    def _measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        from TumorSynthLib.measurement import measure
+
+        editor = (
+            self.editor(request["model"], request.get("device") or "auto") if request.get("model") else None
+        )
+        volume = self._volume(request["volume"])
+        mask = self.folder.mask(request["mask"], volume.array.shape)
+        self.send(
+            {"id": request["id"], "event": "progress", "stage": "measure", "fraction": 0.0, "remaining": None}
+        )
+        return {"measurement": measure(editor, volume, mask, (request.get("request") or {}).get("modality"))}
+
+    def _shape(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        raise InputError("this version of the engine has no shape model: update the extension")
+
+    def _warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        editor = self.editor(request["model"], request.get("device") or "auto")
+        return {"device": str(editor.load().device) if hasattr(editor, "load") else ""}
+
+    def _progress(self, request: Mapping[str, Any], edit: str, wanted, steps: int):
+        """The editor's progress callback: tells the client, and stops the edit where it was cancelled."""
+        from TumorSynthLib.pace import Pace
+
+        stages = ["prepare", "model", "texture", "measure"]
+        if wanted.solve and edit != "remove":
+            stages.append("solve")
+        if edit in ("reshape", "insert", "series"):
+            stages.append("shape")
+        drawn = 1 if edit == "remove" else wanted.samples
+        passes = (drawn + (edit in ("move", "reshape"))) * steps
+        pace = Pace(tuple(stages), passes, request.get("estimate"))
+
+        def progress(stage: str, fraction: float) -> None:
+            self._check_cancelled()
+            whole, remaining = pace.at(stage, fraction)
+            event = {"id": request["id"], "event": "progress", "stage": stage, "fraction": whole}
+            self.send({**event, "remaining": remaining})
+
+        return progress
+
+    def _check_cancelled(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("the edit was cancelled; nothing has been changed")
+
+
+def _request(options: Mapping[str, Any]):
+    """The `EditRequest` of some options; an unknown one is the user's error."""
+    from TumorSynthLib.requests import EditRequest
+
+    known = {f.name for f in fields(EditRequest)}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(
+            f"the engine has no option {', '.join(map(repr, unknown))}: it knows {', '.join(sorted(known))}"
+        )
+    return EditRequest(**options)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (
+        f"an error in the engine ({type(error).__name__}: {lines[0] if lines else 'no message'}); see the log"
+    )
+
+
+class _Lines:
+    """Events as lines on the real stdout, which nothing else can reach any more."""
+
+    def __init__(self):
+        self._stream = os.fdopen(os.dup(1), "wb", buffering=0)
+        sys.stdout.flush()
+        os.dup2(2, 1)  # what libraries print, in C too, goes to stderr
+        sys.stdout = sys.stderr
+        self._lock = threading.Lock()
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        from TumorSynthLib.provenance import plain
+
+        line = json.dumps(plain(event), ensure_ascii=True, allow_nan=False) + "\n"
+        with self._lock, contextlib.suppress(OSError):
+            self._stream.write(line.encode("ascii"))
+
+
+def _listen(worker: Worker, requests: queue.Queue, source) -> None:
+    """Thread: requests to the queue, cancellations at once; the process ends where stdin does."""
+    current = -1
+    for line in source:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            print(f"not a request: {line[:80]!r}", file=sys.stderr)
+            continue
+        if request.get("command") == "cancel":
+            if request.get("id") == current:
+                worker.cancelled.set()
+        elif request.get("command") == "quit":
+            break
+        else:
+            current = request.get("id")
+            worker.cancelled.clear()
+            requests.put(request)
+    worker.folder.remove()
+    os._exit(0)  # from a thread, in the middle of whatever computation
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of the process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m TumorSynthLib.worker", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--folder", required=True, help="folder of the exchanged arrays, made by the client")
+    args = parser.parse_args(arguments)
+    folder = Path(args.folder)
+    if not folder.is_dir() or not folder.name.startswith(PREFIX):
+        parser.error(f"--folder must be an existing folder whose name begins with {PREFIX}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the application
+    reuse_memory()
+    lines, requests = _Lines(), queue.Queue()
+    worker = Worker(Folder(folder), lines.send)
+    threading.Thread(target=_listen, args=(worker, requests, sys.stdin.buffer), daemon=True).start()
+    lines.send({"event": "ready", "pid": os.getpid(), "protocol": PROTOCOL, "version": __version__})
+    while True:
+        worker.serve(requests.get())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

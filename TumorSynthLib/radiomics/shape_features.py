@@ -116,5 +116,7 @@ def _largest_in_planes(points: np.ndarray, scale: np.ndarray, axis: int) -> floa
             break
         members = flat[starts[k] : ends[k]]
         radius = np.linalg.norm(members - (members.max(0) + members.min(0)) / 2, axis=1)
-        largest = max(largest, _largest_distance(members[radius >= (largest - radius.max()) * (1 - 1e-9)]))
+        far = radius >= (largest - radius.max()) * (1 - 1e-9)
+        if far.any():
+            largest = max(largest, _largest_distance(members[far]))
     return float(largest)

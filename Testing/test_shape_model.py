@@ -1,0 +1,148 @@
+"""Shapes drawn for asked features: what is asked is reached, what is impossible is said, another seed is another shape."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from tiny_bundle import tiny_bundle
+
+from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.models.write import write_bundle
+from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.radiomics.shape_features import shape as shape_features
+from TumorSynthLib.shape import ShapeModel
+from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of, logs
+
+SPACING = (1.0, 1.0, 1.5)
+
+
+def population(seed=0, count=60):
+    """Tumour-like tables: logarithms that vary around an ellipsoid of some millilitres."""
+    rng = np.random.default_rng(seed)
+    size, rows = rng.normal(0, 0.3, count), []
+    for scale in size:
+        axes = np.array([28.0, 23.0, 19.0]) * np.exp(scale + rng.normal(0, 0.06, 3))
+        axes = np.sort(axes)[::-1]
+        volume = 0.68 * axes.prod()
+        area = (36 * np.pi * volume**2) ** (1 / 3) / rng.uniform(0.72, 0.85)
+        width = 1.22 * axes[0]
+        planar = width * rng.uniform(0.8, 0.98, 3)
+        rows.append(features_of(np.log([volume, volume * 1.01, area, width, *planar, *axes])))
+    return Population(
+        NAMES, np.array([[r[n] for n in NAMES] for r in rows]), tuple(f"case{i}" for i in range(count))
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ShapeModel(population())
+
+
+def test_logarithms_give_the_features_of_a_mask():
+    rng = np.random.default_rng(3)
+    mask = ndimage.gaussian_filter(rng.normal(size=(18, 20, 22)), 3) > 0.03
+    exact = shape_features(mask, SPACING)
+    again = features_of(logs(exact))
+    assert set(exact) == set(FEATURES)
+    for name, value in exact.items():
+        assert again[PREFIX + name] == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("sphericity", [0.65, 0.85])
+def test_a_request_is_reached_on_voxels(model, sphericity):
+    asked = {"volume_ml": 8.0, "sphericity": sphericity, "elongation": 0.8, "flatness": 0.6}
+    drawn = model.draw(asked, SPACING, seed=4)
+    exact = shape_features(drawn.mask, SPACING)
+    assert drawn.reached == {PREFIX + n: pytest.approx(v) for n, v in exact.items()}
+    assert exact["MeshVolume"] == pytest.approx(8000, rel=0.005)
+    assert exact["Sphericity"] == pytest.approx(sphericity, abs=0.01)
+    assert exact["Elongation"] == pytest.approx(0.8, abs=0.015)
+    assert exact["Flatness"] == pytest.approx(0.6, abs=0.015)
+    assert drawn.asked[PREFIX + "MeshVolume"] == 8000 and not drawn.warnings
+
+
+def test_every_feature_of_another_mask_is_reached(model):
+    source = model.draw({"volume_ml": 9.0, "sphericity": 0.7}, SPACING, seed=1)
+    drawn = model.draw(source.reached, SPACING, seed=2)
+    off = {n: abs(drawn.reached[n] / v - 1) for n, v in source.reached.items()}
+    assert max(off.values()) < 0.03 and off[PREFIX + "VoxelVolume"] < 0.005
+    assert drawn.mask.shape != source.mask.shape or (drawn.mask != source.mask).mean() > 0.02
+
+
+def test_one_piece_without_holes_in_an_empty_margin(model):
+    drawn = model.draw({"volume_ml": 6.0, "sphericity": 0.6}, SPACING, seed=3)
+    assert ndimage.label(drawn.mask)[1] == 1 and ndimage.label(~drawn.mask)[1] == 1
+    for axis in range(3):
+        sides = np.moveaxis(drawn.mask, axis, 0)
+        assert not sides[0].any() and not sides[-1].any() and sides[1].any() and sides[-2].any()
+    assert drawn.centre == pytest.approx(np.argwhere(drawn.mask).mean(0))
+
+
+def test_seeds_repeat_and_differ(model):
+    one, same, other = (model.draw({"volume_ml": 4.0}, SPACING, seed=s) for s in (5, 5, 6))
+    assert np.array_equal(one.mask, same.mask)
+    assert one.mask.shape != other.mask.shape or not np.array_equal(one.mask, other.mask)
+
+
+def test_reshape_scales_and_keeps_the_form(model):
+    source = model.draw({"volume_ml": 5.0, "sphericity": 0.7}, SPACING, seed=7)
+    grown = model.reshape(source.mask, SPACING, {"volume_ml": 10.0})
+    assert grown.reached[PREFIX + "MeshVolume"] == pytest.approx(10000, rel=0.005)
+    for name in ("Elongation", "Flatness", "Sphericity"):
+        assert grown.reached[PREFIX + name] == pytest.approx(source.reached[PREFIX + name], abs=0.02)
+    rounder = model.reshape(source.mask, SPACING, {"sphericity": 0.8})
+    assert rounder.reached[PREFIX + "Sphericity"] == pytest.approx(0.8, abs=0.01)
+    assert rounder.reached[PREFIX + "MeshVolume"] == pytest.approx(5000, rel=0.03)
+
+
+def test_preview_is_a_closed_surface_of_the_asked_volume(model):
+    shown = model.preview({"volume_ml": 8.0, "sphericity": 0.75}, seed=2)
+    a, b, c = (shown.vertices[shown.faces[:, k]] for k in range(3))
+    assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6 == pytest.approx(
+        8000, rel=0.05
+    )  # > 0: turned outwards
+    edges = np.sort(
+        np.concatenate([shown.faces[:, [0, 1]], shown.faces[:, [1, 2]], shown.faces[:, [2, 0]]]), 1
+    )
+    assert (np.unique(edges, axis=0, return_counts=True)[1] % 2 == 0).all()
+    assert shown.mask.sum() * np.prod(shown.spacing) == pytest.approx(8000, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "features, word",
+    [
+        ({"sphericity": 1.2}, "at most 1"),
+        ({"flatness": 0.9, "elongation": 0.5}, "Flatness"),
+        ({"volume_ml": -3.0}, "positive"),
+        ({"volume_ml": float("nan")}, "positive"),
+        ({"original_glcm_Contrast": 3.0}, "not a shape feature"),
+        ({"volume_ml": 1e-5}, "too few"),
+        ({"volume_ml": 1e9}, "ask for less"),
+        ({"volum_ml": 1}, "Unknown"),
+    ],
+)
+def test_impossible_requests_get_one_sentence(model, features, word):
+    with pytest.raises(InputError, match=word):
+        model.draw(features, SPACING)
+
+
+def test_contradictions_are_settled_and_said(model):
+    drawn = model.draw(
+        {"volume_ml": 8.0, "max_diameter_mm": 15.0}, SPACING, seed=1
+    )  # the ball of 8 ml is 24.8 mm wide
+    assert drawn.warnings and drawn.used != drawn.asked
+    features = features_of(logs(drawn.reached))
+    assert features[PREFIX + "Maximum3DDiameter"] ** 3 * np.pi / 6 >= features[PREFIX + "MeshVolume"]
+
+
+def test_bundle_with_a_population_draws_without_a_network(tmp_path):
+    plain = tiny_bundle(tmp_path / "plain")
+    with pytest.raises(ModelError, match="no shape part"):
+        ShapeModel.from_bundle(plain)
+    table = population()
+    manifest = {k: v for k, v in plain.json.items() if k != "files"}
+    manifest["shape"] = {"population": {"names": list(table.names), "cases": list(table.cases)}}
+    files = {f: plain.tensors(f) for f in plain.json["files"]}
+    files["shape.safetensors"] = {"population": table.values.astype(np.float32)}
+    model = ShapeModel.from_bundle(write_bundle(tmp_path / "shapes", manifest, files))
+    drawn = model.draw({"volume_ml": 3.0}, SPACING, seed=1)
+    assert drawn.reached[PREFIX + "MeshVolume"] == pytest.approx(3000, rel=0.005)

@@ -1,0 +1,177 @@
+"""Smooth scalar fields whose positive part is a tumour: sampled on a small cube, drawn on any voxel grid.
+
+A field lives on the cube [-1, 1]³ (coordinates u, axes z, y, x) and is about the signed distance to the surface, positive
+inside. A matrix (3, 3) of mm per unit of u says how large, stretched and turned the tumour is: x = matrix @ u.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .surface import surface_nets
+
+EXTENT = 0.8  # half the largest width of a new field's tumour, in u: leaves room to grow at every side
+COARSE = 120_000  # voxels of a grid that is interpolated point by point; finer grids are, from a coarser one, axis by axis
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Random smooth fields, cosines of random direction: wave numbers (p, 3), phases (p,), usual heights (p,) in u."""
+
+    numbers: np.ndarray
+    phases: np.ndarray
+    heights: np.ndarray
+
+    @classmethod
+    def draw(
+        cls, rng: np.random.Generator, count: int, low: float, high: float, height: float, slope: float = 1.5
+    ):
+        """`count` waves with `low` to `high` radians per unit of u, evenly in the logarithm; longer ones are higher."""
+        size = low * (high / low) ** ((np.arange(count) + rng.random()) / count % 1)
+        direction = rng.normal(size=(count, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        return cls(
+            direction * size[:, None], rng.uniform(0, 2 * np.pi, count), height * (size / low) ** -slope
+        )
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """(n, p) values at points (n, 3)."""
+        return np.cos(points @ self.numbers.T + self.phases)
+
+    def on_grid(self, weights: np.ndarray, n: int) -> np.ndarray:
+        """(n, n, n) sum of the waves with the given weights (p,)."""
+        line = np.linspace(-1, 1, n)
+        z, y, x = (np.exp(1j * line[:, None] * self.numbers[:, a]) for a in range(3))
+        plane = (z * (weights * np.exp(1j * self.phases)))[:, None] * y[None]
+        real = np.concatenate([plane.real, -plane.imag], 2).reshape(n * n, -1)
+        return (real @ np.concatenate([x.real, x.imag], 1).T).reshape(n, n, n)
+
+
+def grid(n: int) -> np.ndarray:
+    """Coordinates u (n, n, n, 3)."""
+    line = np.linspace(-1, 1, n)
+    return np.stack(np.meshgrid(line, line, line, indexing="ij"), -1)
+
+
+def closed(values: np.ndarray) -> np.ndarray:
+    """The field, negative at the border of its cube, so that its surface is closed."""
+    values = np.array(values, np.float64)
+    for axis in range(3):
+        side = np.moveaxis(values, axis, 0)
+        side[[0, -1]] = np.minimum(side[[0, -1]], -1e-3)
+    return values
+
+
+def outline(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Surface of a field: vertices (V, 3) in u, faces (F, 3) that turn outwards in (z, y, x)."""
+    vertices, faces = surface_nets(values)
+    return vertices * (2 / (values.shape[0] - 1)) - 1, faces
+
+
+def sample(values: np.ndarray, points: np.ndarray, order: int = 1) -> np.ndarray:
+    """Values at points u (..., 3); beyond the cube those of its border. For order 3, `values` are spline coefficients."""
+    from scipy import ndimage
+
+    index = np.moveaxis((points + 1) * ((values.shape[0] - 1) / 2), -1, 0)
+    return ndimage.map_coordinates(values, index, order=order, mode="nearest", prefilter=False)
+
+
+def gradient(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n, 3) slope per unit of u at points (n, 3)."""
+    parts = np.gradient(values, 2 / (values.shape[0] - 1))
+    return np.stack([sample(part, points) for part in parts], -1)
+
+
+def from_mask(
+    mask: np.ndarray, spacing: tuple[float, float, float], n: int = 48
+) -> tuple[np.ndarray, np.ndarray]:
+    """Field (n, n, n) and matrix (3, 3) of an existing tumour: (D, H, W) bool on a grid of `spacing` (x, y, z) mm.
+
+    The mask's stair steps are smoothed by about 0.7 voxels. The origin of u is the mask's centre of mass.
+    """
+    from scipy import ndimage
+
+    steps = np.array(spacing[::-1], float)
+    padded = np.pad(mask, 3)
+    # The surface runs half-way between the last voxel inside and the first outside.
+    inner = ndimage.distance_transform_edt(padded, steps)
+    outer = ndimage.distance_transform_edt(~padded, steps)
+    distance = np.where(padded, inner - steps.min() / 2, steps.min() / 2 - outer)
+    distance = ndimage.gaussian_filter(distance, 0.7 * steps.min() / steps)
+    points = np.argwhere(padded) * steps
+    centre = points.mean(0)
+    reach = np.abs(points - centre).max() + steps.min()
+    scale = reach / EXTENT
+    index = np.moveaxis((grid(n) * scale + centre) / steps, -1, 0)
+    values = ndimage.map_coordinates(distance, index, order=1, mode="nearest")
+    beyond = np.maximum(0, np.maximum(-index, index - np.array(padded.shape).reshape(3, 1, 1, 1) + 1))
+    values = values - np.sqrt((beyond**2 * steps.reshape(3, 1, 1, 1) ** 2).sum(0))
+    return closed(values / scale), np.eye(3) * scale
+
+
+def rasterise(
+    values: np.ndarray,
+    matrix: np.ndarray,
+    spacing: tuple[float, float, float],
+    shift: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The field on a voxel grid: (D, H, W) float values, and the index (3,) of the origin of u in it.
+
+    :param spacing: (x, y, z) mm; :param shift: (3,) voxels by which the origin is off a voxel's centre.
+    """
+    from scipy import ndimage
+
+    steps = np.array(spacing[::-1], float)
+    vertices, _ = outline(values)
+    reach = np.abs(vertices @ matrix.T).max(0) if len(vertices) else np.full(3, 1.0)
+    half = np.ceil(reach / steps).astype(int) + 2
+    origin = half + (np.zeros(3) if shift is None else shift)
+    axes = [(np.arange(2 * h + 1) - o) * s for h, o, s in zip(half, origin, steps)]
+    spline = ndimage.spline_filter(values, 3, mode="mirror")
+    if np.prod([len(a) for a in axes]) <= COARSE:
+        return _points(values, spline, matrix, axes), origin
+    factor = (np.prod([len(a) for a in axes]) / COARSE) ** (1 / 3)
+    coarse, weights = zip(*(_thinned(a, factor) for a in axes))
+    result = _points(values, spline, matrix, coarse)
+    for axis, weight in enumerate(weights):
+        result = np.moveaxis(np.tensordot(weight, result, (1, axis)), 0, axis)
+    return result, origin
+
+
+def _points(values: np.ndarray, spline: np.ndarray, matrix: np.ndarray, axes) -> np.ndarray:
+    """Values at all points (mm) of a grid of three axes: cubic near the surface, linear elsewhere."""
+    inverse = np.linalg.inv(matrix)
+    n = spline.shape[0]
+    sides = [np.multiply.outer(np.asarray(a), inverse[:, k]) for k, a in enumerate(axes)]
+    u = sides[0][:, None, None] + sides[1][None, :, None] + sides[2][None, None, :]
+    result = sample(values, u)
+    near = np.abs(result) < 6.0 / n
+    result[near] = sample(spline, u[near], 3)
+    outside = np.abs(u).max(-1)
+    return np.where(outside > 1, -np.abs(outside - 1) - 1e-3, result)
+
+
+def _thinned(axis: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Fewer points along an axis, and the weights (fine, coarse) of a cubic convolution back to all of them (Keys 1981)."""
+    if len(axis) < 12:
+        return axis, np.eye(len(axis))
+    step = (axis[1] - axis[0]) * max(1.0, factor)
+    coarse = np.arange(axis[0] - 2 * step, axis[-1] + 3 * step, step)
+    t = np.abs((axis[:, None] - coarse[None]) / step)
+    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return coarse, np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def one_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part (through faces) with its holes filled."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        mask = labels == sizes.argmax()
+    outside, count = ndimage.label(~np.pad(mask, 1))
+    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1] if count > 1 else mask

@@ -1,0 +1,223 @@
+"""Tumour shapes of a model: drawn for asked features, or changed from a tumour that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError, ModelError
+from ..radiomics.population import Population
+from ..radiomics.shape_features import shape as shape_features
+from . import feasible, solver
+from .coordinates import NAMES, PREFIX, V, logs, short
+from .field import from_mask, one_piece, outline
+from .solver import Form
+from .start import analytic
+from .surface import Surface
+
+if TYPE_CHECKING:
+    from ..models.bundle import Bundle
+
+FILE = "shape.safetensors"
+TENSOR = "population"
+MAX_VOXELS = 64_000_000  # of a tumour
+MIN_VOXELS = 20
+FAR = 0.03  # relative difference from which an asked feature that was not reached is worth a warning
+SHRINK = 0.05  # weight of the diagonal in the population's covariance
+PREVIEW_VOXELS = 2500  # of a preview's tumour, and its steps
+PREVIEW_STEPS = 4
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tumour's form on a voxel grid.
+
+    :param mask: (K, J, I) bool, tight box plus an empty margin of at least one voxel, on `spacing` (x, y, z) mm.
+    :param centre: centre of mass as a float index (k, j, i) into the mask.
+    :param asked: the request, `used`: its nearest feasible values, `reached`: all 17 features of the mask, exactly.
+    """
+
+    mask: np.ndarray
+    spacing: tuple[float, float, float]
+    centre: tuple[float, float, float]
+    asked: dict[str, float]
+    used: dict[str, float]
+    reached: dict[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+class ShapeModel:
+    """Draws shapes like those of a population.
+
+    :param population: shape features of the training tumours (all 17).
+    :param network: what gives a form for features and a seed (`network.FormGenerator`); without it a super-ellipsoid with bumps.
+    """
+
+    def __init__(self, population: Population, network=None):
+        missing = [short(n) for n in NAMES if n not in population.names]
+        if missing:
+            raise ModelError(
+                f"the model's shape population lacks {', '.join(missing)}; get a newer version of the model"
+            )
+        self.population = population
+        self.network = network
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, device: str = "auto") -> ShapeModel:
+        """The shape part of a bundle: ``shape`` in its manifest and shape.safetensors.
+
+        :raises ModelError: the bundle has no shape part, or it is damaged.
+        """
+        part = bundle.json.get("shape")
+        if not isinstance(part, dict) or FILE not in bundle.json["files"]:
+            raise ModelError(
+                f"model {bundle.id!r} makes no shapes: it has no shape part; choose another model"
+            )
+        try:
+            entry, config = part["population"], part.get("network")
+            names, cases = list(entry["names"]), list(entry["cases"])
+        except (KeyError, TypeError):
+            raise ModelError(
+                f"model {bundle.id!r} is damaged: its shape part has no population; install it again"
+            ) from None
+        tensors = bundle.tensors(FILE, "torch" if config else "numpy")
+        values = tensors.get(TENSOR)
+        if values is None or tuple(values.shape) != (len(cases), len(names)):
+            raise ModelError(
+                f"model {bundle.id!r} is damaged: its shape population doesn't fit; install it again"
+            )
+        network = None
+        if config:
+            from .network import FormGenerator
+
+            weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
+            network = FormGenerator.load(config, weights, bundle.id, device)
+        return cls(Population(tuple(names), np.asarray(values, np.float64), tuple(cases)), network)
+
+    @cached_property
+    def _gauss(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (10,) and covariance (10, 10) of the population's base logarithms, a little towards the diagonal."""
+        table = [logs(dict(zip(self.population.names, row))) for row in self.population.values]
+        table = np.array(table)
+        covariance = np.cov(table.T)
+        return table.mean(0), (1 - SHRINK) * covariance + SHRINK * np.diag(
+            np.diag(covariance)
+        ) + 1e-6 * np.eye(10)
+
+    def draw(
+        self,
+        features: Mapping[str, float] | None,
+        spacing,
+        seed: int = 0,
+        solve: bool = True,
+        progress: Progress | None = None,
+    ) -> Shape:
+        """A new shape with the asked features (any subset of the 17; aliases such as volume_ml too), free ones as in tumours.
+
+        :param spacing: (x, y, z) mm of the mask. :param solve: without it, the network's own answer, scaled to the volume.
+        :raises InputError: a feature or value that no shape can have, or too large for the grid.
+        """
+        spacing = _checked(spacing)
+        target = self._target(features, seed)
+        form = self._form(target, seed)
+        _check_size(target, spacing)
+        if solve:
+            _, drawn = solver.solve(form, target, spacing, seed, progress=progress)
+        else:
+            drawn = solver.draw(solver.to_volume(form, target), spacing)
+        return _shape(drawn.mask, spacing, target)
+
+    def reshape(
+        self, mask: np.ndarray, mask_spacing, features: Mapping[str, float] | None, spacing=None, seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Shape:  # fmt: skip
+        """An existing tumour's form with other features.
+
+        What isn't asked for is kept where it can be: the form (ratios, sphericity), and the size too unless a size (volume,
+        surface, a length) is asked for, which scales the whole tumour.
+
+        :param mask: (D, H, W) of the tumour on a grid of `mask_spacing`; :param spacing: of the result, default the same.
+        """
+        mask, mask_spacing = np.asarray(mask, bool), _checked(mask_spacing)
+        spacing = mask_spacing if spacing is None else _checked(spacing)
+        if mask.ndim != 3 or mask.sum() < MIN_VOXELS:
+            raise InputError(
+                f"a tumour of {int(mask.sum())} voxels has too little form to change; mark at least {MIN_VOXELS}."
+            )
+        own = logs(shape_features(mask, mask_spacing))
+        target = feasible.keep(feasible.request(features), own)
+        _check_size(target, spacing)
+        form = Form(*from_mask(mask, mask_spacing))
+        _, drawn = solver.solve(form, target, spacing, seed, progress=progress)
+        return _shape(drawn.mask, spacing, target)
+
+    def preview(self, features: Mapping[str, float] | None, seed: int = 0) -> Surface:
+        """About the shape that `draw` gives for the same features and seed, at once, as a triangle surface."""
+        target = self._target(features, seed)
+        volume = float(np.exp(target.logs[V]))
+        edge = (volume / PREVIEW_VOXELS) ** (1 / 3)
+        form, drawn = solver.solve(self._form(target, seed), target, (edge,) * 3, seed, PREVIEW_STEPS)
+        whole = one_piece(form.values > 0)
+        vertices, faces = outline(
+            np.where(whole, np.maximum(form.values, 1e-6), np.minimum(form.values, -1e-6))
+        )
+        vertices = (vertices @ form.matrix.T)[:, ::-1]  # to x, y, z, which turns the faces' sense
+        faces = faces[:, ::-1] if np.linalg.det(form.matrix) > 0 else faces
+        shape = _shape(drawn.mask, (edge,) * 3, target)
+        return Surface(vertices - vertices.mean(0), np.ascontiguousarray(faces), shape.mask, shape.spacing)
+
+    def _target(self, features, seed: int) -> feasible.Target:
+        mean, covariance = self._gauss
+        return feasible.complete(
+            feasible.request(features), mean, covariance, np.random.default_rng([seed, 2])
+        )
+
+    def _form(self, target: feasible.Target, seed: int) -> Form:
+        return self.network.form(target.logs, seed) if self.network else analytic(target.logs, seed)
+
+
+def _checked(spacing) -> tuple[float, float, float]:
+    spacing = tuple(float(s) for s in spacing)
+    if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise InputError(
+            f"a voxel spacing of {spacing} is not possible; give three lengths above 0 mm (x, y, z)."
+        )
+    return spacing
+
+
+def _check_size(target: feasible.Target, spacing) -> None:
+    voxels = float(np.exp(target.logs[V])) / float(np.prod(spacing))
+    if voxels > MAX_VOXELS:
+        raise InputError(
+            f"a tumour of {np.exp(target.logs[V]) / 1000:.0f} ml would have {voxels:.0f} voxels; ask for less."
+        )
+    if voxels < MIN_VOXELS:
+        raise InputError(
+            f"a tumour of {np.exp(target.logs[V]):.3g} mm³ has only {voxels:.0f} voxels here, too few for a shape; "
+            f"ask for at least {MIN_VOXELS * np.prod(spacing):.3g} mm³."
+        )
+
+
+def _shape(mask: np.ndarray, spacing, target: feasible.Target) -> Shape:
+    """The mask cut to its box, with its exact features and what is worth a warning."""
+    points = np.argwhere(mask)
+    low, high = points.min(0), points.max(0) + 1
+    mask = np.pad(mask[tuple(slice(a, b) for a, b in zip(low, high))], 1)
+    centre = tuple(float(c) for c in points.mean(0) - low + 1)
+    reached = {PREFIX + name: float(value) for name, value in shape_features(mask, spacing).items()}
+    far = [n for n, v in target.used.items() if abs(reached[n] / v - 1) > FAR]
+    notes = [f"{short(n)} is {reached[n]:.4g} instead of {target.used[n]:.4g}" for n in far]
+    return Shape(
+        mask,
+        tuple(spacing),
+        centre,
+        dict(target.asked),
+        dict(target.used),
+        reached,
+        (*target.warnings, *notes),
+    )

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from TumorSynthLib import cli
+from TumorSynthLib.drawing import Painter
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.volume import Volume, write_volume
@@ -49,7 +50,7 @@ def attempt(bundle, tmp_path, capsys, monkeypatch):
                 path = tmp_path / f"{name}.nrrd"
                 write_volume(item, path)
             paths.append(str(path))
-        monkeypatch.setattr(Editor, "_load", lambda *a: pytest.fail("the network was loaded"))
+        monkeypatch.setattr(Painter, "load", lambda *a: pytest.fail("the network was loaded"))
         before = sorted(tmp_path.rglob("*"))
         folder = (model or bundle).folder
         got = cli.main(

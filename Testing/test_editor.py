@@ -258,7 +258,7 @@ def test_out_of_memory_falls_back_to_the_cpu(editor, case, monkeypatch):
         def sample(self, *args, **options):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    other._texture = Full()
+    other._painter.texture = Full()
     result = other.synthesize(*case, request(solve=False))
     assert any("CPU was used" in w for w in result.warnings)
     assert np.array_equal(result.volume.array, editor.synthesize(*case, request(solve=False)).volume.array)

@@ -1,9 +1,12 @@
-"""Where a tumour may be moved: inside the image, inside the body, inside an organ if one is given.
+"""Where a tumour may be put: inside the image, inside the body, inside an organ if one is given.
 
-The search runs on a coarse copy of the image (about 3 mm), so that its cost hardly depends on the volume.
+All here is in LPS order (see `region.Frame`), so that the order of storage makes no difference. The search runs on a
+coarse copy of the image (about 3 mm), so that its cost hardly depends on the volume.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,8 +17,27 @@ from TumorSynthLib.resampling import bounding_box
 GRID_MM = 3.0
 BODY_HU = -500.0  # soft tissue above it, air and lung below
 OUTER_AIR_HU = -940.0  # median of air outside the body below it, of lung above it
+GAS_HU = -970.0  # mean over 9 mm: below it windpipe and bowel gas, above it lung, inflated lung too
 BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A tumour's mask cut out of its image.
+
+    :param mask: (D, H, W) bool, tight, in LPS order.
+    :param centre: (z, y, x) index of the centre of mass in it.
+    """
+
+    mask: np.ndarray
+    centre: np.ndarray
+
+    @classmethod
+    def of(cls, view: np.ndarray) -> Part:
+        """Part of a mask in LPS order."""
+        mask = view[bounding_box(view)]
+        return cls(mask, np.argwhere(mask).mean(axis=0))
 
 
 def grown(mask: np.ndarray, spacing: tuple[float, float, float], mm: float) -> np.ndarray:
@@ -32,87 +54,139 @@ def grown(mask: np.ndarray, spacing: tuple[float, float, float], mm: float) -> n
 
 
 def moved_mask(
-    volume, mask: np.ndarray, to, ct: bool, inside: np.ndarray | None = None
-) -> tuple[np.ndarray, tuple]:
-    """The mask (K, J, I) moved by whole voxels so that its centre comes to lie at `to`, and the (k, j, i) shift.
+    volume, mask: np.ndarray, to, ct: bool, inside: np.ndarray | None = None, nearest: bool = False
+) -> tuple[np.ndarray, tuple, str]:
+    """The mask (K, J, I) moved by whole voxels so that its centre comes to lie at `to`, the (k, j, i) shift, and a note.
+
+    See `placed` for the parameters and errors.
+    """
+    frame = Frame.of(volume.direction)
+    part = Part.of(frame.view(mask))
+    moved, note = placed(volume, part, to, ct, inside, also=mask, nearest=nearest)
+    shift = tuple(a.start - b.start for a, b in zip(bounding_box(moved), bounding_box(mask)))
+    if not any(shift):
+        raise InputError("the tumour is at that place already; give another one")
+    return moved, shift, note
+
+
+def placed(
+    volume,
+    part: Part,
+    to,
+    ct: bool,
+    inside: np.ndarray | None = None,
+    also: np.ndarray | None = None,
+    nearest: bool = False,
+) -> tuple[np.ndarray, str]:
+    """The mask (K, J, I) of a tumour with its centre of mass at `to`, up to half a voxel, and a note.
 
     :param to: (x, y, z) LPS mm.
     :param ct: intensities are HU.
     :param inside: (K, J, I) bool, an organ to stay in.
-    :raises InputError: the place is out of the image, the body or the organ; the message names the nearest one that isn't.
+    :param also: (K, J, I) bool, where it may lie whatever the image shows there: the old tumour.
+    :param nearest: put it at the nearest place where it fits; the note then says where, and is empty otherwise.
+    :raises InputError: it is larger than the image, or the place is out of the image, the body or the organ; the message
+        names the nearest one that isn't.
+    """  # fmt: skip
+    places = _Places(volume, part, ct, inside, also)
+    start = places.start(to)
+    problem = places.problem(start)
+    if not problem:
+        return places.mask(start), ""
+    found = places.nearest(start)
+    if found is None:
+        raise InputError(
+            f"at {_point(to)} the tumour would leave {problem}, and it fits nowhere else: make it smaller"
+        )
+    where = _point(places.centre(found))
+    if not nearest:
+        raise InputError(
+            f"at {_point(to)} the tumour would leave {problem}; the nearest place where it fits is {where}; 'nearest' takes it"
+        )
+    off = float(np.linalg.norm((found - start) * places.spacing))
+    return places.mask(
+        found
+    ), f"at the asked place the tumour would leave {problem}: it was put {off:.0f} mm off, at {where}"
+
+
+class _Places:
+    """The places that a tumour may take: a coarse map of where its voxels may lie, and the search in it.
+
+    A place is the (z, y, x) LPS index of the first voxel of the part's box.
     """
-    box = bounding_box(mask)
-    centre = np.array([s.start for s in box]) + np.argwhere(mask[box]).mean(axis=0)
-    shift = np.rint(volume.indices(np.asarray(to, float))[::-1] - centre).astype(int)
-    if not shift.any():
-        raise InputError("the tumour is at that place already; give another one")
-    target = tuple(slice(s.start + d, s.stop + d) for s, d in zip(box, shift))
-    leaves = any(s.start < 0 or s.stop > n for s, n in zip(target, mask.shape))
-    allowed = None
-    if not leaves:
-        moved = np.zeros_like(mask)
-        moved[target] = mask[box]
-        allowed = _Allowed(volume, mask, ct, inside)
-        if allowed.holds(moved):
-            return moved, tuple(int(d) for d in shift)
-    allowed = allowed or _Allowed(volume, mask, ct, inside)
-    where = "the image" if leaves else ("the organ" if inside is not None else "the body")
-    raise InputError(f"at {_point(to)} the tumour would leave {where}; {allowed.proposal(shift)}")
 
-
-class _Allowed:
-    """Coarse map of the places that a tumour's voxels may take, and the search in it."""
-
-    def __init__(self, volume, mask: np.ndarray, ct: bool, inside: np.ndarray | None):
-        self.volume, self.mask = volume, mask
-        self.steps = tuple(max(1, int(GRID_MM / s)) for s in volume.spacing[::-1])
+    def __init__(self, volume, part: Part, ct: bool, inside: np.ndarray | None, also: np.ndarray | None):
+        self.volume, self.part = volume, part
+        self.frame = Frame.of(volume.direction)
+        self.spacing = np.array(self.frame.take(volume.spacing[::-1]))
+        self.size = np.array(self.frame.take(volume.array.shape))
+        self._check_size()
+        self.steps = tuple(max(1, int(GRID_MM / s)) for s in self.spacing)
         coarse = tuple(slice(None, None, s) for s in self.steps)
-        self.map = body(volume.array[coarse], Frame.of(volume.direction), ct)
-        self.map |= mask[coarse]  # where the tumour is, it may be
-        if inside is not None:
-            if inside.shape != mask.shape or not inside.any():
+        seen = self.frame.view(volume.array)[coarse]
+        self.map = _body(seen, ct)
+        if ct:
+            self.map &= ~_gas(seen)
+        if also is not None:
+            self.map |= self.frame.view(also)[coarse]
+        self.organ = inside is not None
+        if self.organ:
+            if inside.shape != volume.array.shape or not inside.any():
                 raise InputError("the organ's mask is empty or not on the image's grid: check it")
-            self.map &= inside[coarse].astype(bool)
+            self.map &= self.frame.view(inside)[coarse].astype(bool)
 
-    def holds(self, moved: np.ndarray) -> bool:
-        """Whether a mask (K, J, I) lies in the map, nearest neighbour."""
-        index = np.argwhere(moved) // np.array(self.steps)
-        return bool(self.map[tuple(index.T)].mean() >= 1 - OUTSIDE)
+    def _check_size(self) -> None:
+        if (np.array(self.part.mask.shape) > self.size).any():
+            tumour, image = (
+                " × ".join(f"{n * s:.0f}" for n, s in zip(shape[::-1], self.spacing[::-1]))
+                for shape in (self.part.mask.shape, self.size)
+            )
+            raise InputError(
+                f"the tumour ({tumour} mm) is larger than the image ({image} mm): ask for a smaller one, e.g. by volume_ml"
+            )
 
-    def proposal(self, shift: np.ndarray) -> str:
-        """In words, the valid place nearest to a (k, j, i) shift."""
+    def start(self, to) -> np.ndarray:
+        """Place whose centre of mass is nearest to a point (x, y, z) LPS mm."""
+        index = np.array(self.frame.take(self.volume.indices(np.asarray(to, float))[::-1]))
+        flip = np.array(self.frame.flip)
+        return np.rint(np.where(flip, self.size - 1 - index, index) - self.part.centre).astype(int)
+
+    def centre(self, start: np.ndarray) -> np.ndarray:
+        """Centre of mass (x, y, z) LPS mm at a place."""
+        index = start + self.part.centre
+        index = np.where(self.frame.flip, self.size - 1 - index, index)
+        return self.volume.points(index[np.argsort(self.frame.order)][::-1])
+
+    def problem(self, start: np.ndarray) -> str:
+        """What a tumour at a place would leave; empty where it fits."""
+        if (start < 0).any() or (start + self.part.mask.shape > self.size).any():
+            return "the image"
+        index = (np.argwhere(self.part.mask) + start) // np.array(self.steps)
+        if self.map[tuple(index.T)].mean() >= 1 - OUTSIDE:
+            return ""
+        return "the organ" if self.organ else "the body"
+
+    def mask(self, start: np.ndarray) -> np.ndarray:
+        """The mask (K, J, I) at a place."""
+        result = np.zeros(self.volume.array.shape, bool)
+        box = tuple(slice(a, a + n) for a, n in zip(start, self.part.mask.shape))
+        self.frame.view(result)[box] = self.part.mask
+        return result
+
+    def nearest(self, start: np.ndarray) -> np.ndarray | None:
+        """The place nearest to another where the tumour fits, on the coarse grid; None where there is none."""
         from scipy.signal import fftconvolve
 
-        box = bounding_box(self.mask)
-        first = [s.start // n for s, n in zip(box, self.steps)]
-        part = np.zeros([(s.stop - 1) // n + 1 - f for s, n, f in zip(box, self.steps, first)], bool)
-        index = np.argwhere(self.mask[box]) + [s.start for s in box]
-        part[tuple((index // np.array(self.steps) - first).T)] = True
-        if any(a > b for a, b in zip(part.shape, self.map.shape)):
-            return "it fits nowhere else"
-        flipped = part[::-1, ::-1, ::-1].astype(np.float32)
+        steps = np.array(self.steps)
+        coarse = np.zeros((np.array(self.part.mask.shape) - 1) // steps + 1, bool)
+        coarse[tuple((np.argwhere(self.part.mask) // steps).T)] = True
+        if (np.array(coarse.shape) > self.map.shape).any():
+            return None
+        flipped = coarse[::-1, ::-1, ::-1].astype(np.float32)
         covered = fftconvolve((~self.map).astype(np.float32), flipped, mode="valid")
-        places = np.argwhere(covered < OUTSIDE * part.sum() * 0.5)
-        spacing = np.array(self.volume.spacing[::-1])
-        shifts = (places - first) * np.array(self.steps)
-        shifts = shifts[self._in_image(shifts, box) & (np.abs(shifts).sum(1) > 0)]
-        near = np.argsort((((shifts - shift) * spacing) ** 2).sum(1))[:50]
-        for candidate in shifts[near]:
-            moved = np.zeros_like(self.mask)
-            moved[tuple(slice(s.start + d, s.stop + d) for s, d in zip(box, candidate))] = self.mask[box]
-            if self.holds(moved):
-                return f"the nearest place where it fits is {_point(self._centre(candidate))}"
-        return "no place nearby fits either; choose one farther inside"
-
-    def _in_image(self, shifts: np.ndarray, box) -> np.ndarray:
-        low = np.array([s.start for s in box]) + shifts
-        high = np.array([s.stop for s in box]) + shifts
-        return (low >= 0).all(1) & (high <= np.array(self.mask.shape)).all(1)
-
-    def _centre(self, shift: np.ndarray) -> np.ndarray:
-        box = bounding_box(self.mask)
-        centre = np.array([s.start for s in box]) + np.argwhere(self.mask[box]).mean(axis=0) + shift
-        return self.volume.points(centre[::-1])
+        found = np.argwhere(covered < max(OUTSIDE * coarse.sum(), 0.5)) * steps
+        order = np.argsort((((found - start) * self.spacing) ** 2).sum(1), kind="stable")[:200]
+        return next((place for place in found[order] if not self.problem(place)), None)
 
 
 def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:
@@ -121,9 +195,12 @@ def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:
     The largest connected part above a threshold, with its holes filled in each axial slice. Lung that the border of the
     image cuts open is told from outer air by its density.
     """
+    return np.ascontiguousarray(frame.back(_body(frame.view(array), ct)))
+
+
+def _body(view: np.ndarray, ct: bool) -> np.ndarray:
     from scipy import ndimage
 
-    view = frame.view(array)
     solid = view > (BODY_HU if ct else _mr_threshold(view))
     solid = (
         ndimage.binary_opening(solid, ndimage.generate_binary_structure(3, 1))
@@ -132,13 +209,20 @@ def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:
     )
     labels, count = ndimage.label(solid)
     if not count:
-        return np.zeros(array.shape, bool)
+        return np.zeros(view.shape, bool)
     inside = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     inside = ndimage.binary_closing(np.pad(inside, 2, mode="edge"), iterations=2)[2:-2, 2:-2, 2:-2] | inside
     result = np.empty_like(inside)
     for k in range(len(inside)):
         result[k] = ndimage.binary_fill_holes(inside[k]) | (_cut_lung(view[k], ~inside[k]) if ct else False)
-    return np.ascontiguousarray(frame.back(result))
+    return result
+
+
+def _gas(view: np.ndarray) -> np.ndarray:
+    """Air without lung tissue in a coarse CT: windpipe, bowel gas, outer air."""
+    from scipy import ndimage
+
+    return ndimage.uniform_filter(view.astype(np.float32), 3, mode="nearest") < GAS_HU
 
 
 def _mr_threshold(values: np.ndarray) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 
 from TumorSynthLib import __version__
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.requests import split
 
 if TYPE_CHECKING:
     from TumorSynthLib.models.bundle import Bundle
@@ -68,7 +69,7 @@ def record(
         "operation": operation,
         "model": model(bundle),
         "modality": source.modality,
-        "request": {**request.options(), "features": dict(result.asked), "donor": request.donor is not None},
+        "request": {**request.options(), "features": _wanted(request, result), "donor": request.donor is not None},
         "features": {
             "asked": result.asked,
             "used": result.used,
@@ -82,6 +83,34 @@ def record(
     }
     entry["input"]["synthetic"] = is_marked(source.volume.metadata)
     return plain(with_files(entry, files or {}))
+
+
+def _wanted(request: Any, result: Any) -> dict[str, float]:
+    """Features that a repetition has to ask for: those of a donor too, not those that an edit takes from the tumour itself."""
+    if request.donor is not None:
+        return dict(result.asked)
+    texture, shape = split(request.features)
+    return {name: result.asked.get(name, value) for name, value in (shape | texture).items()}
+
+
+def of_shape(bundle: Bundle, request: Any, result: Any) -> dict[str, Any]:
+    """The record of a drawn mask."""
+    grid = result.volume
+    entry = {
+        "format": FORMAT,
+        "synthetic": True,
+        "statement": f"Synthetic mask: drawn by {SOFTWARE} {__version__} (model {bundle.id} {bundle.version}). {NOTICE}",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "software": software(),
+        "operation": "shape",
+        "model": model(bundle),
+        "request": {**request.options(), "features": result.asked, "donor": False},
+        "features": {"asked": result.asked, "used": result.used, "reached": result.reached},
+        "input": {name: list(getattr(grid, name)) for name in ("size", "spacing", "origin", "direction")},
+        "timing_seconds": result.timing,
+        "warnings": list(result.warnings),
+    }
+    return plain(entry)
 
 
 def with_files(entry: Mapping[str, Any], files: Mapping[str, str | os.PathLike]) -> dict[str, Any]:
@@ -223,11 +252,15 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     they were the model's own choice.
     """
     request = entry["request"]
-    arguments = {name: request[name] for name in ("seed", "steps", "eta", "samples", "solve", "grow") if name in request}
+    names = ("seed", "steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect")
+    arguments = {name: request[name] for name in names if name in request}
     arguments["features"] = dict(request["features"]) or None
     arguments["modality"] = entry.get("modality")
-    if request.get("to") is not None:
-        arguments["to"] = tuple(float(v) for v in request["to"])
+    for name in ("to", "at"):
+        if request.get(name) is not None:
+            arguments[name] = tuple(float(v) for v in request[name])
+    if request.get("window") is not None:
+        arguments["window"] = tuple(slice(int(a), int(b)) for a, b in request["window"])
     return arguments
 
 

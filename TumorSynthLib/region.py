@@ -75,7 +75,9 @@ class Frame:
     def of(cls, direction: tuple[float, ...]) -> Frame:
         """Nearest frame of a 3 × 3 direction matrix (row-major, columns are the file's x, y, z axes in LPS)."""
         matrix = np.asarray(direction, dtype=np.float64).reshape(3, 3)
-        best = max(permutations(range(3)), key=lambda p: sum(abs(matrix[world, p[world]]) for world in range(3)))
+        best = max(
+            permutations(range(3)), key=lambda p: sum(abs(matrix[world, p[world]]) for world in range(3))
+        )
         flip = tuple(bool(matrix[world, best[world]] < 0) for world in (2, 1, 0))
         return cls(tuple(2 - best[world] for world in (2, 1, 0)), flip)
 
@@ -92,6 +94,14 @@ class Frame:
     def take(self, values) -> tuple:
         """Per-axis values in the file's array order, rearranged to LPS array order."""
         return tuple(values[axis] for axis in self.order)
+
+    def lps_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Box of slices of the file's (K, J, I) array of that shape as one in LPS order; the inverse of `file_box`."""
+        sizes = self.take(shape)
+        return tuple(
+            slice(size - s.stop, size - s.start) if flip else s
+            for s, size, flip in zip(self.take(box), sizes, self.flip)
+        )
 
     def file_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
         """LPS box of slices as slices of the file's (K, J, I) array of that shape."""
@@ -142,6 +152,7 @@ class Region:
         margin_mm: float = 0.0,
         multiple: tuple[int, int, int] = (1, 1, 1),
         anchor: str = "file",
+        window: tuple[slice, slice, slice] | None = None,
     ) -> Region:
         """Region of the working grid that holds a mask and a margin.
 
@@ -154,9 +165,10 @@ class Region:
         :param multiple: (z, y, x) numbers that the shape is made a multiple of.
         :param anchor: "file" puts the grid where pyradiomics puts it for the file as it is stored; "LPS" where it
             would for the image reoriented to LPS, so that the grid doesn't depend on the order of storage.
+        :param window: box of the volume's (K, J, I) array that the region holds beside the mask's.
         :raises InputError: the mask is empty, has another shape, or vanishes on the working grid.
         """
-        frame, box, lattices, working = _plan(volume, mask, spacing, anchor)
+        frame, box, lattices, working = _plan(volume, mask, spacing, anchor, window)
         samples = [_samples(*args) for args in zip(lattices, box, working, [margin_mm] * 3, multiple)]
         resampled = any(lattice.ratio != 1.0 for lattice in lattices)
         if resampled:
@@ -178,8 +190,20 @@ class Region:
         valid = all_inside(lattices, samples)
         window = tuple(int(s[0]) for s in samples)
         spacing_xyz = tuple(float(s) for s in working[::-1])
-        return cls(volume, array, working_mask, valid, spacing_xyz, operators, native, native_mask, frame,
-                   tuple(int(s) for s in start), window, tuple(lattices))
+        return cls(
+            volume,
+            array,
+            working_mask,
+            valid,
+            spacing_xyz,
+            operators,
+            native,
+            native_mask,
+            frame,
+            tuple(int(s) for s in start),
+            window,
+            tuple(lattices),
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -227,13 +251,17 @@ class Region:
         native = self.native.astype(np.float64)
         thick = not keep_detail and max(lattice.ratio for lattice in self.lattices) > THICK
         drawn = working - apply_separable(self.operators, native) if keep_detail else working
-        guess = self._interpolate(self._continued(drawn) if thick else drawn) + (native if keep_detail else 0.0)
+        guess = self._interpolate(self._continued(drawn) if thick else drawn) + (
+            native if keep_detail else 0.0
+        )
         result = np.where(self.native_mask, guess, native)
         inner, outer = bounding_box(self.native_mask), bounding_box(self.mask)
         operators = tuple(op[o, i] for op, o, i in zip(self.operators, outer, inner))
         residual = (working - apply_separable(self.operators, result))[outer]
         unknown, known = self.native_mask[inner], self.mask[outer]
-        result[inner] += _least_squares(operators, unknown, known, residual, iterations, DAMPING if thick else 0.0)
+        result[inner] += _least_squares(
+            operators, unknown, known, residual, iterations, DAMPING if thick else 0.0
+        )
         if thick:
             inside = working[self.mask]
             result[self.native_mask] = np.clip(result[self.native_mask], inside.min(), inside.max())
@@ -283,7 +311,7 @@ def quantise(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.asarray(values).astype(dtype)
 
 
-def _plan(volume, mask: np.ndarray, spacing, anchor: str):
+def _plan(volume, mask: np.ndarray, spacing, anchor: str, window=None):
     """Frame, mask box, lattices and working spacing, all per LPS array axis (z, y, x)."""
     if mask.shape != volume.array.shape:
         raise InputError(
@@ -296,10 +324,7 @@ def _plan(volume, mask: np.ndarray, spacing, anchor: str):
     frame = Frame.of(volume.direction)
     native = np.array(frame.take(volume.spacing[::-1]))
     sizes = frame.take(mask.shape)
-    box = tuple(
-        slice(size - s.stop, size - s.start) if flip else s
-        for s, size, flip in zip(frame.take(file_box), sizes, frame.flip)
-    )
+    box = frame.lps_box(file_box, mask.shape)
     working = native
     if spacing is not None:
         working = pyradiomics_spacing(native, np.array(spacing[::-1]), [s.stop - s.start for s in box])
@@ -307,6 +332,9 @@ def _plan(volume, mask: np.ndarray, spacing, anchor: str):
             working = native
     flips = frame.flip if anchor == "file" else (False, False, False)
     lattices = [Lattice(n, a / b, flip) for n, a, b, flip in zip(sizes, native, working, flips)]
+    if window is not None:
+        wide = frame.lps_box(window, mask.shape)
+        box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, wide))
     return frame, box, lattices, working
 
 
@@ -332,7 +360,9 @@ def _gather(frame: Frame, array: np.ndarray, mask: np.ndarray, start, shape) -> 
     return np.ascontiguousarray(values), np.pad(labels[inside].astype(bool), pad)
 
 
-def _working_mask(volume, mask, frame: Frame, lattices, samples, working: np.ndarray, anchor: str) -> np.ndarray:
+def _working_mask(
+    volume, mask, frame: Frame, lattices, samples, working: np.ndarray, anchor: str
+) -> np.ndarray:
     """Nearest-neighbour mask on the working window, in LPS order."""
     if anchor != "file":
         index = [lattice.nearest(s) for lattice, s in zip(lattices, samples)]

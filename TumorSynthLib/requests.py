@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STEERABLE = ("firstorder", "glcm", "glrlm", "glszm")  # the classes that a texture request can hold
 MAX_SAMPLES = 64
 MAX_GROW = 10.0  # mm
+MAX_MARGIN = 60.0  # mm, of the mass effect
 
 INTENSITIES = {"Minimum", "10Percentile", "Median", "Mean", "90Percentile", "Maximum"}
 
@@ -35,9 +36,15 @@ class EditRequest:
     :param eta: noise of the sampler, 0 (deterministic) to 1 (the paper's); None is the model's own choice.
     :param samples: how many are drawn; the one nearest to the request is used.
     :param solve: let the solver move the sample until the asked features hold.
-    :param to: where `move` puts the tumour's centre, (x, y, z) LPS mm.
-    :param inside: (K, J, I) bool, an organ that `move` must stay in.
-    :param grow: mm by which `remove` widens the mask, so that a rim of the tumour outside its contour goes too.
+    :param to: where `move` and `reshape` put the tumour's centre of mass, (x, y, z) LPS mm.
+    :param at: where `insert` and `shape` put it, (x, y, z) LPS mm.
+    :param nearest: take the nearest place where the tumour fits, if it doesn't fit at the asked one.
+    :param inside: (K, J, I) bool, an organ that the tumour must stay in.
+    :param grow: mm by which the mask is widened where the old tumour is removed, so that a rim of it outside its contour
+        goes too.
+    :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
+    :param window: box (slices into the (K, J, I) array) that the model sees at least. A series gives it to all its steps,
+        whose random numbers then lie at the same places.
     """
 
     features: Mapping[str, float] | None = None
@@ -49,8 +56,12 @@ class EditRequest:
     samples: int = 1
     solve: bool = True
     to: tuple[float, float, float] | None = None
+    at: tuple[float, float, float] | None = None
+    nearest: bool = False
     inside: np.ndarray | None = None
     grow: float = 0.0
+    mass_effect: float = 0.0
+    window: tuple[slice, slice, slice] | None = None
 
     def __post_init__(self):
         _check_whole("seed", self.seed, 0, 2**63 - 1)
@@ -61,20 +72,23 @@ class EditRequest:
             raise InputError(f"eta is {self.eta}, but must be between 0 (deterministic) and 1 (the paper's)")
         if not (_is_finite(self.grow) and 0 <= self.grow <= MAX_GROW):
             raise InputError(f"the mask is to grow by {self.grow} mm, but must by 0 to {MAX_GROW:g} mm")
-        if self.to is not None and not (len(self.to) == 3 and all(_is_finite(v) for v in self.to)):
-            raise InputError(f"the place to move to is {self.to}, but must be three numbers: x y z in LPS mm")
+        if not (_is_finite(self.mass_effect) and 0 <= self.mass_effect <= MAX_MARGIN):
+            raise InputError(
+                f"the mass effect reaches {self.mass_effect} mm around the tumour, but must 0 to {MAX_MARGIN:g} mm"
+            )
+        _check_place("to move to", self.to)
+        _check_place("to put it", self.at)
 
     def options(self) -> dict[str, Any]:
         """The request without images and features, for the provenance."""
-        options = {
-            "seed": self.seed,
-            "steps": self.steps,
-            "eta": self.eta,
-            "samples": self.samples,
-            "solve": self.solve,
-            "grow": self.grow,
-        }
-        return options | ({"to": [float(v) for v in self.to]} if self.to is not None else {})
+        names = ("seed", "steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        for name in ("to", "at"):
+            if getattr(self, name) is not None:
+                options[name] = [float(v) for v in getattr(self, name)]
+        if self.window is not None:
+            options["window"] = [[s.start, s.stop] for s in self.window]
+        return options
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +121,35 @@ class EditResult:
         return differences(self.asked, self.reached, self.spread)
 
 
+@dataclass(frozen=True, eq=False)
+class ShapeResult:
+    """A drawn mask and what became of the request.
+
+    :param volume: the mask as an image, uint8; `mask` the same as bool.
+    :param asked: shape features as asked; `used`: the nearest feasible request; `reached`: all 17, measured in the mask.
+    """
+
+    volume: Volume
+    mask: np.ndarray
+    asked: dict[str, float]
+    used: dict[str, float]
+    reached: dict[str, float]
+    timing: dict[str, float]
+    provenance: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    spread: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def before(self) -> dict[str, float]:
+        """Nothing was there."""
+        return {}
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """reached - asked of each asked feature, in standard deviations of the population."""
+        return differences(self.asked, self.reached, self.spread)
+
+
 def differences(
     asked: Mapping[str, float], reached: Mapping[str, float], spread: Mapping[str, float]
 ) -> dict[str, float]:
@@ -115,23 +158,48 @@ def differences(
 
 
 def resolved(features: Mapping[str, float] | None) -> dict[str, float]:
-    """A request by full feature names, checked one by one.
+    """A request to a texture by full feature names, checked one by one.
 
     :raises InputError: an unknown name, a feature that texture can't have, or a value that no region can have.
     """
-    result: dict[str, float] = {}
+    texture, shape = split(features)
+    if shape:
+        raise InputError(
+            f"{next(iter(shape))} can't be asked of a texture: the mask's shape decides it; use reshape, insert or move"
+        )
+    return texture
+
+
+def split(features: Mapping[str, float] | None) -> tuple[dict[str, float], dict[str, float]]:
+    """The texture's and the shape's part of a request, by full feature names, checked one by one.
+
+    :raises InputError: an unknown name, a feature that can't be asked for, or a value that no tumour can have.
+    """
+    texture: dict[str, float] = {}
+    shape: dict[str, float] = {}
     for given, value in (features or {}).items():
         name, factor = resolve(given)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise InputError(f"feature {given} is asked to be {value!r}: give a finite number")
-        if FEATURES[name].cls not in STEERABLE:
-            raise InputError(f"{given} can't be asked of a texture: {_why_not(name)}")
+        cls = FEATURES[name].cls
+        if cls != "shape" and cls not in STEERABLE:
+            raise InputError(
+                f"{given} can't be asked of a tumour: it is measured, not steered; ask for shape, first-order, GLCM, "
+                "GLRLM or GLSZM features"
+            )
         value = float(value) * factor
+        if cls == "shape":
+            shape[name] = value
+            continue
         _check_possible(given, name, value)
         if FEATURES[name].short == "StandardDeviation":
             name, value = "original_firstorder_Variance", value * value
-        result[name] = value
-    return result
+        texture[name] = value
+    if shape:
+        from TumorSynthLib.shape import feasible
+
+        feasible.request(shape)
+    return texture, shape
 
 
 def steerable(features: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
@@ -160,12 +228,6 @@ def storable(features: Mapping[str, float], dtype: np.dtype) -> None:
             )
 
 
-def _why_not(name: str) -> str:
-    if FEATURES[name].cls == "shape":
-        return "the mask's shape decides it; give another mask"
-    return "it is measured, not steered; ask for first-order, GLCM, GLRLM or GLSZM features"
-
-
 def _check_possible(given: str, name: str, value: float) -> None:
     """Raise InputError for a value that the feature's definition rules out."""
     low, high = RANGES.get(name, (-math.inf, math.inf))
@@ -184,3 +246,8 @@ def _is_finite(value: object) -> bool:
         return math.isfinite(value)
     except TypeError:
         return False
+
+
+def _check_place(what: str, place: object) -> None:
+    if place is not None and not (len(place) == 3 and all(_is_finite(v) for v in place)):
+        raise InputError(f"the place {what} is {place}, but must be three numbers: x y z in LPS mm")

@@ -1,0 +1,192 @@
+"""The drawing part of an edit: what is asked of a texture, the network's samples, and the solver on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib.job import Job, listed, short
+from TumorSynthLib.models import Bundle
+from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.requests import differences, steerable
+from TumorSynthLib.resampling import bounding_box
+
+NOTED = 0.05  # population standard deviations from which a changed request is told
+REACHED = 0.25  # population standard deviations within which a feature counts as reached
+UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
+VARIANCE = "original_firstorder_Variance"
+#: Features that fix how far intensities spread.
+SPREADS = {
+    f"firstorder_{name}"
+    for name in (
+        "Variance",
+        "InterquartileRange",
+        "MeanAbsoluteDeviation",
+        "RobustMeanAbsoluteDeviation",
+        "Range",
+        "RootMeanSquared",
+    )
+}
+
+
+class Painter:
+    """Draws tumours and healthy tissue with one model, which is loaded once, at the first drawing.
+
+    :param device: auto, cpu, cuda or mps.
+    """
+
+    def __init__(self, bundle: Bundle, device: str):
+        self.bundle, self.device = bundle, device
+        self.texture: Any = None
+        self._populations: dict[str, Population | None] = {}
+
+    @property
+    def where(self) -> str:
+        """The device that drawing ran on."""
+        return str(self.load().device)
+
+    def population(self, modality: str) -> Population | None:
+        """Features of the model's training tumours; None where the model has none for the modality."""
+        if modality not in self._populations:
+            there = (self.bundle.json.get("population") or {}).get(modality)
+            self._populations[modality] = self.bundle.population(modality) if there else None
+        return self._populations[modality]
+
+    def texture_of(self, features: Mapping[str, float], modality: str) -> dict[str, float]:
+        """Those of a tumour's features that make a request: the model knows them, and they don't follow the size."""
+        kept, population = steerable(features)[0], self.population(modality)
+        return {name: value for name, value in kept.items() if population is None or name in population.names}
+
+    def feasible(self, job: Job) -> dict[str, float]:
+        population = self.population(job.modality)
+        names = population.names if population else ()
+        known = {name: value for name, value in job.asked.items() if name in names}
+        if not population or not known:
+            return dict(job.asked)
+        region = job.region
+        voxel_volume = float(np.prod(region.spacing))
+        feasible = population.project(known, voxels=int(region.mask.sum()), voxel_volume=voxel_volume)
+        spread = self.spread(job.modality)
+        moved = {n: (b - a) / max(spread[n], 1e-12) for n, (a, b) in feasible.changed.items()}
+        large = sorted((n for n in moved if abs(moved[n]) > NOTED), key=lambda n: -abs(moved[n]))
+        if large:
+            job.warn(
+                "no tumour has all of these features at once, so the nearest request is used: "
+                + listed([f"{short(n)} {known[n]:.4g} → {feasible.features[n]:.4g}" for n in large])
+            )
+        if feasible.distance_percentile > UNUSUAL:
+            job.warn(
+                f"the request is farther from the middle of the training tumours than "
+                f"{feasible.distance_percentile:.0f} % of them; most like it: {', '.join(feasible.nearest)}"
+            )
+        if not any(short(n) in SPREADS for n in job.asked) and VARIANCE in population.names:
+            job.implied = {VARIANCE: float(feasible.features[VARIANCE])}
+        return job.asked | {name: float(feasible.features[name]) for name in known}
+
+    def removed(self, job: Job) -> np.ndarray:
+        """Native box with healthy tissue."""
+        return self._to_native(job, self._sample(job, None, job.request.seed))
+
+    def synthesized(self, job: Job, arrange: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """Native box with the best of the drawn tumours, solved if that is wanted.
+
+        :param arrange: changes a drawn (D, H, W) sample before it is judged.
+        """
+        best, best_error = None, np.inf
+        for i in range(job.request.samples):
+            sample = self._sample(job, job.used, job.request.seed + i)
+            sample = arrange(sample) if arrange else sample
+            native = self._to_native(job, sample)
+            error = self._error(job, native) if job.request.samples > 1 else 0.0
+            if error < best_error or best is None:
+                best, best_error = (sample, native), error
+        if job.request.solve and job.used:
+            return self._solved(job, *best)
+        return best[1]
+
+    def _sample(self, job: Job, features: Mapping[str, float] | None, seed: int) -> np.ndarray:
+        """One draw of the network on the working grid; on the CPU where the device's memory doesn't suffice."""
+        with job.clock.stage("model"):
+            job.report("model", 0.0)
+            texture = self.load()
+        unknown = [name for name in features or {} if name not in texture.features]
+        if unknown and not job.request.solve:
+            job.warn(f"the network doesn't know {', '.join(unknown[:5])}: only the solver can reach it")
+        region, request = job.region, job.request
+        options = {
+            "valid": region.valid,
+            "seed": seed,
+            "steps": request.steps,
+            "eta": request.eta,
+            "progress": job.report,
+        }
+        with job.clock.stage("texture"):
+            try:
+                return texture.sample(region.array, region.mask, job.modality, features, **options)
+            except RuntimeError as error:
+                if texture.device.type == "cpu" or "memory" not in str(error).lower():
+                    raise
+            job.warn(f"the memory of {texture.device} didn't suffice: the CPU was used")
+            return self.load("cpu").sample(region.array, region.mask, job.modality, features, **options)
+
+    def load(self, device: str | None = None):
+        """The texture model, on the editor's device, or from now on on another one."""
+        if self.texture is None or device is not None:
+            from TumorSynthLib.texture.generator import TextureModel
+
+            self.texture = TextureModel.from_bundle(self.bundle, device or self.device)
+        return self.texture
+
+    def _to_native(self, job: Job, sample: np.ndarray) -> np.ndarray:
+        with job.clock.stage("paste"):
+            return job.region.to_native(sample)
+
+    def _error(self, job: Job, native: np.ndarray) -> float:
+        """Median difference from the request in population standard deviations, re-extracted exactly."""
+        if not job.used:
+            return 0.0
+        with job.clock.stage("judge"):
+            off = differences(job.used, job.measure(native, list(job.used)), self.spread(job.modality))
+            return float(np.median(np.abs(list(off.values()))))
+
+    def spread(self, modality: str) -> dict[str, float]:
+        population = self.population(modality)
+        return {name: float(s) for name, s in zip(population.names, population.std)} if population else {}
+
+    def _solved(self, job: Job, sample: np.ndarray, native: np.ndarray) -> np.ndarray:
+        """Native box of the solved sample.
+
+        Texture can need another spread of intensities than the drawn tumour has. Where the spread is free and the first
+        attempt misses, a second one asks for the spread that the population has with these features.
+        """
+        with job.clock.stage("solve"):
+            result = self._solve(job, sample, job.used)
+            if job.implied and self._worst(job, result.reached) > REACHED:
+                second = self._solve(job, sample, job.used | job.implied)
+                if self._worst(job, second.reached) < self._worst(job, result.reached):
+                    result = second
+        if result.native is not None:
+            return result.native
+        box = bounding_box(job.region.mask)
+        native = native.copy()
+        native[box] = np.where(job.region.native_mask[box], result.array, native[box])
+        return native
+
+    def _solve(self, job: Job, sample: np.ndarray, asked: Mapping[str, float]):
+        from TumorSynthLib.texture.solver import solve
+
+        region = job.region
+        resampled = region.operators is not None
+        # Without resampling only the mask's box matters, which spares the solver the surroundings.
+        box = tuple(slice(None) for _ in range(3)) if resampled else bounding_box(region.mask)
+        return solve(
+            sample[box], region.mask[box], asked, self.population(job.modality), job.settings,
+            spacing=region.spacing, region=region if resampled else None, seed=job.request.seed,
+            integer=np.issubdtype(job.volume.array.dtype, np.integer), progress=lambda s, f: job.report("solve", f),
+        )  # fmt: skip
+
+    def _worst(self, job: Job, reached: Mapping[str, float]) -> float:
+        """Largest difference from the request in population standard deviations."""
+        return max(map(abs, differences(job.used, reached, self.spread(job.modality)).values()), default=0.0)

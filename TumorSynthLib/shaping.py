@@ -1,0 +1,139 @@
+"""The shape part of an edit: a mask drawn from shape features, on an image's grid or on one of its own.
+
+Masks are in LPS order here (see `region.Frame`). Shape features are those of the mask on its own grid, without resampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.models import Bundle
+from TumorSynthLib.placement import Part
+from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.radiomics.shape_features import shape
+from TumorSynthLib.resampling import bounding_box
+
+PREFIX = "original_shape_"
+SHAPE_FEATURES = 17
+COARSE = 3.0  # voxels across the smallest drawn tumour, below which its shape can't be told
+MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What became of the shape that was asked for: full feature names to values.
+
+    :param used: the nearest request that a shape can meet; `reached`: measured in the mask; `before`: in the old one.
+    """
+
+    asked: dict[str, float]
+    used: dict[str, float]
+    reached: dict[str, float]
+    before: dict[str, float] = field(default_factory=dict)
+
+
+class Shaper:
+    """Draws masks with one model, which is loaded once, at the first drawing."""
+
+    def __init__(self, bundle: Bundle, device: str):
+        self.bundle, self.device = bundle, device
+        self._model: Any = None
+
+    @property
+    def model(self):
+        """The `shape.ShapeModel`: the bundle's own, or else one without a network, of the shapes of its tumours."""
+        if self._model is None:
+            from TumorSynthLib.shape import ShapeModel
+
+            population = None if self.bundle.json.get("shape") else self._of_tumours()
+            if population is None:
+                self._model = ShapeModel.from_bundle(self.bundle, self.device)
+            else:
+                self._model = ShapeModel(population)
+        return self._model
+
+    def _of_tumours(self) -> Population | None:
+        """Shapes of the tumours in the texture's population, measured on the model's grid; None where they are missing."""
+        for modality in self.bundle.json.get("population") or {}:
+            population = self.bundle.population(modality)
+            kept = [i for i, name in enumerate(population.names) if name.startswith(PREFIX)]
+            values = np.asarray(population.values)[:, kept]
+            if len(kept) == SHAPE_FEATURES and (values > 0).all():
+                return Population(tuple(population.names[i] for i in kept), values, tuple(population.cases))
+        return None
+
+    def spread(self) -> dict[str, float]:
+        """Standard deviation of each shape feature in the model's population."""
+        population = getattr(self.model, "population", None)
+        return dict(zip(population.names, map(float, population.std))) if population is not None else {}
+
+    def draw(
+        self,
+        asked: Mapping[str, float],
+        spacing,
+        seed: int,
+        solve: bool = True,
+        report: Callable[[float], None] | None = None,
+    ) -> tuple[Part, Form, list[str]]:
+        """A mask with the asked features on a grid of (x, y, z) mm; what isn't asked is as in the population."""  # fmt: skip
+        _check_extent(asked)
+        drawn = self.model.draw(
+            dict(asked) or None, spacing, seed=seed, solve=solve, progress=_fraction(report)
+        )
+        return self._result(drawn, asked, {})
+
+    def reshape(
+        self,
+        part: Part,
+        asked: Mapping[str, float],
+        spacing,
+        seed: int,
+        report: Callable[[float], None] | None = None,
+    ) -> tuple[Part, Form, list[str]]:
+        """A mask with the asked features that begins with the form of a tumour; what isn't asked stays as it is."""
+        _check_extent(asked)
+        before = measured_shape(part.mask, spacing)
+        drawn = self.model.reshape(
+            np.pad(part.mask, 1), spacing, dict(asked), spacing=spacing, seed=seed, progress=_fraction(report)
+        )
+        return self._result(drawn, asked, before)
+
+    def _result(self, drawn, asked: Mapping[str, float], before: dict[str, float]):
+        part = Part.of(np.asarray(drawn.mask, bool))
+        reached = measured_shape(part.mask, drawn.spacing)
+        warnings = [str(text) for text in drawn.warnings]
+        if min(part.mask.shape) < COARSE:
+            warnings.append("the tumour is only one or two voxels thick on this grid: its shape is coarse")
+        return (
+            part,
+            Form(dict(asked), {n: float(drawn.used.get(n, v)) for n, v in asked.items()}, reached, before),
+            warnings,
+        )
+
+
+def measured_shape(mask: np.ndarray, spacing) -> dict[str, float]:
+    """The 17 shape features of a mask in LPS order, by full names; spacing (x, y, z) mm."""
+    box = bounding_box(mask)
+    return {PREFIX + name: float(value) for name, value in shape(mask[box], spacing).items()}
+
+
+def _check_extent(asked: Mapping[str, float]) -> None:
+    """Raise InputError for a tumour of more than a metre, before anything is drawn."""
+    for name, value in asked.items():
+        short = name.rsplit("_", 1)[-1]
+        lengths = "Diameter" in short or "Axis" in short
+        power = {"MeshVolume": 3, "VoxelVolume": 3, "SurfaceArea": 2}.get(short, int(lengths))
+        if power and value ** (1 / power) > MAX_EXTENT:
+            raise InputError(
+                f"{name} = {value:g} is larger than any patient: check its unit (mm, mm², mm³; volume_ml is in ml)"
+            )
+
+
+def _fraction(report: Callable[[float], None] | None) -> Callable[..., None] | None:
+    """A progress callback that takes (stage, fraction) or the fraction alone."""
+    return None if report is None else lambda *told: report(float(told[-1]))

@@ -32,7 +32,7 @@ import common
 import numpy as np
 from crops import Crop, Writer
 from layouts import LAYOUTS, Case, cases
-from procedural import SMALLEST, Levels, field, placed, procedural, tissue, vary
+from procedural import SMALLEST, Levels, air_level, field, fitted, placed, procedural, tissue, vary
 from scipy import ndimage
 
 from TumorSynthLib.errors import InputError
@@ -158,8 +158,17 @@ def measured(image: np.ndarray, label: np.ndarray, plan: Plan, kind: str, region
     return Crop(image, label.astype(np.uint8), kind, region, found)
 
 
-def process(plan: Plan, seed: int, job: tuple[int, Case]) -> tuple[list[Crop], dict] | str:
-    """All crops of one case, and the features of its whole regions by name; or why it can't be used."""
+@dataclass
+class Cut:
+    """What one case gives: crops, features of its whole regions by name, and their masks (bits of a crop, region)."""
+
+    crops: list[Crop]
+    population: dict[str, dict[str, float]]
+    masks: list[tuple[np.ndarray, int]]
+
+
+def process(plan: Plan, seed: int, job: tuple[int, Case]) -> Cut | str:
+    """What one case gives, or why it can't be used."""
     number, case = job
     rng, ct = np.random.default_rng([seed, number]), is_ct(case.modality)
     try:
@@ -169,13 +178,16 @@ def process(plan: Plan, seed: int, job: tuple[int, Case]) -> tuple[list[Crop], d
         names = [k for k in range(len(plan.names)) if (regions == k + 1).any()]
         region = Region.around(volume, (regions > 0) & (regions < LESION), plan.spacing, MARGIN_MM)
         base = _base(region, regions, plan)
-        crops = []
+        crops, masks = [], []
         for k in names:
             own = region.resample_mask(regions == k + 1) if len(plan.names) > 1 else region.mask
+            if own.any():
+                masks.append((np.packbits(fitted(own, plan.crop)), k))
             crops += _windows(region, own, base, k, plan, CT_SHIFT if ct else MR_SHIFT, rng)
         crops += _context(region, base, plan, rng)
         settings = Settings(binWidth=plan.bin_width, resampledPixelSpacing=plan.spacing)
-        return crops, {plan.names[k]: extract_image(volume, regions == k + 1, settings) for k in names}
+        population = {plan.names[k]: extract_image(volume, regions == k + 1, settings) for k in names}
+        return Cut(crops, population, masks)
     except InputError as error:
         return str(error)
 
@@ -227,8 +239,10 @@ def made_up(plan: Plan, levels: dict, job) -> list[Crop]:
     """Procedural tumours in one healthy crop: (seed, modality, image, label, (mask, region) to place)."""
     seed, modality, image, label, masks = job
     rng, crops = np.random.default_rng(seed), []
-    allowed = ((label & INSIDE) > 0) & ((label & TUMOUR) == 0) & tissue(image, is_ct(modality))
-    for mask, k in masks:
+    air = next(found.air for (m, _), found in levels.items() if m == modality)
+    allowed = ((label & INSIDE) > 0) & ((label & TUMOUR) == 0) & tissue(image, air)
+    for bits, k in masks:
+        mask = np.unpackbits(bits, count=image.size).reshape(image.shape).astype(bool)
         mask = placed(mask, allowed, rng)
         if mask is None:
             continue
@@ -238,43 +252,54 @@ def made_up(plan: Plan, levels: dict, job) -> list[Crop]:
     return crops
 
 
-def cut(found: list[Case], plan: Plan, writer: Writer, seed: int, each) -> tuple[dict, dict[str, str]]:
-    """Real, varied and context crops of all cases; returns the population and the cases left out, with the reason."""
-    population, left_out = {}, {}
+def cut(found: list[Case], plan: Plan, writer: Writer, seed: int, each) -> tuple[dict, dict[str, str], list]:
+    """Real, varied and context crops of all cases; returns the population, the cases left out and why, and the masks."""
+    population, left_out, masks = {}, {}, []
     for i, (case, result) in enumerate(zip(found, each(partial(process, plan, seed), enumerate(found)))):
         if isinstance(result, str):
             left_out[f"{case.id} {case.modality}"] = result
             print(f"{i + 1}/{len(found)} {case.id} {case.modality}: left out: {result}", flush=True)
             continue
-        for crop in result[0]:
+        masks += result.masks
+        for crop in result.crops:
             writer.add(crop, {"id": case.id, "patient": case.patient, "modality": case.modality})
         of_case = population.setdefault(case.modality, {})
-        for name, features in result[1].items():
+        for name, features in result.population.items():
             (of_case.setdefault(name, {}) if len(plan.names) > 1 else of_case)[case.id] = features
         print(f"{i + 1}/{len(found)} {case.id} {case.modality}: {len(writer.rows)} crops", flush=True)
-    return population, left_out
+    return population, left_out, masks
 
 
-def add_procedural(plan: Plan, writer: Writer, seed: int, each):
-    """Made-up tumours in the healthy crops, with levels and contrasts around those of the real ones."""
+def levels_of(plan: Plan, writer: Writer) -> dict[tuple[str, int], Levels]:
+    """Levels and contrasts of the real tumours, by modality and region."""
     images, labels = writer.arrays()
     kinds, modality, region = (np.array(column) for column in zip(*map(_what(plan), writer.rows)))
-    levels = {}
+    levels, air = {}, {}
     for m, k in sorted({(m, int(k)) for m, k in zip(modality, region)}):
+        if m not in air:
+            rows = np.flatnonzero((kinds == "real") & (modality == m))[::5][:200]
+            around = [images[i][(labels[i] & (INSIDE | TUMOUR)) == INSIDE] for i in rows]
+            air[m] = air_level(np.concatenate(around), is_ct(m)) if sum(map(len, around)) else None
         rows = np.flatnonzero((kinds == "real") & (modality == m) & (region == k))
-        if len(rows):
+        if len(rows) and air[m] is not None:
             limits = min(int(images[i].min()) for i in rows), max(int(images[i].max()) for i in rows)
             mean, variance = (np.array([writer.features[i][n] for i in rows]) for n in LEVELS)
-            levels[m, k] = Levels.of(mean, variance, limits)
-    real, contexts = np.flatnonzero(kinds == "real"), np.flatnonzero(kinds == "context")
-    contexts = [i for i in contexts if any(m == modality[i] for m, _ in levels)]
+            levels[m, k] = Levels.of(mean, variance, limits, air[m])
+    return levels
+
+
+def add_procedural(plan: Plan, writer: Writer, masks: list, seed: int, each):
+    """Made-up tumours in the healthy crops, in masks of real ones."""
+    (images, labels), levels = writer.arrays(), levels_of(plan, writer)
+    contexts = [i for i, row in enumerate(writer.rows) if row["kind"] == "context"]
+    fitting = {m: [j for j, (_, k) in enumerate(masks) if (m, k) in levels] for m, _ in levels}
+    contexts = [i for i in contexts if fitting.get(writer.rows[i]["modality"])]
 
     def jobs() -> Iterator[tuple]:
         for i in contexts:
-            rng = np.random.default_rng([seed, 1, i])
-            fitting = [j for j in real if (modality[i], region[j]) in levels]
-            masks = [((labels[j] & FULL) > 0, int(region[j])) for j in rng.choice(fitting, plan.procedural)]
-            yield [seed, 2, i], modality[i], np.array(images[i]), np.array(labels[i]), masks
+            modality = writer.rows[i]["modality"]
+            chosen = np.random.default_rng([seed, 1, i]).choice(fitting[modality], plan.procedural)
+            yield [seed, 2, i], modality, np.array(images[i]), np.array(labels[i]), [masks[j] for j in chosen]
 
     owners = [{k: writer.rows[i][k] for k in ("id", "patient", "modality")} for i in contexts]
     for owner, crops in zip(owners, each(partial(made_up, plan, levels), jobs())):
@@ -393,11 +418,11 @@ def main():
         parser.error(f"no cases of layout {a.layout} in {a.data}")
     writer = Writer(a.out, plan)
     with workers(a.jobs) as each:
-        population, left_out = cut(found, plan, writer, a.seed, each)
+        population, left_out, masks = cut(found, plan, writer, a.seed, each)
         if not population:
             parser.error(f"none of the {len(found)} cases can be used: {next(iter(left_out.values()))}")
         if plan.procedural:
-            add_procedural(plan, writer, a.seed, each)
+            add_procedural(plan, writer, masks, a.seed, each)
     writer.save(population, a.layout, left_out)
     kinds = [r["kind"] for r in writer.rows]
     print(f"{a.out}: " + ", ".join(f"{kinds.count(k)} {k}" for k in sorted(set(kinds))), flush=True)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.placement import BODY_SHARE, OUTER_AIR_HU
+from TumorSynthLib.placement import BODY_HU, BODY_SHARE, OUTER_AIR_HU
 
 SPREAD = 3.0  # robust standard deviations of the real tumours that level and contrast of made-up ones cover
 GRAIN = 4.0  # least noise, in HU or grey levels
+FILLED = 0.8  # share of a crop's extent that a placed mask takes at most
+FITS = 0.9  # share of a placed mask that must lie in tissue; the rest is cut off
 SMALLEST = 40  # voxels, the least that features are measured on
 
 
@@ -83,17 +85,18 @@ def _random_fields(mask, plan, deviation, rng):
 class Levels:
     """Where the levels and contrasts of the real tumours lie: centre and robust deviation of mean and of log SD.
 
-    `limits` are the lowest and highest intensity of their modality's crops.
+    `limits` are the lowest and highest intensity of their modality's crops, `air` what is no tissue below.
     """
 
     mean: tuple[float, float]
     log_sd: tuple[float, float]
     limits: tuple[float, float]
+    air: float
 
     @classmethod
-    def of(cls, means: np.ndarray, variances: np.ndarray, limits: tuple[float, float]) -> Levels:
+    def of(cls, means: np.ndarray, variances: np.ndarray, limits: tuple[float, float], air: float) -> Levels:
         """From first-order Mean and Variance of real tumours."""
-        return cls(_robust(means), _robust(np.log(np.sqrt(np.maximum(variances, 1.0)))), limits)
+        return cls(_robust(means), _robust(np.log(np.sqrt(np.maximum(variances, 1.0)))), limits, air)
 
     def draw(self, rng) -> tuple[float, float]:
         """Mean and SD within `SPREAD` deviations, uniformly: the edges of feature space as often as its middle."""
@@ -108,12 +111,29 @@ def _robust(values: np.ndarray) -> tuple[float, float]:
     return float(middle), float(max((high - low) / 2, 1e-3))
 
 
-def tissue(image: np.ndarray, ct: bool) -> np.ndarray:
-    """(z, y, x) bool: neither air outside the body nor the constant background of a masked image."""
-    smooth = ndimage.gaussian_filter(image.astype(np.float32), (0.7, 1.5, 1.5))
-    lowest = image.min()
-    threshold = OUTER_AIR_HU if ct else lowest + BODY_SHARE * (np.percentile(image, 99) - lowest)
-    return (smooth > threshold) & (image > lowest)
+def air_level(around: np.ndarray, ct: bool) -> float:
+    """Intensity below which there is no tissue to put a tumour in, from the voxels around real tumours."""
+    if not ct:
+        low = float(around.min())
+        return low + BODY_SHARE * (float(np.percentile(around, 99)) - low)
+    return OUTER_AIR_HU if np.median(around) < BODY_HU else BODY_HU  # in the lung, or in soft tissue
+
+
+def tissue(image: np.ndarray, air: float) -> np.ndarray:
+    """(z, y, x) bool: not air outside the body, nor the constant background of a masked image."""
+    return ndimage.gaussian_filter(image.astype(np.float32), (0.5, 1.0, 1.0)) > air
+
+
+def fitted(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """A whole tumour's mask in the middle of an array of `shape` (z, y, x), made smaller where it is too large."""
+    places = np.argwhere(mask)
+    low, high = places.min(0), places.max(0) + 1
+    factor = min(1.0, float((FILLED * np.array(shape) / (high - low)).min()))
+    # Output voxel o shows input voxel (o - centre of the output) / factor + centre of the tumour.
+    offset = (low + high - 1) / 2 - (np.array(shape) - 1) / 2 / factor
+    offset = np.floor(offset) if factor == 1 else offset  # whole voxels keep the mask as it is
+    soft = ndimage.affine_transform(mask.astype(np.float32), np.full(3, 1 / factor), offset, shape, order=1)
+    return soft > 0.5
 
 
 def placed(mask: np.ndarray, allowed: np.ndarray, rng, tries: int = 20) -> np.ndarray | None:
@@ -122,13 +142,13 @@ def placed(mask: np.ndarray, allowed: np.ndarray, rng, tries: int = 20) -> np.nd
         shape = np.flip(
             np.rot90(mask, int(rng.integers(4)), (1, 2)), [a for a in (0, 2) if rng.random() < 0.5]
         )
-        shape = _scaled(shape, rng.uniform(0.5, 1.2))
-        if shape.shape != allowed.shape:
+        if shape.shape != allowed.shape or not shape.any():
             continue
-        room = np.array(shape.shape) // 4
+        shape = _scaled(shape, rng.uniform(0.45, 1.25))
+        room = np.array(shape.shape) // 3
         shape = _shifted(shape, rng.integers(-room, room + 1))
         inside = shape & allowed
-        if inside.sum() >= max(SMALLEST, 0.8 * shape.sum()):
+        if inside.sum() >= max(SMALLEST, FITS * shape.sum()):
             return inside
     return None
 
@@ -158,16 +178,30 @@ def procedural(image: np.ndarray, mask: np.ndarray, spacing, levels: Levels, rng
     pattern = _pattern(mask, depth, spacing, rng)
     middle = mask & (depth >= min(np.median(depth[mask]), 2 * spacing[0]))
     pattern = (pattern - pattern[middle].mean()) / max(pattern[middle].std(), 1e-6)
+    if rng.random() < 0.4:  # smooth inside: the border with its partial volume makes the spread
+        deviation *= np.exp(rng.uniform(np.log(0.04), 0))
+    made = (
+        mean
+        + deviation * pattern
+        + (rng.uniform(0.4, 1.2) * _grain(image, mask) if rng.random() < 0.7 else 0)
+    )
     weight = _edge(mask, depth, spacing, rng)
-    blended = weight * (mean + deviation * pattern) + (1 - weight) * image
+    blended = weight * made + (1 - weight) * image
     return np.where(mask, np.clip(np.rint(blended), *levels.limits), image)
+
+
+def _grain(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The scanner's noise and streaks: what is finer than two voxels in the healthy image, without its edges and vessels."""
+    fine = image - ndimage.gaussian_filter(image, (0.5, 1.0, 1.0))
+    limit = 3 * 1.48 * float(np.median(np.abs(fine[mask])))
+    return np.clip(fine, -limit, limit)
 
 
 def _pattern(mask, depth, spacing, rng) -> np.ndarray:
     """Arrangement of a made-up tumour, in units of its own: two random fields, and by chance core, rim, skew and noise."""
     largest = max(depth.max(), spacing[0])
     stretch = np.exp(rng.uniform(-0.6, 0.6, 3))
-    lengths = np.exp(rng.uniform(np.log(0.5 * spacing[0]), np.log(min(20.0, 2 * largest + 2)), 2))
+    lengths = np.exp(rng.uniform(np.log(0.6 * spacing[0]), np.log(min(20.0, 2 * largest + 4)), 2))
     a, b = (field(mask.shape, length * stretch, spacing, rng) for length in lengths)
     share = rng.random()
     out = np.sqrt(share) * a + np.sqrt(1 - share) * b
@@ -180,9 +214,9 @@ def _pattern(mask, depth, spacing, rng) -> np.ndarray:
         out = out * (1 - rng.uniform(0.3, 0.9) * core) + rng.uniform(-4, 4) * core
     if rng.random() < 0.35:  # enhancing rim
         out = out + rng.uniform(-1, 4) * np.exp(-(((depth - rng.uniform(0, 2)) / rng.uniform(0.8, 3)) ** 2))
-    if rng.random() < 0.7:
+    if rng.random() < 0.5:
         noise = field(mask.shape, rng.uniform(0.05, 1.0) * spacing[0], spacing, rng)
-        out = out + np.exp(rng.uniform(np.log(0.1), np.log(3))) * out[mask].std() * noise
+        out = out + np.exp(rng.uniform(np.log(0.05), np.log(2))) * out[mask].std() * noise
     return out
 
 

@@ -1,4 +1,4 @@
-"""Test doubles of Slicer's `ScriptedLoadableModule` and `i18n`, which slicer-core lacks; they do what Slicer's documentation says.
+"""Test doubles of Slicer's `ScriptedLoadableModule` and `i18n`, which slicer-core lacks; they behave as documented.
 
 With TUMORSYNTH_SLICER_SOURCE set, the genuine files of a Slicer checkout are used instead (see slicer_runtime.py).
 """

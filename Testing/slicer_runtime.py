@@ -1,7 +1,7 @@
 """Real MRML without the Slicer application: what `slicer.app`, `slicer.mrmlScene` and `slicer.modules` are, for tests.
 
-PyPI's slicer-core brings the MRML classes, the module logics and `slicer.util`. It lacks the application, which `start()` supplies,
-and a few Python files (`ScriptedLoadableModule`, `i18n`, …), for which module_doubles.py stands in, or, where the environment
+PyPI's slicer-core brings the MRML classes, the module logics and `slicer.util`. It lacks the application, which `start()`
+supplies, and a few Python files (`ScriptedLoadableModule`, `i18n`, …), for which module_doubles.py stands in, or, where the environment
 variable TUMORSYNTH_SLICER_SOURCE names a source checkout of Slicer, the genuine ones (these need qt_runtime.py as well).
 """
 

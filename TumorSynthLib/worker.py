@@ -7,10 +7,10 @@ DIR, which the client makes and which both sides use by bare names; the worker r
 
     → {"id": 1, "command": "edit", "edit": "remove", "model": "lung-nodule-ct", "device": "auto", "request": {"seed": 3},
        "volume": {"file": "v", "dtype": "int16", "shape": [K, J, I], "spacing": […], "origin": […], "direction": […]},
-       "mask": {"file": "m", "box": [[k0, k1], [j0, j1], [i0, i1]]}}           (bool bytes of the box; positions are LPS mm)
+       "mask": {"file": "m", "box": [[k0, k1], [j0, j1], [i0, i1]]}}          (bool bytes of the box; positions are LPS mm)
     ← {"event": "ready", "pid": 4711, …}                                       once
     ← {"id": 1, "event": "progress", "stage": "texture", "fraction": 0.4, "remaining": 1.2}
-    ← {"id": 1, "event": "done", "results": [{"box": …, "dtype": …, "after": "r1-0", "mask": {…}, "asked": {…}, …}]}
+    ← {"id": 1, "event": "done", "results": [{"box": …, "change": "r1-0-change", "mask": {…}, "asked": {…}, …}]}
     ← {"id": 1, "event": "error", "kind": "input|model|memory|cancelled|internal", "message": "…"}
 
 Other commands: `measure` (as edit), `shape` (a mask from shape features), `warm` (load the model), `cancel`, `quit`. A cancel is
@@ -235,14 +235,19 @@ class Worker:
         return options
 
     def _result(self, name: str, result, mask) -> dict[str, Any]:
-        """An `EditResult` as JSON; the patch, and the mask where it changed, as files."""
+        """An `EditResult` as JSON; the change of voxels, and the mask where it isn't the one given, as files."""
         import numpy as np
+
+        from TumorSynthLib import delta
 
         patch = result.patch
         entry: dict[str, Any] = {key: getattr(result, key) for key in RESULT_KEYS}
         entry["box"] = [[s.start, s.stop] for s in patch.box]
-        entry["dtype"] = patch.after.dtype.name
-        entry["after"] = self.folder.write(f"{name}-after", np.ascontiguousarray(patch.after))
+        entry["checksums"] = [delta.checksum(patch.before), delta.checksum(patch.after)]
+        entry["change"] = f"{name}-change"
+        self.folder.file(entry["change"]).write_text(
+            delta.encode(patch.before, patch.after), encoding="ascii"
+        )
         if mask is None or not np.array_equal(mask, result.mask):
             entry["mask"] = self._mask(f"{name}-mask", result.mask)
         return entry

@@ -23,6 +23,8 @@ EDITS = ("measure", "remove", "synthesize", "retexture", "reshape", "move", "ins
 #:   donor       (volumeNode, segmentationNode, segmentID): the texture of another tumour.
 #:   to          (R, A, S) world mm: the new centre, for move and insert.
 #:   inside      (segmentationNode, segmentID): an organ that move and insert stay in.
+#:   nearest     take the nearest place where the tumour fits, if it doesn't fit at `to`.
+#:   massEffect  mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
 #:   grow        mm by which remove widens the segment.
 #:   feature, values  of series: which one runs through which values.
 #:   modality    one of the model's; None finds it from the intensities.
@@ -30,8 +32,8 @@ EDITS = ("measure", "remove", "synthesize", "retexture", "reshape", "move", "ins
 #:   device      auto, cpu, cuda or mps.
 #:   output      "inPlace" (default: the voxels of the volume node change, undo brings them back) or "newVolume".
 OPTIONS = (
-    "features", "donor", "to", "inside", "grow", "feature", "values", "modality", "seed", "steps", "eta", "samples",
-    "solve", "device", "output",
+    "features", "donor", "to", "inside", "nearest", "massEffect", "grow", "feature", "values", "modality", "seed", "steps",
+    "eta", "samples", "solve", "device", "output",
 )  # fmt: skip
 
 ProgressCallback = Callable[[str, float, Optional[float]], None]

@@ -10,6 +10,7 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
+
 from TumorSynthLib.errors import InputError
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

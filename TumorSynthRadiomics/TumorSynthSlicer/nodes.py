@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.volume import MASK_OUTSIDE, SAME_GRID, Volume
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from .geometry import labelmapMatrix, lpsGeometry, toVTK, volumeMatrix, worldMatrix
 

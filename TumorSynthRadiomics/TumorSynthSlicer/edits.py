@@ -1,0 +1,327 @@
+"""From nodes to the worker's request, and from its answer to the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from TumorSynthLib import delta
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.provenance import request_of
+
+from . import history, nodes, segments, subject
+from .api import Measurement, Outcome
+from .checks import checkOptions, checkRequest, engineOptions
+from .geometry import volumeMatrix, worldMatrix
+from .worker_client import Exchange
+
+DONE = ("asked", "used", "reached", "before", "differences", "spread", "timing", "provenance")
+
+
+@dataclass
+class Input:
+    """The checked input of an edit.
+
+    :param mask: the segment on the volume's grid; None for insert. :param request: the engine's options, without images.
+    :param copied: the volume is a copy already, so that the segment stays for the original.
+    """
+
+    edit: str
+    volumeNode: Any
+    segmentationNode: Any
+    segmentID: str
+    modelID: str
+    volume: Any
+    mask: nodes.Mask | None
+    options: dict[str, Any]
+    request: dict[str, Any] = field(default_factory=dict)
+    copied: bool = False
+
+    @classmethod
+    def of(
+        cls, edit: str, volumeNode, segmentationNode, segment: str, modelID: str, options: Mapping[str, Any]
+    ) -> Input:
+        """Check all that can be checked without the engine's model.
+
+        :raises InputError: with the reason.
+        """
+        checkOptions(edit, options)
+        checkRequest(edit, options)
+        volume = nodes.volumeOf(volumeNode)
+        mask = None
+        if edit == "insert":
+            segment = ""
+        else:
+            segment = nodes.segmentID(segmentationNode, segment)
+            mask = nodes.maskOf(segmentationNode, segment, volumeNode)
+        request = engineOptions(edit, options)
+        return cls(edit, volumeNode, segmentationNode, segment, modelID, volume, mask, dict(options), request)
+
+    def nodes(self) -> list:
+        """Nodes without which the edit can't be finished."""
+        return [n for n in (self.volumeNode, self.segmentationNode) if n is not None]
+
+
+class Transfer:
+    """Hands an input over to the worker: `write` the voxels, then make the `message`."""
+
+    def __init__(self, given: Input, exchange: Exchange, estimate: float | None = None):
+        self._given, self._exchange, self._estimate = given, exchange, estimate
+        self._donor = self._donorInput()
+
+    def write(self) -> Iterator[float]:
+        """Write the volumes, yielding the fraction of the one being written."""
+        exchange = self._exchange
+        exchange.keepOnly([volumeKey(n) for n in self._volumeNodes()])
+        yield from exchange.sendVolume(
+            volumeKey(self._given.volumeNode), self._given.volume, stateOf(self._given.volumeNode)
+        )
+        if self._donor is not None:
+            yield from exchange.sendVolume(volumeKey(self._donor[0]), self._donor[1], stateOf(self._donor[0]))
+
+    def message(self) -> dict[str, Any]:
+        """The request, once the voxels are over."""
+        given, exchange = self._given, self._exchange
+        request = dict(given.request)
+        if given.edit == "series":
+            request |= {
+                "feature": given.options["feature"],
+                "values": [float(v) for v in given.options["values"]],
+            }
+        if self._donor is not None:
+            node, volume, mask = self._donor
+            donor = {
+                "volume": exchange.entry(volumeKey(node), volume),
+                "mask": exchange.sendMask("donor-mask", mask),
+            }
+            request["donor"] = donor
+        if given.options.get("inside"):
+            request["inside"] = exchange.sendMask("inside", self._organ())
+        message = {
+            "command": "measure" if given.edit == "measure" else "edit", "edit": given.edit, "model": given.modelID,
+            "device": given.options.get("device") or "auto", "estimate": self._estimate, "request": request,
+            "volume": exchange.entry(volumeKey(given.volumeNode), given.volume),
+        }  # fmt: skip
+        if given.mask is not None:
+            message["mask"] = exchange.sendMask("mask", given.mask)
+        return message
+
+    def _volumeNodes(self) -> list:
+        return [self._given.volumeNode] + ([self._donor[0]] if self._donor is not None else [])
+
+    def _donorInput(self):
+        """(node, volume, mask) of the other tumour whose texture is taken."""
+        donor = self._given.options.get("donor")
+        if not donor:
+            return None
+        volumeNode, segmentationNode, *segment = donor
+        volume = nodes.volumeOf(volumeNode)
+        segment = nodes.segmentID(segmentationNode, segment[0] if segment else "")
+        return volumeNode, volume, nodes.maskOf(segmentationNode, segment, volumeNode)
+
+    def _organ(self) -> nodes.Mask:
+        segmentationNode, *segment = self._given.options["inside"]
+        segment = nodes.segmentID(segmentationNode, segment[0] if segment else "")
+        return nodes.maskOf(segmentationNode, segment, self._given.volumeNode)
+
+
+class Finisher:
+    """Brings the worker's answer into the scene."""
+
+    def __init__(self, given: Input, exchange: Exchange):
+        self._given, self._exchange = given, exchange
+
+    def __call__(self, event: Mapping[str, Any], seconds: float) -> Outcome:
+        """:param seconds: since the edit was started. :raises InputError: the nodes or voxels changed meanwhile."""
+        given = self._given
+        if given.edit == "measure":
+            found = measurement(event["measurement"])
+            return Outcome(
+                "measure",
+                given.modelID,
+                volumeNode=given.volumeNode,
+                measurement=found,
+                warnings=found.warnings,
+            )
+        if any(slicer.mrmlScene.GetNodeByID(node.GetID() or "") is not node for node in given.nodes()):
+            raise InputError(
+                _("the volume or the segmentation was deleted during the edit: the result is dropped")
+            )
+        if given.edit == "series":
+            from . import series
+
+            return series.finish(given, [self._result(r) for r in event["results"]], seconds)
+        return self._applied(self._result(event["results"][0]), seconds)
+
+    def _result(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """A result with its files read: `changeText` and, where the mask isn't the input's, `newMask`."""
+        result = dict(entry)
+        result["changeText"] = self._exchange.readText(entry["change"])
+        result["newMask"] = None
+        if entry.get("mask"):
+            box = tuple(slice(a, b) for a, b in entry["mask"]["box"])
+            shape = [s.stop - s.start for s in box]
+            result["newMask"] = nodes.Mask(box, self._exchange.read(entry["mask"]["file"], bool, shape))
+        return result
+
+    def _applied(self, result: dict[str, Any], seconds: float) -> Outcome:
+        given = self._given
+        volumeNode, segmentationNode = given.volumeNode, given.segmentationNode
+        checkUnchanged(volumeNode, result)
+        isNew = given.options.get("output") == "newVolume"
+        if isNew:
+            volumeNode = subject.cloneVolume(volumeNode, subject.resultName(volumeNode.GetName(), given.edit))
+            history.inherit(volumeNode, history.provenanceOf(given.volumeNode))
+        segment, states = given.segmentID, None
+        if result["newMask"] is not None:
+            segmentationNode = segmentationNode or self._newSegmentation(volumeNode)
+            segment, states = segmentStates(given, segmentationNode, result["newMask"], isNew or given.copied)
+        entry = history.add(
+            self._record(result, volumeNode, segment),
+            payload(given, result, states),
+            volumeNode,
+            segmentationNode,
+        )
+        entry.toggle()
+        history.mark(volumeNode)
+        if not isNew:
+            array = nodes.volumeArray(volumeNode)
+            self._exchange.patchVolume(volumeKey(volumeNode), entry.box, array, stateOf(volumeNode))
+        return outcome(given, result, seconds, entry.id, volumeNode, segmentationNode, segment)
+
+    def _newSegmentation(self, volumeNode):
+        node = segments.newSegmentation(volumeNode)
+        subject.placeBeside(node, volumeNode)
+        return node
+
+    def _record(self, result: Mapping[str, Any], volumeNode, segment: str) -> dict[str, Any]:
+        given = self._given
+        title = _("{edit}: {volume}").format(
+            edit=subject.editName(given.edit), volume=given.volumeNode.GetName()
+        )
+        return {
+            "edit": given.edit, "title": title, "modelID": given.modelID, "volumeName": volumeNode.GetName(),
+            "segmentID": segment, "seed": int(given.request.get("seed", 0)), "box": result["box"],
+            "checksums": result["checksums"], "options": plainOptions(given.options),
+            **{name: result[name] for name in (*DONE, "warnings")},
+        }  # fmt: skip
+
+
+def repetition(entry) -> Input:
+    """The input that repeats an edit of the history: a new volume with the voxels from before, and the recorded request.
+
+    :raises InputError: its voxels aren't there any more.
+    """
+    if entry.record["edit"] == "series":
+        raise InputError(_("a series can't be repeated as it is: run it again from the panel"))
+    name = subject.resultName(entry.volumeNode.GetName(), "repeat")
+    array = history.arrayAt(entry, after=False)
+    node = subject.cloneVolume(entry.volumeNode, name)
+    slicer.util.updateVolumeFromArray(node, array)
+    history.inherit(node, history.recordsUpTo(entry, after=False))
+    request = request_of(entry.record["provenance"])
+    record = entry.record
+    options = {"device": record["options"].get("device")}
+    return Input(
+        record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node), entry.usedMask(),
+        options, request, True,
+    )  # fmt: skip
+
+
+def outcome(
+    given: Input,
+    result: Mapping[str, Any],
+    seconds: float,
+    entryID: str,
+    volumeNode,
+    segmentationNode,
+    segment,
+):
+    """The `api.Outcome` of a result."""
+    timing = dict(result["timing"])
+    timing["overhead"] = round(max(seconds - timing.get("total", 0.0), 0.0), 3)
+    values = {name: result[name] for name in DONE if name != "timing"}
+    return Outcome(
+        given.edit, given.modelID, entryID, volumeNode, segmentationNode, segment, **values, timing=timing,
+        warnings=tuple(result["warnings"]),
+    )  # fmt: skip
+
+
+def payload(given: Input, result: Mapping[str, Any], states) -> dict[str, Any]:
+    """What the history keeps to undo, redo and repeat an edit."""
+    kept: dict[str, Any] = {"change": result["changeText"]}
+    if given.mask is not None:
+        box = [[s.start, s.stop] for s in given.mask.box]
+        kept["mask"] = {"box": box, "bits": delta.pack(given.mask.array)}
+    if states is not None:
+        kept["segment"] = states
+    return kept
+
+
+def segmentStates(
+    given: Input, segmentationNode, mask: nodes.Mask, isNew: bool
+) -> tuple[str, dict[str, Any]]:
+    """(segment ID, state before and after) of an edit that changes the tumour's place or shape.
+
+    A new volume gets a segment of its own, so that the old one goes on showing the tumour of the old volume.
+    """
+    item = segmentationNode.GetSegmentation().GetSegment(given.segmentID) if given.segmentID else None
+    matrix = np.linalg.inv(worldMatrix(segmentationNode)) @ volumeMatrix(given.volumeNode)
+    nodes.lpsGeometry(matrix, segmentationNode.GetName())  # refuses a grid that a labelmap can't have
+    if item is not None and not isNew:
+        after = segments.newState(mask, matrix, item.GetName(), item)
+        return given.segmentID, {
+            "before": segments.stateOf(segmentationNode, given.segmentID),
+            "after": after,
+        }
+    name = subject.resultName(item.GetName(), given.edit) if item is not None else _("Inserted tumour")
+    segment = segments.uniqueID(segmentationNode, "Tumour")
+    return segment, {"before": None, "after": segments.newState(mask, matrix, name, item)}
+
+
+def checkUnchanged(volumeNode, result: Mapping[str, Any]) -> None:
+    """Raise InputError where something else has changed the voxels since the edit was started."""
+    box = tuple(slice(a, b) for a, b in result["box"])
+    if delta.checksum(nodes.volumeArray(volumeNode)[box]) != result["checksums"][0]:
+        raise InputError(
+            _("{name} was changed during the edit: the result is dropped, run it again").format(
+                name=volumeNode.GetName()
+            )
+        )
+
+
+def measurement(found: Mapping[str, Any]) -> Measurement:
+    """`api.Measurement` of what the engine measured."""
+    return Measurement(
+        found["features"], found["percentiles"], found["model"], found["modality"], found["unit"], found["voxels"],
+        tuple(found["warnings"]), found["seconds"],
+    )  # fmt: skip
+
+
+def plainOptions(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON knows them; nodes as their IDs."""
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in ("donor", "inside"):
+            value = [part if isinstance(part, str) else part.GetID() for part in value] if value else None
+        elif isinstance(value, Mapping):
+            value = {str(k): float(v) for k, v in value.items()}
+        elif isinstance(value, (list, tuple, np.ndarray)):
+            value = [float(v) for v in value]
+        kept[name] = value
+    return kept
+
+
+def volumeKey(volumeNode) -> str:
+    """Name of a volume's file in the exchange folder."""
+    return f"volume-{volumeNode.GetID()}"
+
+
+def stateOf(volumeNode) -> int:
+    """What changes with a volume's voxels."""
+    return volumeNode.GetImageData().GetMTime()

@@ -1,0 +1,183 @@
+"""The models and their features as rows of plain data, and which model suits an image."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from TumorSynthLib import models, suitability
+from TumorSynthLib.editor import Editor
+from TumorSynthLib.errors import TumorSynthError
+from TumorSynthLib.models import Bundle
+from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
+from TumorSynthLib.requests import STEERABLE
+from TumorSynthLib.resampling import bounding_box
+
+from .api import EDITS, FeatureRow, ModelRow
+
+LEVELS = (5, 25, 50, 75, 95)
+SHAPE_EDITS = ("reshape", "insert")  # edits that ask for shape features
+DEVIATION, VARIANCE = "original_firstorder_StandardDeviation", "original_firstorder_Variance"
+
+
+def modelRows() -> list[ModelRow]:
+    """All models: those on this machine, then those that can be installed."""
+    return [_row(entry) for entry in models.list_models().models]
+
+
+def _row(entry: dict) -> ModelRow:
+    scores, error, edits = {}, "", ()
+    if entry["status"] in ("bundled", "installed"):
+        bundle = models.find(entry["id"])
+        scores, edits = bundle.json.get("scores") or {}, editsOf(bundle)
+    elif entry["status"] == "damaged":
+        error = next((text for name, text in models.verify() if name == entry["id"]), "")
+    return ModelRow(
+        id=entry["id"],
+        title=entry["title"] or entry["id"],
+        version=entry["version"],
+        organ=entry["organ"],
+        modalities=tuple(m.strip() for m in entry["modality"].split(",") if m.strip()),
+        bytes=entry["bytes"] or 0,
+        licence=entry["licence"],
+        status=entry["status"],
+        update=entry["update"],
+        removable=entry["status"] in ("installed", "damaged") and _isUsers(entry["id"]),
+        error=error,
+        scores=scores,
+        edits=edits,
+    )
+
+
+def _isUsers(modelID: str) -> bool:
+    return (models.user_folder() / modelID).is_dir()
+
+
+def editsOf(bundle: Bundle) -> tuple[str, ...]:
+    """The edits that this version of the engine can do with a model."""
+    return tuple(edit for edit in EDITS if edit == "measure" or hasattr(Editor, edit))
+
+
+@lru_cache(maxsize=16)
+def _features(folder: str, sha256: str, modality: str) -> tuple[FeatureRow, ...]:
+    """Rows of one model; its hash is there so that another version is read anew."""
+    bundle = models.load_bundle(folder)
+    there = (bundle.json.get("population") or {}).get(modality)
+    population = bundle.population(modality) if there else None
+    unit = "HU" if bundle.json["intensity"][modality].get("unit") == "HU" else ""
+    byName = {name: (key, factor) for key, (name, factor) in DRIVERS.items()}
+    order = [name for name, _factor in DRIVERS.values()]
+    names = order + [name for name in FEATURES if name not in byName]
+    return tuple(_featureRow(FEATURES[name], byName.get(name), population, unit) for name in names)
+
+
+def featureRows(modelID: str, modality: str | None = None, edit: str | None = None) -> list[FeatureRow]:
+    """See `api.Logic.features`."""
+    bundle = models.find(modelID)
+    rows = _features(str(bundle.folder), bundle.sha256, modality or bundle.modalities[0])
+    if edit is None or edit == "measure":
+        return list(rows)
+    kinds = {"shape", "texture"} if edit in (*SHAPE_EDITS, "series") else {"texture"}
+    kinds = set() if edit == "remove" else kinds
+    return [row for row in rows if row.kind in kinds]
+
+
+def _featureRow(feature: Feature, driver, population, intensityUnit: str) -> FeatureRow:
+    key, factor = driver or (feature.name, 1.0)
+    values = _populationValues(feature.name, population)
+    unit = driverUnit(key) or unit_of(feature.name, intensityUnit)
+    row = {
+        "key": key, "name": feature.name, "label": featureLabel(feature, key), "unit": "" if unit == "1" else unit,
+        "meaning": feature.meaning, "cls": feature.cls, "role": feature.role, "kind": _kind(feature), "factor": factor,
+    }  # fmt: skip
+    if values is not None:
+        values = values / factor
+        row["percentiles"] = {level: float(v) for level, v in zip(LEVELS, np.percentile(values, LEVELS))}
+        row["low"], row["high"] = float(values.min()), float(values.max())
+    return FeatureRow(**row)
+
+
+def _kind(feature: Feature) -> str:
+    if feature.cls == "shape":
+        return "shape" if feature.steered else ""
+    return "texture" if feature.cls in STEERABLE else ""
+
+
+def _populationValues(name: str, population):
+    """(n,) values of a feature in a model's tumours; None where it isn't known."""
+    if population is None:
+        return None
+    if name == DEVIATION:
+        variance = _populationValues(VARIANCE, population)
+        return None if variance is None else np.sqrt(variance)
+    return population.values[:, population.names.index(name)] if name in population.names else None
+
+
+def driverUnit(key: str) -> str:
+    """Unit of a driver whose unit isn't its feature's."""
+    return {"volume_ml": "ml", "surface_cm2": "cm²"}.get(key, "")
+
+
+def featureLabel(feature: Feature, key: str = "") -> str:
+    """Short text for a feature: a driver's own, else pyradiomics' name in words."""
+    drivers = {
+        "volume_ml": _("Volume"), "surface_cm2": _("Surface area"), "max_diameter_mm": _("Largest diameter"),
+        "sphericity": _("Sphericity"), "elongation": _("Elongation"), "flatness": _("Flatness"),
+        "mean_intensity": _("Mean intensity"), "intensity_sd": _("Intensity spread (SD)"), "skewness": _("Skewness"),
+        "kurtosis": _("Kurtosis"), "p10": _("10th percentile"), "p90": _("90th percentile"), "entropy": _("Entropy"),
+        "contrast": _("Contrast"), "correlation": _("Correlation"),
+    }  # fmt: skip
+    if key in drivers:
+        return drivers[key]
+    return f"{feature.cls.upper() if feature.cls.startswith(('gl', 'ng')) else feature.cls} {_words(feature.short)}"
+
+
+def _words(short: str) -> str:
+    """Words of a name in camel case: GrayLevelVariance → Gray Level Variance."""
+    words = []
+    for i, letter in enumerate(short):
+        before = short[i - 1] if i else ""
+        after = short[i + 1] if i + 1 < len(short) else ""
+        starts = letter.isupper() and (
+            before.islower() or (before.isupper() and after.islower()) or before.isdigit()
+        )
+        words.append(" " + letter if i and starts else letter)
+    return "".join(words)
+
+
+def suggest(volume, mask=None) -> str:
+    """Id of the model that suits an image best; empty if none does.
+
+    :param volume: the engine's. :param mask: (K, J, I) bool of the tumour, if there is one.
+    """
+    scored = []
+    for model in models.installed():
+        if not model.error:
+            score = _misfit(models.find(model.id), volume, mask)
+            if score is not None:
+                scored.append((score, model.id))
+    return min(scored)[1] if scored else ""
+
+
+def _misfit(bundle: Bundle, volume, mask) -> float | None:
+    """How badly an image suits a model, in doublings of the spacing and of the tumour's volume; None where it can't be used."""
+    try:
+        modality = suitability.modality_of(bundle, None, volume)[0]
+        if mask is not None:
+            suitability.check_fit(volume, mask, bundle)
+    except TumorSynthError:
+        return None
+    misfit = float(
+        np.mean([abs(math.log2(a / b)) for a, b in zip(sorted(volume.spacing), sorted(bundle.spacing))])
+    )
+    population = bundle.population(modality) if (bundle.json.get("population") or {}).get(modality) else None
+    sizes = _populationValues("original_shape_MeshVolume", population)
+    if mask is None or sizes is None:
+        return misfit
+    box = bounding_box(mask)
+    size = np.count_nonzero(mask[box]) * float(np.prod(volume.spacing))
+    low, high = np.percentile(sizes, [5, 95])
+    return misfit + max(0.0, math.log2(low / size), math.log2(size / high))

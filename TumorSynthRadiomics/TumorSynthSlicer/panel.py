@@ -1,0 +1,311 @@
+"""The module's panel: its sections, what they share, and what happens to them while the scene changes.
+
+The widget class of the module makes one and hands its events on:
+
+    panel = Panel(slicer.util.loadUI(path), logic)   # after uiWidget.setMRMLScene(slicer.mrmlScene)
+    panel.enter()      # the user comes to the module
+    panel.exit()       # the user goes to another one
+    panel.cleanup()    # the module goes away
+
+The panel reads and writes nodes through the logic (`api.Logic`) only. It imports neither the engine nor torch.
+"""
+
+import contextlib
+import logging
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from TumorSynthSlicer.panel_edit import EditSection
+from TumorSynthSlicer.panel_help import helpText
+from TumorSynthSlicer.panel_models import ModelsSection
+from TumorSynthSlicer.panel_preview import Preview
+from TumorSynthSlicer.panel_result import ResultSection
+from TumorSynthSlicer.panel_tumour import TumourSection
+from TumorSynthSlicer.panel_widgets import Dialogs, segmentExists, setMessage
+from TumorSynthSlicer.parameters import PanelParameters
+
+
+class Panel(VTKObservationMixin):
+    """All sections of the panel.
+
+    :param root: the widget from the .ui file. :param logic: an `api.Logic`.
+    :param dialogs: a `Dialogs`; tests give another.
+    """
+
+    def __init__(self, root, logic, dialogs=None):
+        VTKObservationMixin.__init__(self)
+        self.root, self.logic, self.dialogs = root, logic, dialogs or Dialogs()
+        self.ui = slicer.util.childWidgetVariables(root)
+        self.parameters, self.job, self.active, self.closed = None, None, False, False
+        self._guiTag, self._models, self._rows, self._updating, self._timers = None, None, {}, False, []
+        self.tumour, self.editSection = TumourSection(self), EditSection(self)
+        self.result, self.modelsSection, self.preview = (
+            ResultSection(self),
+            ModelsSection(self),
+            Preview(self),
+        )
+        self.ui.helpText.text = helpText()
+        self.ui.modelsSection.collapsed = self.ui.helpSection.collapsed = True
+        self._shortcuts = [self._shortcut(keys, action) for keys, action in self._keys()]
+        scene = slicer.mrmlScene
+        self.addObserver(scene, slicer.vtkMRMLScene.StartCloseEvent, self._onStartClose)
+        self.addObserver(scene, slicer.vtkMRMLScene.EndCloseEvent, self._onEndClose)
+        self.addObserver(scene, slicer.vtkMRMLScene.EndImportEvent, self._onEndClose)
+        self.addObserver(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
+
+    def timer(self, delay: int, action):
+        """A timer that fires once, `delay` ms after it was started last."""
+        timer = qt.QTimer()
+        timer.setSingleShot(True)
+        timer.setInterval(delay)
+        timer.connect("timeout()", action)
+        self._timers.append(timer)
+        return timer
+
+    def _keys(self) -> list:
+        click = {
+            name: getattr(self.ui, name)
+            for name in ("generateButton", "cancelButton", "undoButton", "redoButton")
+        }
+        return [
+            ("Ctrl+Return", click["generateButton"].click),
+            ("Ctrl+Enter", click["generateButton"].click),
+            ("Esc", click["cancelButton"].click),
+            ("Ctrl+Z", click["undoButton"].click),
+            ("Ctrl+Y", click["redoButton"].click),
+        ]
+
+    def _shortcut(self, keys: str, action):
+        shortcut = qt.QShortcut(self.root)
+        shortcut.setKey(qt.QKeySequence(keys))
+        shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+        shortcut.connect("activated()", action)
+        return shortcut
+
+    # Coming and going
+
+    def enter(self) -> None:
+        """The user comes to the module."""
+        self.active = True
+        self._connectParameters()
+
+    def exit(self) -> None:
+        """The user goes to another module. An edit under way goes on."""
+        self.active = False
+        self._quiet()
+        self._disconnectParameters()
+
+    def cleanup(self) -> None:
+        """The module goes away."""
+        self.closed = True
+        self.cancel()
+        self.exit()
+        self.editSection.place.close()
+        self.removeObservers()
+
+    def _quiet(self) -> None:
+        """End what belongs to the moment: timers, place mode, preview and comparison."""
+        for timer in self._timers:
+            timer.stop()
+        self.editSection.place.stop()
+        self.preview.hide()
+        self.result.hideBefore()
+
+    def _connectParameters(self) -> None:
+        self._disconnectParameters()
+        self.parameters = PanelParameters(self.logic.getParameterNode())
+        self._takeShownVolume()
+        self._guiTag = self.parameters.connectGui(self.root)
+        self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.parametersChanged)
+        self.parametersChanged()
+
+    def _disconnectParameters(self) -> None:
+        if self.parameters is None:
+            return
+        self.parameters.disconnectGui(self._guiTag)
+        self.removeObserver(
+            self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.parametersChanged
+        )
+        self.parameters = None
+
+    def _takeShownVolume(self) -> None:
+        """Begin with what the scene has, where there is no choice: the only volume and the only segmentation."""
+        p = self.parameters
+        for name, kind in (
+            ("inputVolume", "vtkMRMLScalarVolumeNode"),
+            ("segmentation", "vtkMRMLSegmentationNode"),
+        ):
+            nodes = [n for n in slicer.util.getNodesByClass(kind) if n.GetClassName() == kind]
+            if getattr(p, name) is None and len(nodes) == 1:
+                setattr(p, name, nodes[0])
+
+    def _onStartClose(self, caller, event) -> None:
+        self.cancel()
+        self._quiet()
+        self._disconnectParameters()
+        self.tumour.forget()
+        self.result.forget()
+
+    def _onEndClose(self, caller, event) -> None:
+        if self.active:
+            self._connectParameters()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeRemoved(self, caller, event, node) -> None:
+        """An edit whose volume or segmentation is deleted is stopped."""
+        if self.job is not None and node in self._inUse:
+            self.cancel()
+
+    # What the sections share
+
+    def parametersChanged(self, *unused) -> None:
+        """Show the parameters in all sections."""
+        if self.parameters is None or self._updating or self.closed:
+            return
+        self._updating = True
+        try:
+            self.tumour.update()
+            self.editSection.update()
+            self.result.update()
+            self.modelsSection.update()
+        finally:
+            self._updating = False
+        self.requestChanged()
+
+    def requestChanged(self) -> None:
+        """What the edit is asked for has changed."""
+        self.result.run.update()
+        self.preview.update()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Each button's state and the messages."""
+        if self.parameters is None or self.closed:
+            return
+        for section in (self.tumour, self.editSection, self.result, self.modelsSection):
+            section.refresh()
+
+    def measured(self) -> None:
+        """The tumour's features are known now, or can't be."""
+        self._rows = {}
+        self.parametersChanged()
+
+    def modelsChanged(self) -> None:
+        """A model has come or gone."""
+        self._models, self._rows = None, {}
+        self.parametersChanged()
+
+    def models(self) -> list:
+        """All models, asked for once."""
+        if self._models is None:
+            self._models = list(self.logic.models())
+        return self._models
+
+    def modelEdits(self) -> tuple:
+        """What the chosen model can do; empty if that isn't known."""
+        chosen = self.parameters.modelID if self.parameters is not None else ""
+        return next((row.edits for row in self.models() if row.id == chosen), ())
+
+    def rows(self) -> list:
+        """The feature table of the chosen model, asked for once for each model and modality."""
+        chosen = self.parameters.modelID if self.parameters is not None else ""
+        if not chosen:
+            return []
+        measurement = self.tumour.measurement
+        modality = measurement.modality if measurement is not None and measurement.modelID == chosen else None
+        if (chosen, modality) not in self._rows:
+            self._rows = {(chosen, modality): list(self.logic.features(chosen, modality))}
+        return self._rows[chosen, modality]
+
+    def missingInput(self, segment: bool = True) -> str:
+        """Which input is still to be chosen, a sentence; empty if none."""
+        p = self.parameters
+        if p is None or p.inputVolume is None:
+            return _("Choose a volume under 1 Tumour.")
+        if segment and not segmentExists(p.segmentation, p.segmentID):
+            return _("Choose the tumour's segment under 1 Tumour.")
+        if not p.modelID:
+            return _("There is no model: install one under Models.")
+        return ""
+
+    def busy(self) -> str:
+        """Why nothing can be started now; empty if it can."""
+        if self.job is None:
+            return ""
+        return (
+            _("The tumour is being measured.")
+            if self.job.edit == "measure"
+            else _("An edit is running: wait, or cancel it.")
+        )
+
+    def notReady(self) -> str:
+        return self.busy() or self.missingInput()
+
+    @contextlib.contextmanager
+    def reported(self, label):
+        """Show an error of the logic in a label instead of a window; its traceback goes to the log."""
+        try:
+            yield
+        except Exception as error:
+            logging.exception("Tumor Synth Radiomics")
+            setMessage(label, str(error))
+
+    # Jobs
+
+    def start(self, edit, volume, segmentation, segmentID, modelID, onDone, **options) -> None:
+        """Begin an edit or a measurement; errors are shown in the panel."""
+        self._inUse = [node for node in (volume, segmentation) if node is not None]
+        calls = {
+            "onProgress": self._onProgress,
+            "onDone": lambda outcome: self._onDone(onDone, outcome),
+            "onError": lambda message: self._onError(edit, message),
+            "onCancel": lambda: self._onCancel(edit),
+        }
+        try:
+            self.job = self.logic.start(edit, volume, segmentation, segmentID, modelID, **calls, **options)
+        except Exception as error:
+            logging.exception("Tumor Synth Radiomics")
+            self._onError(edit, str(error))
+            return
+        if not self.job.isRunning():  # it ended before start returned
+            self.job = None
+        self.refresh()
+
+    def cancel(self) -> None:
+        """Stop what runs; nothing is changed by it."""
+        if self.job is not None:
+            self.job.cancel()
+
+    def _onProgress(self, stage, fraction, remaining) -> None:
+        if not self.closed:
+            self.result.run.progress(stage, fraction, remaining)
+
+    def _onDone(self, then, outcome) -> None:
+        self.job = None
+        if not self.closed:
+            then(outcome)
+            self.parametersChanged()
+
+    def _onError(self, edit, message) -> None:
+        self.job = None
+        if self.closed:
+            return
+        if edit == "measure":
+            self.tumour.failed(message)
+        else:
+            self.result.failed(message)
+        self.refresh()
+
+    def _onCancel(self, edit) -> None:
+        self.job = None
+        if self.closed:
+            return
+        if edit == "measure":
+            self.tumour.forget()
+        else:
+            self.result.cancelled()
+        self.refresh()

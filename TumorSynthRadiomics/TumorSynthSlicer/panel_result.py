@@ -1,0 +1,201 @@
+"""Section 3, Result: run the edit, compare before and after, what was asked and what was reached, the history."""
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from TumorSynthSlicer import panel_text
+from TumorSynthSlicer.panel_history import History
+from TumorSynthSlicer.panel_run import Run
+from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, setAvailable, setMessage
+
+REACHED = (
+    0.25  # standard deviations of the population within which a feature counts as reached, as in the engine
+)
+
+
+class ResultSection:
+    """What came of the edits.
+
+    :param panel: the `Panel`.
+    """
+
+    def __init__(self, panel):
+        self._panel, self._ui = panel, panel.ui
+        self.run, self.history = Run(panel), History(panel)
+        self._outcomes, self._compared = {}, ""
+        fitColumns(self._ui.resultTree)
+        self._ui.beforeButton.connect("toggled(bool)", self._onBefore)
+        self._ui.fadeSlider.connect("valueChanged(int)", self._onFade)
+        self._ui.plotButton.connect("clicked()", self._onPlot)
+        self._ui.reportButton.connect("clicked()", self._onReport)
+        self._ui.keepButton.connect("clicked()", self._onKeep)
+
+    def update(self) -> None:
+        """Show the history and the chosen edit."""
+        self.history.update()
+        self.fill()
+
+    def refresh(self) -> None:
+        """The states of the buttons."""
+        self.run.refresh()
+        self.history.refresh()
+        entry = self.history.chosen()
+        none = "" if entry is not None else _("There is no edit yet.")
+        reason = self._panel.busy() or none
+        gone = reason or self._whyNoBefore(entry)
+        setAvailable(self._ui.beforeButton, _("Switch between the volume before and after the edit."), gone)
+        setAvailable(self._ui.fadeSlider, _("Fade from after (left) to before (right)."), gone)
+        asked = reason or ("" if entry.asked else _("Nothing was asked for in this edit."))
+        setAvailable(self._ui.plotButton, _("Plot what was asked and what was reached."), asked)
+        setAvailable(
+            self._ui.reportButton, _("Write a report on the edits, with pictures, as a web page."), reason
+        )
+        setAvailable(
+            self._ui.keepButton, _("Copy the edited volume, so that it stays when you edit on."), gone
+        )
+        for name in ("compareOptions", "historyTree", "historyLabel"):
+            getattr(self._ui, name).setVisible(entry is not None)
+
+    @staticmethod
+    def _whyNoBefore(entry) -> str:
+        if entry.undone:
+            return _("This edit is undone: redo it first.")
+        return "" if entry.undoable else _("The voxels before this edit are not known any more.")
+
+    # After an edit
+
+    def done(self, outcome) -> None:
+        """Show what an edit did."""
+        self.hideBefore()
+        self._outcomes[outcome.entryID] = outcome
+        self._follow(outcome)
+        setMessage(self._ui.outcomeLabel, self._summary(outcome))
+        self.history.update(choose=outcome.entryID)
+        self.fill()
+
+    def _follow(self, outcome) -> None:
+        """Go on with the tumour where it is now, and show the new volume."""
+        parameters = self._panel.parameters
+        if parameters is None:
+            return
+        if outcome.volumeNode is not None and outcome.volumeNode is not parameters.inputVolume:
+            slicer.util.setSliceViewerLayers(background=outcome.volumeNode)
+        elif outcome.segmentationNode is not None and outcome.segmentID:
+            with slicer.util.NodeModify(parameters.parameterNode):
+                parameters.segmentation, parameters.segmentID = outcome.segmentationNode, outcome.segmentID
+
+    @staticmethod
+    def _summary(outcome) -> str:
+        lines = []
+        seconds = sum(outcome.timing.get(name, 0.0) for name in ("total", "overhead"))
+        if outcome.asked:
+            reached = sum(abs(outcome.differences.get(name, 0.0)) <= REACHED for name in outcome.asked)
+            text = _("Done in {time}. {reached} of {asked} features reached.")
+            lines.append(
+                text.format(time=panel_text.duration(seconds), reached=reached, asked=len(outcome.asked))
+            )
+        else:
+            lines.append(_("Done in {time}.").format(time=panel_text.duration(seconds)))
+        return panel_text.bulleted([*lines, *outcome.warnings])
+
+    def failed(self, message: str) -> None:
+        setMessage(self._ui.outcomeLabel, message)
+
+    def cancelled(self) -> None:
+        setMessage(self._ui.outcomeLabel, _("Stopped. Nothing was changed."))
+
+    # Asked and reached
+
+    def fill(self) -> None:
+        """The table of the chosen edit."""
+        tree, entry = self._ui.resultTree, self.history.chosen()
+        tree.clear()
+        asked = dict(entry.asked) if entry is not None else {}
+        for row in self._panel.rows():
+            if row.name in asked:
+                self._addRow(tree, entry, row)
+        tree.setVisible(bool(asked))
+        fitHeight(tree, least=1)
+
+    def _addRow(self, tree, entry, row) -> None:
+        outcome = self._outcomes.get(entry.id)
+        asked, reached = entry.asked[row.name], entry.reached.get(row.name)
+        off = outcome.differences.get(row.name) if outcome is not None else None
+        item = qt.QTreeWidgetItem(tree)
+        texts = [
+            row.label,
+            panel_text.number(asked / row.factor),
+            panel_text.number(reached / row.factor if reached is not None else None),
+            "" if off is None else f"{off:+.1f} σ",
+        ]
+        for column, text in enumerate(texts):
+            item.setText(column, text)
+            item.setToolTip(column, row.meaning)
+            if column:
+                item.setTextAlignment(column, int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+        if off is not None and abs(off) > REACHED:
+            font = item.font(3)
+            font.setBold(True)
+            item.setFont(3, font)
+
+    def _onPlot(self) -> None:
+        with self._panel.reported(self._ui.outcomeLabel):
+            chart = self._panel.logic.featurePlot(self.history.chosen().id)
+            slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+    # Before and after
+
+    def _onBefore(self, on: bool) -> None:
+        self._ui.fadeSlider.setValue(100 if on else 0)
+
+    def _onFade(self, value: int) -> None:
+        """Lay the volume before the edit over the one after it."""
+        entry = self.history.chosen()
+        if value and entry is not None:
+            with self._panel.reported(self._ui.outcomeLabel):
+                before = self._panel.logic.beforeVolume(entry.id)
+                self._compared = entry.id
+                slicer.util.setSliceViewerLayers(foreground=before, foregroundOpacity=value / 100.0)
+        elif self._compared:
+            slicer.util.setSliceViewerLayers(foregroundOpacity=0.0)
+        self._ui.beforeButton.blockSignals(True)
+        self._ui.beforeButton.checked = value == 100
+        self._ui.beforeButton.blockSignals(False)
+
+    def hideBefore(self) -> None:
+        """End the comparison and remove what it needed."""
+        if not self._compared:
+            return
+        self._compared = ""
+        self._ui.fadeSlider.setValue(0)
+        slicer.util.setSliceViewerLayers(foreground=None)
+        self._panel.logic.hideBefore()
+
+    # Keeping
+
+    def _onReport(self) -> None:
+        folder = self._panel.dialogs.chooseFolder(_("Save the report in a folder"))
+        if not folder:
+            return
+        with self._panel.reported(self._ui.outcomeLabel):
+            path = self._panel.logic.saveReport(folder)
+            setMessage(self._ui.outcomeLabel, _("The report is {path}.").format(path=path))
+            self._panel.dialogs.openFile(path)
+
+    def _onKeep(self) -> None:
+        with self._panel.reported(self._ui.outcomeLabel):
+            node = self._panel.logic.keepAsNewVolume(self.history.chosen().id)
+            setMessage(self._ui.outcomeLabel, _("Kept as {name}.").format(name=node.GetName()))
+
+    def forget(self) -> None:
+        """The scene is closed: nothing of it is left."""
+        self._outcomes, self._compared = {}, ""
+        self._ui.fadeSlider.blockSignals(True)
+        self._ui.fadeSlider.setValue(0)
+        self._ui.fadeSlider.blockSignals(False)
+        self._ui.beforeButton.blockSignals(True)
+        self._ui.beforeButton.checked = False
+        self._ui.beforeButton.blockSignals(False)
+        setMessage(self._ui.outcomeLabel, "")
+        self.run.check = None

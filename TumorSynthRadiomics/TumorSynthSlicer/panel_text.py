@@ -1,0 +1,105 @@
+"""Words and numbers as the panel shows them."""
+
+import math
+
+from slicer.i18n import tr as _
+
+
+def number(value) -> str:
+    """Four significant digits without an exponent where that is readable."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if not -3 <= magnitude < 6:
+        return f"{value:.2e}"
+    text = "{:.{}f}".format(value, max(0, 3 - magnitude))
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def decimals(spread: float) -> int:
+    """Decimals of a spin box for values that differ by about `spread`."""
+    if not (spread > 0 and math.isfinite(spread)):
+        return 3
+    return min(8, max(0, 3 - math.floor(math.log10(spread))))
+
+
+def withUnit(value, unit: str) -> str:
+    return f"{number(value)} {unit}".strip()
+
+
+def size(count: float) -> str:
+    """Bytes, in decimal units."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return _("{count} bytes").format(count=int(count))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 1:
+        return _("less than a second")
+    if seconds < 90:
+        return _("{seconds} s").format(seconds=round(seconds))
+    return _("{minutes} min").format(minutes=round(seconds / 60))
+
+
+def device(name: str) -> str:
+    """A device as a user calls it."""
+    return {"cpu": _("processor"), "cuda": _("graphics card"), "mps": _("graphics card")}.get(name, name)
+
+
+def percentile(value) -> str:
+    """A percentile in words that fit a narrow column."""
+    if value is None:
+        return ""
+    if value < 1:
+        return "< 1 %"
+    if value > 99:
+        return "> 99 %"
+    return f"{value:.0f} %"
+
+
+def stage(name: str) -> str:
+    """What is being done, for one of `api.STAGES`."""
+    return {
+        "transfer": _("Handing over the volume"),
+        "start": _("Starting the engine"),
+        "prepare": _("Looking at the region"),
+        "model": _("Loading the model"),
+        "shape": _("Making the shape"),
+        "texture": _("Generating tissue"),
+        "solve": _("Refining the features"),
+        "measure": _("Measuring"),
+        "receive": _("Taking over the result"),
+    }.get(name, name)
+
+
+def edit(name: str) -> str:
+    """The name of an edit."""
+    return {
+        "measure": _("Measure"),
+        "remove": _("Remove"),
+        "synthesize": _("Synthesize"),
+        "retexture": _("Texture"),
+        "reshape": _("Shape"),
+        "move": _("Move"),
+        "insert": _("Insert"),
+        "series": _("Series"),
+    }.get(name, name)
+
+
+def state(status: str) -> str:
+    """Where a model is."""
+    return {
+        "bundled": _("built in"),
+        "installed": _("installed"),
+        "available": _("can be installed"),
+        "damaged": _("damaged"),
+    }.get(status, status)
+
+
+def bulleted(lines) -> str:
+    """Sentences, each beginning with a capital, one a line."""
+    return "\n".join(line[:1].upper() + line[1:] for line in lines)

@@ -1,0 +1,177 @@
+"""Section 1, Tumour: which volume, which segment, which model; the features as measured."""
+
+import qt
+from slicer.i18n import tr as _
+
+from TumorSynthSlicer import panel_strip, panel_text
+from TumorSynthSlicer.panel_request import Scale
+from TumorSynthSlicer.panel_widgets import (
+    SegmentLink,
+    fitColumns,
+    fitHeight,
+    matches,
+    segmentExists,
+    setAvailable,
+    setMessage,
+)
+
+DELAY = 200  # ms after the last change of the selection before it is measured
+VALUE, PERCENTILE = 1, 2
+
+
+class TumourSection:
+    """Measures the chosen tumour by itself, whenever it or its volume has changed.
+
+    :param panel: the `Panel`.
+    """
+
+    def __init__(self, panel):
+        self._panel, self._ui = panel, panel.ui
+        self.measurement, self._stamp, self.error = None, None, ""
+        self._segment = SegmentLink(self._ui.segmentSelector, panel, "segmentation", "segmentID")
+        self._models = []
+        self._timer = panel.timer(DELAY, self._measureIfStale)
+        tree = self._ui.featureTree
+        tree.setIconSize(qt.QSize(panel_strip.WIDTH, panel_strip.HEIGHT))
+        fitColumns(tree)
+        self._ui.modelSelector.connect("activated(int)", self._onModel)
+        self._ui.measureButton.connect("clicked()", self.measure)
+        self._ui.featureSearch.connect("textChanged(QString)", lambda text: self.fill())
+
+    # What is chosen
+
+    def update(self) -> None:
+        """Show the parameters, and measure soon if what is chosen has changed."""
+        self._segment.update()
+        self._updateModels()
+        if self._stamp is not None and self._stamp != self._currentStamp():
+            self.measurement, self.error, self._stamp = None, "", None
+        self.fill()
+        if self._panel.active:
+            self._timer.start()
+
+    def refresh(self) -> None:
+        """The button's state and the message."""
+        setAvailable(self._ui.measureButton, _("Measure the tumour again."), self._panel.notReady())
+        setMessage(self._ui.measureMessage, self._message())
+
+    def _message(self) -> str:
+        if self.error:
+            return self.error
+        job = self._panel.job
+        if job is not None and job.edit == "measure":
+            return _("Measuring…")
+        if self.measurement is not None:
+            return panel_text.bulleted(self.measurement.warnings)
+        missing = self._panel.missingInput()
+        return missing or _("Not measured yet.")
+
+    def _updateModels(self) -> None:
+        """Fill the list of models, and take the one that suits the volume best if none is chosen."""
+        here = [row for row in self._panel.models() if row.status in ("bundled", "installed")]
+        selector = self._ui.modelSelector
+        if [row.id for row in here] != self._models:
+            self._models = [row.id for row in here]
+            selector.clear()
+            for row in here:
+                selector.addItem(row.title or row.id, row.id)
+        parameters = self._panel.parameters
+        if parameters.modelID not in self._models:
+            self._suggest()
+        selector.setCurrentIndex(selector.findData(parameters.modelID))
+
+    def _suggest(self) -> None:
+        parameters = self._panel.parameters
+        if parameters.inputVolume is None:
+            return
+        found = self._panel.logic.suggestModel(
+            parameters.inputVolume, parameters.segmentation, parameters.segmentID
+        )
+        found = found or (self._models[0] if self._models else "")
+        if found != parameters.modelID:
+            parameters.modelID = found
+
+    def _onModel(self, index: int) -> None:
+        self._panel.parameters.modelID = self._ui.modelSelector.itemData(index)
+
+    # Measuring
+
+    def _currentStamp(self):
+        """What a measurement depends on."""
+        p = self._panel.parameters
+        if p is None or not segmentExists(p.segmentation, p.segmentID) or p.inputVolume is None:
+            return None
+        image = p.inputVolume.GetImageData()
+        times = (image.GetMTime() if image else 0, p.segmentation.GetSegmentation().GetMTime())
+        return (p.inputVolume.GetID(), p.segmentation.GetID(), p.segmentID, p.modelID, *times)
+
+    def _measureIfStale(self) -> None:
+        if self._panel.active and self._stamp != self._currentStamp() and not self._panel.notReady():
+            self.measure()
+
+    def measure(self) -> None:
+        """Begin to measure; the result arrives later."""
+        p = self._panel.parameters
+        self._stamp, self.error = self._currentStamp(), ""
+        self._panel.start(
+            "measure", p.inputVolume, p.segmentation, p.segmentID, p.modelID, onDone=self._onMeasured
+        )
+
+    def _onMeasured(self, outcome) -> None:
+        self.measurement = outcome.measurement
+        self._panel.measured()
+
+    def failed(self, message: str) -> None:
+        """A measurement couldn't be made; it is tried again when something has changed."""
+        self.measurement, self.error = None, message
+        self._panel.measured()
+
+    def forget(self) -> None:
+        """Measure again when that is possible, e.g. after a measurement was stopped."""
+        self._stamp = None
+
+    @property
+    def features(self) -> dict:
+        """Measured values by pyradiomics' names; empty before the first measurement."""
+        return dict(self.measurement.features) if self.measurement is not None else {}
+
+    # The table
+
+    def fill(self) -> None:
+        """Show the features that the search and the check box leave."""
+        tree, p = self._ui.featureTree, self._panel.parameters
+        tree.clear()
+        words = self._ui.featureSearch.text
+        for row in self._panel.rows():
+            shown = words or (p is not None and p.allFeatures) or row.role == "driver"
+            if self.measurement is not None and shown and matches(words, row.label, row.name, row.meaning):
+                self._addRow(tree, row)
+        tree.setVisible(self.measurement is not None)
+        self._ui.featureSearch.setVisible(self.measurement is not None)
+        self._ui.allFeaturesCheckBox.setVisible(self.measurement is not None)
+        fitHeight(tree)
+
+    def _addRow(self, tree, row) -> None:
+        measured = self.measurement.features.get(row.name)
+        if measured is None:
+            return
+        value = measured / row.factor
+        percentile = self.measurement.percentiles.get(row.name)
+        item = qt.QTreeWidgetItem(tree)
+        item.setText(0, row.label)
+        item.setText(VALUE, panel_text.withUnit(value, row.unit))
+        item.setTextAlignment(VALUE, int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+        if row.percentiles:
+            scale = Scale(row, [value])
+            item.setIcon(
+                PERCENTILE, qt.QIcon(panel_strip.pixmap(tree.palette, scale, row.percentiles, value))
+            )
+        item.setText(PERCENTILE, panel_text.percentile(percentile))
+        for column in range(3):
+            item.setToolTip(column, self._tip(row, percentile))
+
+    def _tip(self, row, percentile) -> str:
+        if percentile is None:
+            return row.meaning
+        text = _("{meaning} Higher than in {percent} of the model's tumours.")
+        return text.format(meaning=row.meaning, percent=panel_text.percentile(percentile))

@@ -1,0 +1,109 @@
+"""Small helpers that all sections of the panel share."""
+
+import qt
+import slicer
+
+
+def setAvailable(button, tip: str, reason: str = "") -> None:
+    """Enable a button, or disable it with a tooltip that says why."""
+    button.enabled = not reason
+    button.toolTip = reason or tip
+
+
+def setMessage(label, text: str) -> None:
+    """Show a text, or take no room without one."""
+    label.text = text
+    label.setVisible(bool(text))
+
+
+def segmentExists(segmentationNode, segmentID: str) -> bool:
+    """True for a segment that is there."""
+    if segmentationNode is None or not segmentID:
+        return False
+    return segmentationNode.GetSegmentation().GetSegment(segmentID) is not None
+
+
+def fitColumns(tree, first: int = 0) -> None:
+    """One column of a tree takes what the others leave, so that nothing is cut off when the panel is narrow."""
+    header = tree.header()
+    header.setStretchLastSection(False)
+    header.setMinimumSectionSize(24)
+    for column in range(tree.columnCount):
+        stretch = column == first
+        header.setSectionResizeMode(
+            column, qt.QHeaderView.Stretch if stretch else qt.QHeaderView.ResizeToContents
+        )
+
+
+def fitHeight(tree, least: int = 2, most: int = 9) -> None:
+    """Give a tree the height of its rows, within limits."""
+    rows = min(most, max(least, tree.topLevelItemCount))
+    item = tree.topLevelItem(0)
+    line = tree.visualItemRect(item).height() if item is not None else 0
+    line = max(line, tree.fontMetrics().height() + 4)
+    tree.setFixedHeight(tree.header().sizeHint.height() + rows * line + 2 * tree.frameWidth)
+
+
+def matches(words: str, *texts) -> bool:
+    """True where each word of a search occurs in one of the texts."""
+    whole = " ".join(texts).lower()
+    return all(word in whole for word in words.lower().split())
+
+
+class SegmentLink:
+    """Links a segment selector to two parameters, which Slicer's wrapper doesn't do for this widget.
+
+    :param owner: has `parameters` (or None), and `parametersChanged()`.
+    """
+
+    def __init__(self, selector, owner, nodeName: str, segmentName: str):
+        self._selector, self._owner = selector, owner
+        self._nodeName, self._segmentName, self._updating = nodeName, segmentName, False
+        selector.connect("currentNodeChanged(vtkMRMLNode*)", self._onChanged)
+        selector.connect("currentSegmentChanged(QString)", self._onChanged)
+
+    def update(self) -> None:
+        """Show the parameters."""
+        parameters = self._owner.parameters
+        if parameters is None or self._updating:
+            return
+        self._updating = True
+        try:
+            node, segmentID = getattr(parameters, self._nodeName), getattr(parameters, self._segmentName)
+            if node is not self._selector.currentNode():
+                self._selector.setCurrentNode(node)
+            if segmentExists(node, segmentID):
+                self._selector.setCurrentSegmentID(segmentID)
+        finally:
+            self._updating = False
+
+    def _onChanged(self, *unused) -> None:
+        parameters = self._owner.parameters
+        if parameters is None or self._updating:
+            return
+        node, segmentID = self._selector.currentNode(), self._selector.currentSegmentID()
+        segmentID = (
+            segmentID if segmentExists(node, segmentID) else ""
+        )  # the widget keeps the last one without a node
+        if (node, segmentID) == (getattr(parameters, self._nodeName), getattr(parameters, self._segmentName)):
+            return
+        with slicer.util.NodeModify(parameters.parameterNode):
+            setattr(parameters, self._nodeName, node)
+            setattr(parameters, self._segmentName, segmentID)
+
+
+class Dialogs:
+    """The few windows that the panel opens; tests put others in their place."""
+
+    def chooseFolder(self, title: str) -> str:
+        return qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title)
+
+    def chooseFile(self, title: str, filters: str) -> str:
+        chosen = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", filters)
+        return chosen[0] if isinstance(chosen, tuple) else chosen
+
+    def confirm(self, text: str) -> bool:
+        return slicer.util.confirmOkCancelDisplay(text)
+
+    def openFile(self, path: str) -> None:
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(path))

@@ -1,0 +1,44 @@
+"""What the panel remembers in the scene, so that a saved and reloaded scene shows the same."""
+
+from typing import Annotated
+
+from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+@parameterNodeWrapper
+class PanelParameters:
+    """The panel's parameters. Those that are named in the .ui file (SlicerParameterName) are linked to their widgets.
+
+    :param edit: the chosen edit, one of `panel_edit.TASKS`.
+    :param textureRequest, shapeRequest: `requests.Request` as JSON.
+    :param steps: 0 is the model's own choice.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    segmentation: vtkMRMLSegmentationNode
+    segmentID: str = ""
+    modelID: str = ""
+    allFeatures: bool = False
+    edit: str = "retexture"
+    textureRequest: str = "{}"
+    shapeRequest: str = "{}"
+    grow: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
+    point: vtkMRMLMarkupsFiducialNode
+    insideSegmentation: vtkMRMLSegmentationNode
+    insideSegmentID: str = ""
+    useDonor: bool = False
+    donorVolume: vtkMRMLScalarVolumeNode
+    donorSegmentation: vtkMRMLSegmentationNode
+    donorSegmentID: str = ""
+    seriesFeature: str = ""
+    seriesFrom: float = 0.0
+    seriesTo: float = 0.0
+    seriesCount: Annotated[int, WithinRange(2, 20)] = 5
+    preview: bool = True
+    advanced: bool = False
+    seed: Annotated[int, WithinRange(0, 999999)] = 0
+    samples: Annotated[int, WithinRange(1, 64)] = 1
+    steps: Annotated[int, WithinRange(0, 1000)] = 0
+    solve: bool = True
+    newVolume: bool = False

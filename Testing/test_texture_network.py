@@ -367,3 +367,26 @@ def test_a_removal_stays_within_the_range_of_its_surroundings():
     removed = net.sample(array, mask, "CT", None, seed=1)[mask]
     assert removed.min() > -150 and removed.max() < 150  # a little more than the surroundings, next to the rim
     assert net.sample(array, mask, "CT", {}, seed=1)[mask].min() < -500
+
+
+# What is asked of mean and spread
+
+
+@pytest.mark.parametrize("mean, variance", [(60.0, 400.0), (60.0, None), (None, 400.0), (None, None)])
+def test_calibration_gives_the_asked_moments_and_leaves_the_rest(mean, variance):
+    intensity = context.IntensityMap(20.0, 100.0)
+    hole = torch.from_numpy(ball((8, 16, 16), 5.0))[None, None]
+    x = torch.randn(1, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.3
+    before, out = intensity.inverse(x)[hole], context.calibrated(x, hole, intensity, mean, variance)
+    inside = intensity.inverse(out)[hole]
+    assert torch.equal(out[~hole], x[~hole])
+    assert float(inside.mean()) == pytest.approx(float(before.mean()) if mean is None else mean, abs=0.05)
+    wanted = float(before.var(unbiased=False)) if variance is None else variance
+    assert float(inside.var(unbiased=False)) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_calibration_does_not_blow_up_a_flat_draw():
+    intensity, hole = context.IntensityMap(0.0, 100.0), torch.ones(1, 1, 4, 8, 8, dtype=torch.bool)
+    x = 1e-3 * torch.randn(hole.shape, generator=torch.Generator().manual_seed(0))
+    inside = intensity.inverse(context.calibrated(x, hole, intensity, None, 1e6))
+    assert float(inside.std()) < 1.01 * context.STRETCH * float(intensity.inverse(x).std())

@@ -333,7 +333,7 @@ def assert_same_way(a: dict, b: dict):
 def test_two_processes_equal_one(prepared, trained, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(TRAINING / "train_texture.py"), "--data", str(prepared), "--out", str(tmp_path), *WIDTHS]
-    command += ["--steps", "4", "--batch", "2", "--threads", "1"]
+    command += ["--steps", "4", "--batch", "2", "--draws", "1", "--threads", "1"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -527,3 +527,43 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
         torch.testing.assert_close(again["ema"][name], value, rtol=1e-3, atol=1e-6)
     assert torch.equal(again["codec"]["std"], trained[1]["codec"]["std"])
     assert again["config"]["names"] == trained[1]["config"]["names"]
+
+
+# Steering by drawn tumours
+
+steering = pytest.importorskip("steering")
+
+
+def test_steered_features_equal_the_exact_ones_and_have_gradients():
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 60, (6, 10, 10)).astype(np.float32)
+    mask = np.indices(image.shape)[1] > 2
+    values = torch.from_numpy(image[mask]).requires_grad_()
+    found = steering.reached(values, steering.lines(mask), 25.0, SPACING)
+    exact = extract(image, mask, SPACING, Settings(binWidth=25.0), ("firstorder", "glcm"))
+    sized = {"original_firstorder_TotalEnergy"}
+    checked = [n for n in found if n in exact and n not in sized]
+    assert len(checked) > 38
+    for name in checked:
+        assert float(found[name].detach()) == pytest.approx(exact[name], rel=2e-3), name
+    found["original_glcm_Contrast"].backward()
+    assert float(values.grad.abs().sum()) > 0
+
+
+def test_steering_teaches_a_network_to_reach_what_it_is_asked(prepared, trained):
+    data = common.Prepared(prepared)
+    names = train_texture.conditioning(data.meta["names"])
+    sampler = train_texture.Sampler(data, [data.meta["names"].index(n) for n in names], train_texture.intensity_maps(data))
+    codec, config = train_texture.open_codec(None)
+    torch.manual_seed(0)
+    codec, network = train_texture.build(common.Run(prepared / "unused"), data, sampler, codec, [8, 8, 16])
+    steer = steering.Steering(
+        sampler, names, sampler.maps, data.meta, codec, network, train_texture.Bridge(), torch.device("cpu")
+    )
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):  # the same four draws again and again
+        losses.append(steer.backward(network, network.tokens, 0, 0, 4, 1.0, 0))
+        optimiser.step()
+        optimiser.zero_grad()
+    assert losses[-1] < 0.8 * losses[0]

@@ -20,6 +20,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from steering import Steering
 from torch.nn.parallel import DistributedDataParallel
 
 from TumorSynthLib.models.bundle import load_bundle
@@ -203,10 +204,13 @@ def standardise(codec, sampler: Sampler, count: int = 200):
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--recipe", type=Path, help="YAML file with these options, under `train_texture`")
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--codec", default=None, help="a codec checkpoint of train_codec.py; default: Haar")
-    p.add_argument("--init", type=Path, help="start from the weights of this bundle's folder, to train it further")
+    p.add_argument(
+        "--init", type=Path, help="start from the weights of this bundle's folder, to train it further"
+    )
     p.add_argument("--steps", type=int, default=100_000)
     p.add_argument("--minutes", type=float, help="stop by the clock, counted over all resumed runs")
     p.add_argument("--batch", type=int, default=8)
@@ -215,10 +219,14 @@ def parse():
     p.add_argument(
         "--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels"
     )
+    p.add_argument(
+        "--steer", type=float, default=0.25, help="weight of the loss of drawn tumours' features; 0: off"
+    )
+    p.add_argument("--draws", type=int, default=2, help="tumours drawn for that loss, per step and process")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)
-    return p.parse_args()
+    return common.parse(p, "train_texture")
 
 
 def open_codec(path: str | None):
@@ -293,7 +301,10 @@ def main():
             "step": step, "spent": used,
         }  # fmt: skip
 
-    bridge, average, used = Bridge(), None, spent
+    bridge, average, off, used = Bridge(), None, None, spent
+    steering = None
+    if a.steer > 0 and codec.lossless:
+        steering = Steering(sampler, names, maps, data.meta, codec, network, bridge, run.device)
     while True:
         used = spent + run.elapsed()
         done = used / (60 * a.minutes) if a.minutes else step / a.steps
@@ -305,14 +316,18 @@ def main():
         for part in range(a.accumulate):
             first = (part * run.world + run.rank) * a.batch
             batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, step, first, a.seed).items()}
-            alone = (
-                run.world > 1 and part + 1 < a.accumulate
-            )  # gradients are exchanged with the last part only
+            # Gradients are exchanged with what comes last only.
+            alone = run.world > 1 and (steering or part + 1 < a.accumulate)
             with model.no_sync() if alone else nullcontext():
                 with run.autocast():
                     loss = loss_of(model, codec, batch, bridge).mean() / a.accumulate
                 loss.backward()
             value += float(loss.detach())
+        if steering:
+            missed = steering.backward(
+                model, network.tokens, step, run.rank * a.draws, a.draws, a.steer, a.seed
+            )
+            off = missed if off is None else 0.98 * off + 0.02 * missed
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -321,9 +336,9 @@ def main():
         average = value if average is None else 0.98 * average + 0.02 * value
         if step % 20 == 0 or step == a.steps:
             left = used / max(done, 1e-6) - used
-            run.log(
-                step=step, loss=run.mean(average), lr=optimiser.param_groups[0]["lr"], seconds=used, left=left
-            )
+            missed = {"missed": run.mean(off)} if steering else {}
+            rate_now = optimiser.param_groups[0]["lr"]
+            run.log(step=step, loss=run.mean(average), **missed, lr=rate_now, seconds=used, left=left)
         if step % a.save_every == 0:
             run.save(state())
     run.save(state())

@@ -5,6 +5,8 @@ All functions take and give torch tensors (B, C, D, H, W) unless said otherwise;
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from TumorSynthLib.texture.codec import pool_any
 from TumorSynthLib.texture.network import condition_channels
 
+STRETCH = 4.0  # a drawn tumour's spread changes by this factor at most
 DISTANCES_MM = (20.0, 5.0)  # two ranges of the distance map: position in the tumour, and the border itself
 
 
@@ -27,11 +30,15 @@ class IntensityMap:
         self.center, self.scale = float(center), float(scale)
         self.limits = (float(limits[0]), float(limits[1]))
 
-    def forward(self, values: np.ndarray) -> np.ndarray:
+    def forward(self, values: np.ndarray | torch.Tensor):
+        if isinstance(values, torch.Tensor):
+            return torch.asinh((values - self.center) / self.scale)
         return np.arcsinh((np.asarray(values, np.float32) - self.center) / self.scale)
 
-    def inverse(self, mapped: np.ndarray) -> np.ndarray:
-        low, high = (np.arcsinh((v - self.center) / self.scale) for v in self.limits)
+    def inverse(self, mapped: np.ndarray | torch.Tensor):
+        low, high = (float(np.arcsinh((v - self.center) / self.scale)) for v in self.limits)
+        if isinstance(mapped, torch.Tensor):
+            return torch.sinh(mapped.clamp(low, high)) * self.scale + self.center
         return np.sinh(np.clip(mapped, low, high)) * self.scale + self.center
 
 
@@ -102,6 +109,22 @@ def masked(x: torch.Tensor, hole: torch.Tensor, level: torch.Tensor) -> torch.Te
     mean = (filled * hole).sum((1, 2, 3, 4)) / hole.sum((1, 2, 3, 4)).clamp_min(1)
     shift = torch.nan_to_num(level.to(x.dtype) - mean, nan=0.0)
     return torch.where(hole, filled + shift.view(-1, 1, 1, 1, 1), x)
+
+
+def calibrated(
+    x: torch.Tensor, hole: torch.Tensor, intensity: IntensityMap, mean: float | None, variance: float | None
+) -> torch.Tensor:
+    """x (1, 1, D, H, W) in the network's range, moved and stretched so that intensities in the hole have the asked moments.
+
+    :param mean, variance: of the intensities; None leaves the one that x has. The stretch is bounded by `STRETCH`.
+    """
+    if mean is None and variance is None:
+        return x
+    inside = intensity.inverse(x)[hole]
+    own, spread = inside.mean(), inside.std(unbiased=False).clamp_min(1e-3)
+    ratio = 1.0 if variance is None else (math.sqrt(max(variance, 0.0)) / spread).clamp(1 / STRETCH, STRETCH)
+    moved = (inside - own) * ratio + (own if mean is None else mean)
+    return x.masked_scatter(hole, intensity.forward(moved).to(x.dtype))
 
 
 def complete(x: torch.Tensor, hole: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

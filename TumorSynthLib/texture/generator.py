@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture.bridge import Bridge, nodes
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, complete, conditions, masked, noise_cells
+from TumorSynthLib.texture.context import IntensityMap, calibrated, complete, conditions, masked, noise_cells
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 
 Progress = Callable[[str, float], None]
@@ -22,6 +22,8 @@ Progress = Callable[[str, float], None]
 # would continue them inwards. They keep their values in the result.
 RIM = np.ones((1, 3, 3), bool)
 LEVEL = "original_firstorder_Mean"  # where it is asked, the bridge starts at this level
+SPREAD = "original_firstorder_Variance"
+CALIBRATED_FROM = 0.35  # bridge time below which a prediction is given the asked mean and variance; earlier ones are blurred
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -69,7 +71,10 @@ class TextureModel:
                     f"model {j['id']}: its weights don't fit its network; reinstall it ({error})"
                 ) from None
         where = pick_device(device)
-        maps = {m: IntensityMap(v["center"], v["scale"], v.get("range", (-np.inf, np.inf))) for m, v in j["intensity"].items()}
+        maps = {
+            m: IntensityMap(v["center"], v["scale"], v.get("range", (-np.inf, np.inf)))
+            for m, v in j["intensity"].items()
+        }
         return cls(
             network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
             maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,
@@ -121,7 +126,6 @@ class TextureModel:
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         around = conditions(hole_np[None], valid, self.spacing).to(self.device)
         known = torch.from_numpy(valid)[None, None].to(self.device) & ~hole
-        x = complete(x, hole, known | hole)
         values, given = (t.to(self.device) for t in self._features(features))
         modal = torch.tensor([self.modalities.index(modality)], device=self.device)
         removal = torch.tensor([features is None], device=self.device)
@@ -130,17 +134,38 @@ class TextureModel:
             time = torch.full((1,), m, device=self.device)
             return self.network(state, y, around, time, modal, values, given, removal).float()
 
-        mean = (features or {}).get(LEVEL, np.nan)
-        level = torch.as_tensor(intensity.forward([mean])).to(self.device)
         eta = self.eta if eta is None else eta
-        limits = surrounding_range(x, hole, known) if features is None else (-torch.inf, torch.inf)
-        out = self._bridge(predict, x, hole, level, limits, nodes(steps, self.few_steps), eta, seed, progress)
+        out = self.draw(
+            predict,
+            x,
+            hole,
+            known | hole,
+            features,
+            intensity,
+            nodes(steps, self.few_steps),
+            eta,
+            seed,
+            progress,
+        )
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
         return np.where(mask, out, array).astype(np.float32)
 
-    def _bridge(self, predict, x, hole, level, limits, times, eta, seed, progress):
+    def draw(self, predict, x, hole, valid, features, intensity, times, eta, seed, progress=None):
+        """The bridge from the filled hole to a tumour (features: any subset) or healthy tissue (None).
+
+        x (1, 1, D, H, W) in the network's range, hole and valid bool of its shape; `predict(state, y, m)` is the network.
+        Returns x with another content of the hole. Training draws with it too.
+        """
+        x = complete(x, hole, valid)
+        limits, moments, mean = (-torch.inf, torch.inf), None, np.nan
+        if features is None:
+            limits = surrounding_range(x, hole, valid & ~hole)
+        else:
+            mean = features.get(LEVEL, np.nan)
+            moments = (intensity, features.get(LEVEL), features.get(SPREAD))
+        level = torch.as_tensor(intensity.forward(np.array([mean]))).to(x.device)
         rng = torch.Generator().manual_seed(int(seed))
         base = masked(x, hole, level)
         y = self.codec.encode(base)
@@ -151,7 +176,8 @@ class TextureModel:
             if progress:
                 progress("texture", i / len(times))
             clean = predict(state, y, m)
-            clean = self._impose(torch.where(cells, clean, known), x, hole, limits)
+            late = moments if m <= CALIBRATED_FROM or len(times) == 1 else None
+            clean = self._impose(torch.where(cells, clean, known), x, hole, limits, late)
             n = times[i + 1] if i + 1 < len(times) else 0.0
             noise = torch.randn(y.shape, generator=rng).to(y.device)
             state = torch.where(cells, self.bridge.step(state, clean, y, m, n, eta, noise), known)
@@ -160,14 +186,17 @@ class TextureModel:
             progress("texture", 1.0)
         return torch.where(hole, image, x)
 
-    def _impose(self, latent, x, hole, limits):
-        """Known voxels re-imposed in cells that the border cuts, and drawn ones held within the limits.
+    def _impose(self, latent, x, hole, limits, moments):
+        """Known voxels re-imposed in cells that the border cuts; drawn ones held within the limits and to the asked moments.
 
         Only a lossless codec can do that in image space.
         """
         if not self.codec.lossless:
             return latent
-        return self.codec.encode(torch.where(hole, self.codec.decode(latent).clamp(*limits), x))
+        drawn = self.codec.decode(latent).clamp(*limits)
+        if moments:
+            drawn = calibrated(drawn, hole, *moments)
+        return self.codec.encode(torch.where(hole, drawn, x))
 
 
 def surrounding_range(x: torch.Tensor, hole: torch.Tensor, known: torch.Tensor) -> tuple[float, float]:

@@ -42,7 +42,9 @@ class NetworkConfig:
     def from_dict(cls, d: dict) -> NetworkConfig:
         unknown = set(d) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ModelError(f"unknown network option(s) {sorted(unknown)}; install a newer version to use this model")
+            raise ModelError(
+                f"unknown network option(s) {sorted(unknown)}; install a newer version to use this model"
+            )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
 
     def as_dict(self) -> dict:
@@ -130,8 +132,12 @@ class FeatureTokens(nn.Module):
         self.identity = nn.Parameter(torch.randn(features, token) * 0.5)
         self.slope = nn.Parameter(torch.randn(features, token) * 0.5)
         self.missing = nn.Parameter(torch.zeros(features, token))
-        self.mlp = nn.Sequential(nn.LayerNorm(token), nn.Linear(token, 2 * token), nn.SiLU(), nn.Linear(2 * token, token))
-        self.pool = nn.Sequential(nn.Linear(2 * features, 2 * embedding), nn.SiLU(), nn.Linear(2 * embedding, embedding))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(token), nn.Linear(token, 2 * token), nn.SiLU(), nn.Linear(2 * token, token)
+        )
+        self.pool = nn.Sequential(
+            nn.Linear(2 * features, 2 * embedding), nn.SiLU(), nn.Linear(2 * embedding, embedding)
+        )
         self.register_buffer("center", torch.zeros(modalities, features))
         self.register_buffer("scale", torch.ones(modalities, features))
         self.register_buffer("log", torch.zeros(modalities, features, dtype=torch.bool))

@@ -1,0 +1,132 @@
+"""Teach the network to reach what it is asked: draw as the product draws, measure, and push the last prediction.
+
+The bridge's own loss says how a true tumour looks; it hardly notices features, since a denoised tumour is right without
+reading them. Here a tumour is drawn by the product's few steps from its own features or from another crop's, which
+leaves nothing but the features to go by. First-order and GLCM features of a prediction are differentiable
+(`radiomics.differentiable`); their small bias is replaced by the exact value, with the differentiable one's gradient.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from TumorSynthLib.radiomics.differentiable import (
+    firstorder_features,
+    glcm_features,
+    hard_glcm,
+    lines,
+    soft_glcm,
+    soft_histogram,
+)
+from TumorSynthLib.texture.bridge import FEW_STEP_NODES
+from TumorSynthLib.texture.generator import TextureModel
+
+LEVELS = 128  # grey levels at most; brighter voxels count as the last level
+NODES = {2: 0.15, 3: 0.2, 4: 0.3, 5: 0.35}  # which evaluation is corrected, and how often
+OTHERS = 0.5  # share of requests that are another crop's features
+
+
+def reached(values: torch.Tensor, paths, bin_width: float, spacing) -> dict[str, torch.Tensor]:
+    """First-order and GLCM features (without MCC) by full name of intensities (n,), exact, with gradients."""
+    low = torch.floor(values.detach().min() / bin_width)
+    u = (values / bin_width - low).clamp(max=LEVELS - 1e-3)
+    level = u.detach().floor().long()
+    levels = int(level.max()) + 1
+    soft_p = soft_histogram(u, levels)
+    hard_p = torch.bincount(level, minlength=levels).float() / len(level)
+    shared = firstorder_features(values, soft_p + (hard_p - soft_p).detach())
+    found = {f"original_firstorder_{k}": v for k, v in shared.items()}
+    if levels > 1 and len(paths.order):
+        soft, hard = (
+            glcm_features(soft_glcm(u, paths, levels)),
+            glcm_features(hard_glcm(level, paths, levels)),
+        )
+        for k, v in soft.items():
+            found[f"original_glcm_{k}"] = v.mean() + (hard[k].mean().float() - v.mean()).detach()
+    return found
+
+
+class Steering:
+    """Loss of drawn tumours against their requests.
+
+    :param sampler: the training's `Sampler`; `names` the features in the order of the network's tokens.
+    """
+
+    def __init__(self, sampler, names, maps, meta, codec, network, bridge, device):
+        self.sampler, self.names, self.maps = sampler, names, maps
+        self.bin_width = float(meta["extraction"]["binWidth"])
+        self.model = TextureModel(
+            network, codec, tuple(names), tuple(meta["modalities"]), dict(zip(meta["modalities"], maps)),
+            tuple(meta["spacing"]), FEW_STEP_NODES, bridge=bridge, device=device,
+        )  # fmt: skip
+        self.where = {n: i for i, n in enumerate(names)}
+
+    def _request(self, rng):
+        """A training item and what is asked of it: its own features or those of another crop of its modality."""
+        item = self.sampler._synthesis(rng)
+        if rng.random() < OTHERS:
+            data, modality = self.sampler.data, int(item["modality"])
+            for _ in range(20):
+                j = int(rng.choice(self.sampler.tumours, p=self.sampler.weight))
+                if data.modality[j] == modality:
+                    values = np.nan_to_num(data.features[j, self.sampler.columns]).astype(np.float32)
+                    item["values"] = torch.from_numpy(values)[None]
+                    break
+        return item
+
+    def backward(self, model, tokens, step: int, first: int, count: int, weight: float, seed: int) -> float:
+        """Add the gradients of draws first ... first + count - 1 of a step; returns their mean loss.
+
+        :param model: the network, or what wraps it in a distributed run: gradients are exchanged with the last draw.
+        """
+        total = 0.0
+        for index in range(first, first + count):
+            more = hasattr(model, "no_sync") and index + 1 < first + count
+            with model.no_sync() if more else nullcontext():
+                loss = self.loss(model, tokens, step, index, seed)
+                (loss * weight / count).backward()
+            total += float(loss.detach()) / count
+        return total
+
+    def loss(self, network, tokens, step: int, index: int, seed: int) -> torch.Tensor:
+        """Mean error, in the tokens' units, of the features that one drawn tumour was asked to have."""
+        rng = np.random.default_rng([seed, step, index, 1])
+        item = self._request(rng)
+        item = {k: v.to(self.model.device) for k, v in item.items()}
+        hole, intensity = item["hole"], self.maps[int(item["modality"])]
+        asked = {n: float(item["values"][0, i]) for n, i in self.where.items() if bool(item["given"][0, i])}
+        last = int(rng.choice(list(NODES), p=list(NODES.values())))
+        times = self.model.few_steps[: last + 1]
+
+        def predict(state, y, m):
+            with torch.set_grad_enabled(m == times[-1]):
+                time = torch.full((1,), m, device=state.device)
+                return network(
+                    state,
+                    y,
+                    item["conditions"],
+                    time,
+                    item["modality"],
+                    item["values"],
+                    item["given"],
+                    item["removal"],
+                ).float()
+
+        image = self.model.draw(
+            predict, item["x"], hole, item["valid"], asked, intensity, times, 1.0, int(rng.integers(2**31))
+        )
+        paths = lines(hole[0, 0].cpu().numpy())
+        found = reached(intensity.inverse(image)[hole], paths, self.bin_width, self.model.spacing)
+        chosen = [n for n in asked if n in found]
+        if not chosen:
+            return image.sum() * 0.0
+        columns = torch.tensor([self.where[n] for n in chosen], device=image.device)
+        values = item["values"].clone()
+        values = values.index_copy(1, columns, torch.stack([found[n].float() for n in chosen])[None])
+        got = tokens.standardise(values, item["modality"])[0, columns]
+        wanted = tokens.standardise(item["values"], item["modality"])[0, columns]
+        return F.smooth_l1_loss(got, wanted, beta=0.3)

@@ -254,3 +254,22 @@ def test_jobs_don_t_change_the_crops(tmp_path):
     for name in ("images.npy", "labels.npy", "features.npy"):
         a, b = (np.load(tmp_path / str(jobs) / name) for jobs in (1, 2))
         assert np.array_equal(a, b, equal_nan=name == "features.npy"), name
+
+
+def test_held_out_patients_are_written_as_pairs_and_no_others(tmp_path):
+    labels = labelled((16, 16, 16), l4=(3, 13), l1=(6, 10))
+    for k in range(6):
+        for modality in ("t1ce", "flair"):
+            image = np.full(labels.shape, 100 * (k + 1), np.int16)
+            nifti(tmp_path / f"raw/BraTS2021_{k:05d}/BraTS2021_{k:05d}_{modality}.nii.gz", image)
+        nifti(tmp_path / f"raw/BraTS2021_{k:05d}/BraTS2021_{k:05d}_seg.nii.gz", labels)
+    hold = ["brats2021", "--data", tmp_path / "raw", "--hold-out", 3, "--pairs"]
+    main(*hold, "--out", tmp_path / "train")
+    main(*hold, "--out", tmp_path / "val", "--held-out")
+    train, val = ({c.patient for c in layouts.cases("sts", tmp_path / f)} for f in ("train", "val"))
+    assert len(train) == 4 and len(val) == 2 and not train & val
+    case = next(iter(layouts.cases("sts", tmp_path / "val")))
+    assert case.modality in ("T1CE", "FLAIR")
+    volume, there = case.load()
+    assert np.array_equal(there, labels)  # labels as the bundle names them
+    assert (volume.array == 500).all()  # the median of what isn't background

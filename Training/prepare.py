@@ -41,7 +41,7 @@ from TumorSynthLib.radiomics.extract import extract, extract_image
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.region import Region
 from TumorSynthLib.texture.network import MULTIPLE
-from TumorSynthLib.volume import Volume
+from TumorSynthLib.volume import Volume, write_volume
 
 CLASSES = ("firstorder", "glcm", "glrlm", "glszm")  # the paper's 74 texture features
 FULL, INSIDE, TUMOUR = 1, 2, 4  # bits of a label crop: the region to paint, the image's extent, any lesion
@@ -379,6 +379,13 @@ def options() -> argparse.ArgumentParser:
     p.add_argument(
         "--ring", type=float, metavar="MM", help="a further region around the first one: peri-tumour"
     )
+    p.add_argument(
+        "--hold-out", type=int, default=0, metavar="N", help="leave every Nth patient out, for validation"
+    )
+    p.add_argument("--held-out", action="store_true", help="take those patients, and no others")
+    p.add_argument(
+        "--pairs", action="store_true", help="write whole images and masks, as evaluate.py takes them"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--limit", type=int, help="only the first cases, to try things")
     p.add_argument("--jobs", type=int, default=1, help="processes")
@@ -409,13 +416,43 @@ def plan_of(a, parser: argparse.ArgumentParser) -> Plan:
     return plan
 
 
+def chosen(found: list[Case], hold_out: int, held_out: bool) -> list[Case]:
+    """Cases of the training patients, or of every `hold_out`-th patient, which are kept for validation; 0 keeps none."""
+    kept = set(sorted({c.patient for c in found})[hold_out // 2 :: hold_out]) if hold_out else set()
+    return [c for c in found if (c.patient in kept) == held_out]
+
+
+def write_pairs(found: list[Case], plan: Plan, out: Path):
+    """Cases as evaluate.py takes them: <ID>_<MODALITY>_image.nii.gz beside ..._mask.nii.gz, whole images.
+
+    The mask has the labels of the regions that a bundle names.
+    """
+    values = np.zeros(256, np.uint8)
+    values[1 : len(plan.names) + 1] = [r["label"] for r in plan.labels()]
+    for case in found:
+        try:
+            volume, labels = case.load()
+            volume = scaled(volume, plan)
+            mask = values[region_map(labels, volume, plan, is_ct(case.modality))]
+        except InputError as error:
+            print(f"{case.id} {case.modality}: left out: {error}", flush=True)
+            continue
+        stem = f"{case.id}_{case.modality}"
+        write_volume(volume, out / f"{stem}_image.nii.gz")
+        write_volume(volume.with_array(mask), out / f"{stem}_mask.nii.gz")
+        print(f"{stem}", flush=True)
+
+
 def main():
     parser = options()
     a = common.parse(parser, "prepare")
     plan = plan_of(a, parser)
-    found = list(cases(a.layout, a.data))[: a.limit] if a.data.is_dir() else []
+    found = list(cases(a.layout, a.data)) if a.data.is_dir() else []
+    found = chosen(found, a.hold_out, a.held_out)[: a.limit]
     if not found:
         parser.error(f"no cases of layout {a.layout} in {a.data}")
+    if a.pairs:
+        return write_pairs(found, plan, a.out)
     writer = Writer(a.out, plan)
     with workers(a.jobs) as each:
         population, left_out, masks = cut(found, plan, writer, a.seed, each)

@@ -195,6 +195,7 @@ def measure(codec: nn.Module, crops: Crops, count: int, run: common.Run):
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--recipe", type=Path, help="YAML file with these options, under `train_codec`")
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--steps", type=int, default=20_000)
@@ -216,7 +217,7 @@ def parse():
     p.add_argument("--save-every", type=int, default=100)
     p.add_argument("--crops", type=int, default=200, help="held-out crops to measure")
     p.add_argument("--measure", action="store_true", help="only measure the last checkpoint")
-    return p.parse_args()
+    return common.parse(p, "train_codec")
 
 
 class Trainer:

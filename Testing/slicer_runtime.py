@@ -1,8 +1,8 @@
 """Real MRML without the Slicer application: what `slicer.app`, `slicer.mrmlScene` and `slicer.modules` are, for tests.
 
 PyPI's slicer-core brings the MRML classes, the module logics and `slicer.util`. It lacks the application, which `start()`
-supplies, and a few Python files (`ScriptedLoadableModule`, `i18n`, …), for which module_doubles.py stands in, or, where the environment
-variable TUMORSYNTH_SLICER_SOURCE names a source checkout of Slicer, the genuine ones (these need qt_runtime.py as well).
+supplies, and a few Python files (`ScriptedLoadableModule`, `i18n`, …), for which module_doubles.py stands in, or, where the
+environment variable TUMORSYNTH_SLICER_SOURCE names a source checkout of Slicer, the genuine ones (with qt_runtime.py).
 """
 
 from __future__ import annotations
@@ -212,8 +212,11 @@ class App(Signals):
         return getattr(qt.QApplication.instance(), name)
 
 
-def start() -> App:
-    """Make `slicer` usable; a second call gives the same application."""
+def start(modules: Path = MODULE_FOLDER) -> App:
+    """Make `slicer` usable; a second call gives the same application.
+
+    :param modules: folder of the scripted module, as Slicer's "additional module paths".
+    """
     if getattr(slicer, "app", None) is not None:
         return slicer.app
     window = vtk.vtkOutputWindow()
@@ -231,8 +234,8 @@ def start() -> App:
     folder = tempfile.mkdtemp(prefix="slicer-test-")
     slicer._kept += _addRemoteIO(scene, logic, folder)
     slicer.mrmlScene, slicer.app, slicer.selfTests = scene, App(scene, logic, folder), {}
-    if str(MODULE_FOLDER) not in sys.path:
-        sys.path.insert(0, str(MODULE_FOLDER))
+    if str(modules) not in sys.path:
+        sys.path.insert(0, str(modules))
     _addPythonFiles()
     return slicer.app
 
@@ -247,18 +250,28 @@ def loadModule(name: str = "TumorSynthRadiomics"):
     """Import the module as Slicer does: its file, an instance of its main class, and `slicer.modules.<name>`."""
     import importlib
 
-    start()
+    if getattr(slicer, "app", None) is None:
+        start()
     python = importlib.import_module(name)
     path = python.__file__
     entry = Module(name, path=path)
     parent = types.SimpleNamespace(path=path, title="", icon=None)
     entry.parent, entry.instance = parent, getattr(python, name)(parent)
-    logic = getattr(python, f"{name}Logic")
-    entry.self = lambda: entry.instance
+    entry.python = python
     setattr(slicer.modules, name.lower(), entry)
     setattr(slicer.moduleNames, name, name)
-    entry.newLogic = logic
     return entry
+
+
+def moduleLogic(name: str = "TumorSynthRadiomics"):
+    """A new logic of the module, which `slicer.util.getModuleLogic(name)` then gives, too."""
+    entry = getattr(slicer.modules, name.lower(), None) or loadModule(name)
+    entry._logic = getattr(entry.python, f"{name}Logic")()
+    if not hasattr(
+        slicer, "qSlicerScriptedLoadableModule"
+    ):  # without Qt no class of the application is there
+        slicer.qSlicerScriptedLoadableModule = type("qSlicerScriptedLoadableModule", (), {})
+    return slicer.util.getModuleLogic(name)
 
 
 def closeScene() -> None:

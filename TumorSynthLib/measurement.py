@@ -72,10 +72,8 @@ def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) 
 
 def _extracted(bundle, volume: Volume, mask: np.ndarray, modality: str) -> dict[str, float]:
     """As `Editor.extract`, without its refusal of images that don't look like the modality."""
-    from TumorSynthLib.radiomics.extract import extract
+    from TumorSynthLib.job import measured
     from TumorSynthLib.region import Region
 
     region = Region.around(volume, mask, bundle.spacing)
-    values = region.measure(region.native, as_stored=True)
-    kind = np.int64 if np.issubdtype(volume.array.dtype, np.integer) else np.float64
-    return extract(values.astype(kind), region.mask, region.spacing, bundle.settings(modality))
+    return measured(region, region.native, bundle.settings(modality), None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import stat
 import struct
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 10 * 2**20  # of a safetensors file; a network of 1,000 tensors has 100 kB
 POPULATION_FILE = "population.safetensors"
+
+
+@dataclass(frozen=True)
+class BundleRegion:
+    """A region that a model paints, and its label in a labelmap."""
+
+    name: str
+    label: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,32 @@ class Bundle:
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.json["modalities"])
+
+    @property
+    def regions(self) -> tuple[BundleRegion, ...]:
+        """Regions that the model paints one at a time; most have one, the tumour."""
+        listed = self.json.get("regions") or ["tumour"]
+        return tuple(
+            BundleRegion(r, n) if isinstance(r, str) else BundleRegion(r["name"], r["label"])
+            for n, r in enumerate(listed, 1)
+        )
+
+    def region(self, name: str | None) -> BundleRegion:
+        """The region of a name; ``None`` means the only one.
+
+        :raises ModelError: if the model has no such region, or has several and none was given.
+        """
+        for region in self.regions:
+            if name is None and len(self.regions) == 1:
+                return region
+            if name is not None and region.name.lower() == name.lower():
+                return region
+        known = ", ".join(f"{r.name} (label {r.label})" for r in self.regions)
+        if name is None:
+            raise ModelError(
+                f"model {self.id!r} paints one region at a time: say which of {known} (--region)"
+            )
+        raise ModelError(f"model {self.id!r} paints {known}, not {name!r}; choose another region or model")
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -101,7 +137,7 @@ class Bundle:
         if framework == "torch":
             from safetensors.torch import load
         elif framework == "numpy":
-            from safetensors.numpy import load
+            load = read_arrays
         else:
             raise ValueError(f"framework is {framework!r}, expected 'numpy' or 'torch'")
         try:
@@ -216,6 +252,35 @@ def check_header(data: bytes, model: str, path: Path) -> None:
         )
     if data[8:9] != b"{":
         raise ModelError(_damaged(model, path, "its safetensors header is not JSON"))
+
+
+#: Types of safetensors that numpy has.
+_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U64": "<u8",
+    "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?",
+}  # fmt: skip
+
+
+def read_arrays(data: bytes) -> dict[str, Any]:
+    """Arrays of a safetensors file whose header has been checked, by name.
+
+    Measuring needs no more than this, so that it works before the package safetensors is installed.
+
+    :raises ValueError, KeyError: the header and the data don't fit together.
+    """
+    import numpy as np
+
+    start = 8 + struct.unpack_from("<Q", data)[0]
+    arrays = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name == "__metadata__":
+            continue
+        first, last = entry["data_offsets"]
+        dtype, shape = np.dtype(_TYPES[entry["dtype"]]), [int(n) for n in entry["shape"]]
+        if not 0 <= first <= last <= len(data) - start or last - first != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"tensor {name!r} doesn't fit the file")
+        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start + first).reshape(shape)
+    return arrays
 
 
 def _extra_files(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:

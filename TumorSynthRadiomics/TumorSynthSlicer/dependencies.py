@@ -6,7 +6,9 @@ torch comes through the PyTorch extension, which knows the build that fits the c
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -16,7 +18,7 @@ from slicer.i18n import tr as _
 
 from TumorSynthLib.errors import TumorSynthError
 
-TORCH, TORCH_REQUIREMENT = "torch", ">=2.1"
+TORCH, TORCH_REQUIREMENT, TORCH_LEAST = "torch", ">=2.1", (2, 1)
 REQUIREMENTS = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "Resources", "requirements.txt"
 )
@@ -34,25 +36,38 @@ def requirements() -> list[str]:
 
 
 def missing() -> list[str]:
-    """Names of the packages that aren't here; nothing is imported."""
+    """Names of the packages that aren't here, or too old; nothing is imported."""
     importlib.invalidate_caches()
-    names = [TORCH, *(re.split(r"[<>=!~; \[]", line)[0] for line in requirements())]
-    return [name for name in names if importlib.util.find_spec(name) is None]
+    return [name for name in [TORCH, *map(_name, requirements())] if not _isThere(name)]
+
+
+def _isThere(name: str) -> bool:
+    if importlib.util.find_spec(name) is None:
+        return False
+    if name != TORCH:
+        return True
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        major, minor = importlib.metadata.version(TORCH).split(".")[:2]
+        return (int(major), int(minor)) >= TORCH_LEAST
+    return True
 
 
 def install(names: list[str]) -> bool:
     """Ask once, then install; False if the user declined.
 
+    The question about torch is the PyTorch extension's own, which names the build; the others, which are small, go with it.
+
     :raises DependencyError: an installation failed, or the PyTorch extension isn't there.
     """
     if not names:
         return True
-    if not _confirmed(names):
-        return False
     try:
         if TORCH in names:
-            _installTorch()
-        others = [line for line in requirements() if re.split(r"[<>=!~; \[]", line)[0] in names]
+            if not _installTorch():
+                return False
+        elif not _confirmed(names):
+            return False
+        others = [line for line in requirements() if _name(line) in names]
         if others:
             _pipInstall(others)
     except TumorSynthError:
@@ -65,15 +80,19 @@ def install(names: list[str]) -> bool:
     return True
 
 
+def _name(line: str) -> str:
+    return re.split(r"[<>=!~; \[]", line)[0]
+
+
 def _confirmed(names: list[str]) -> bool:
     text = _(
-        "Editing tumours needs {names}, which is downloaded once (PyTorch: 200 MB to 3 GB, depending on the computer). "
-        "Images are never sent anywhere. Install now?"
-    ).format(names=", ".join("PyTorch" if name == TORCH else name for name in names))
+        "Editing tumours needs {names}, which is downloaded once (less than 1 MB). Images are never sent anywhere. Install now?"
+    ).format(names=", ".join(names))
     return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=_("Tumor Synth Radiomics")))
 
 
-def _installTorch() -> None:
+def _installTorch() -> bool:
+    """Have the PyTorch extension ask and install; False if the user declined."""
     try:
         import PyTorchUtils
     except ImportError as error:
@@ -82,16 +101,9 @@ def _installTorch() -> None:
                 "the PyTorch extension isn't installed: install it in the Extensions Manager, and restart Slicer"
             )
         ) from error
-    # The question has been asked already, together with the other packages.
-    torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-        askConfirmation=False, torchVersionRequirement=TORCH_REQUIREMENT
-    )
-    if torch is None:
-        raise DependencyError(
-            _(
-                "PyTorch couldn't be installed: see the module PyTorch Utils, which says why, and try again there"
-            )
-        )
+    logic = PyTorchUtils.PyTorchUtilsLogic()
+    torch = logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
+    return torch is not None
 
 
 def _pipInstall(lines: list[str]) -> None:

@@ -228,8 +228,8 @@ def repetition(entry) -> Input:
     record = entry.record
     options = {"device": record["options"].get("device")}
     return Input(
-        record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node), entry.usedMask(),
-        options, request, True,
+        record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node),
+        entry.usedMask(), options, request, True,
     )  # fmt: skip
 
 

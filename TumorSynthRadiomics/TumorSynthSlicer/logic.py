@@ -12,7 +12,6 @@ import vtk
 from slicer.i18n import tr as _
 
 from TumorSynthLib import models
-from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError, TumorSynthError
 
 from . import checks, dependencies, edits, history, model_rows, nodes, preview, results, subject
@@ -35,7 +34,7 @@ class EditLogic:
 
     def __init__(self, client: WorkerClient | None = None):
         self._client = client or WorkerClient()
-        self._editors: dict[str, Editor] = {}
+        self._editors: dict[str, Any] = {}
         self._job: EditJob | None = None
         self._jobNodes: list = []
         self._shown: list[str] = []  # IDs of the volumes that show a state before an edit
@@ -342,8 +341,10 @@ class EditLogic:
 
     # Inside
 
-    def _editor(self, modelID: str) -> Editor:
+    def _editor(self, modelID: str):
         """An engine's editor for checks and measuring, which never loads its network here; a changed model is noticed."""
+        from TumorSynthLib.editor import Editor
+
         bundle = models.find(modelID)
         editor = self._editors.get(modelID)
         if editor is None or editor.bundle.sha256 != bundle.sha256:
@@ -360,7 +361,7 @@ class EditLogic:
         return modelID
 
     @staticmethod
-    def _checkCan(edit: str, editor: Editor) -> None:
+    def _checkCan(edit: str, editor) -> None:
         if edit not in model_rows.editsOf(editor.bundle):
             raise InputError(
                 _("model {model} can't {edit}: choose another model").format(

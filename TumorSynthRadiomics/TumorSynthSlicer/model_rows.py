@@ -9,7 +9,6 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from TumorSynthLib import models, suitability
-from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import TumorSynthError
 from TumorSynthLib.models import Bundle
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
@@ -57,8 +56,9 @@ def _isUsers(modelID: str) -> bool:
 
 
 def editsOf(bundle: Bundle) -> tuple[str, ...]:
-    """The edits that this version of the engine can do with a model."""
-    return tuple(edit for edit in EDITS if edit == "measure" or hasattr(Editor, edit))
+    """The edits that can be done with a model: new shapes need to know those of its tumours."""
+    shapes = bundle.json.get("population") or bundle.json.get("shape")
+    return tuple(edit for edit in EDITS if shapes or edit not in SHAPE_EDITS)
 
 
 @lru_cache(maxsize=16)

@@ -7,6 +7,7 @@ tumour's size and not on the volume's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
@@ -14,9 +15,11 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.volume import MASK_OUTSIDE, SAME_GRID, Volume
 
 from .geometry import labelmapMatrix, lpsGeometry, toVTK, volumeMatrix, worldMatrix
+
+if TYPE_CHECKING:
+    from TumorSynthLib.volume import Volume
 
 BINARY, SURFACE = "Binary labelmap", "Closed surface"
 SYNTHETIC = "TumorSynth.synthetic"  # attribute of a volume node that holds edited voxels
@@ -68,6 +71,8 @@ def volumeOf(volumeNode) -> Volume:
 
     :raises InputError: no volume, in colour, or under a transform that it can't be measured under.
     """
+    from TumorSynthLib.volume import Volume  # not at the module's start: it imports SimpleITK
+
     checkVolume(volumeNode)
     spacing, origin, direction = lpsGeometry(volumeMatrix(volumeNode), volumeNode.GetName())
     marked = {"synthetic": "true"} if volumeNode.GetAttribute(SYNTHETIC) == "true" else {}
@@ -106,8 +111,13 @@ def labelmapOf(segmentationNode, segment: str):
     :raises InputError: the segment is empty.
     """
     image = slicer.vtkOrientedImageData()
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    there = logic.GetSegmentBinaryLabelmapRepresentation(segmentationNode, segment, image, False)
+    item = segmentationNode.GetSegmentation().GetSegment(segment)
+    if item.GetRepresentation(BINARY) is not None:
+        # Takes this segment's label out of a labelmap that several share; the logic's method doesn't.
+        there = segmentationNode.GetBinaryLabelmapRepresentation(segment, image)
+    else:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        there = logic.GetSegmentBinaryLabelmapRepresentation(segmentationNode, segment, image, False)
     scalars = image.GetPointData().GetScalars() if there else None
     if scalars is None or scalars.GetNumberOfTuples() == 0:
         raise InputError(_emptySegment(segmentationNode, segment))
@@ -162,11 +172,10 @@ def setLabelmap(segmentationNode, segment: str, image) -> None:
     shown = segmentation.ContainsRepresentation(SURFACE)
     segmentation.SeparateSegmentLabelmap(segment)
     item = segmentation.GetSegment(segment)
-    item.RemoveRepresentation(SURFACE)
     item.SetLabelValue(1)
     item.AddRepresentation(BINARY, image)
     if shown:
-        segmentation.ConvertSingleSegment(segment, SURFACE)
+        slicer.vtkSlicerSegmentationsModuleLogic.ReconvertAllRepresentations(segmentationNode, [segment])
     segmentation.Modified()
 
 
@@ -196,6 +205,8 @@ def _box(array: np.ndarray):
 
 def _onGrid(values: np.ndarray, first: np.ndarray, toVolume: np.ndarray, shape, name: str) -> Mask:
     """A bool array whose first voxel has (k, j, i) index `first`, taken to a volume's grid by an ijk → ijk matrix."""
+    from TumorSynthLib.volume import MASK_OUTSIDE, SAME_GRID
+
     shift = np.rint(toVolume[:3, 3])
     stop = (first + values.shape)[::-1]
     corners = np.array(

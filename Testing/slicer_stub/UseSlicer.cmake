@@ -1,0 +1,26 @@
+# Macros of a Slicer build (test-only, see SlicerConfig.cmake).
+include(CTest)
+
+# As in Slicer: every file must be there, is copied to the build tree and installed, its relative path kept.
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(MODULE "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  if(MODULE_UNPARSED_ARGUMENTS OR NOT MODULE_NAME)
+    message(FATAL_ERROR "slicerMacroBuildScriptedModule: NAME is missing, or unknown: ${MODULE_UNPARSED_ARGUMENTS}")
+  endif()
+  foreach(file ${MODULE_SCRIPTS} ${MODULE_RESOURCES})
+    if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${file}")
+      message(FATAL_ERROR "slicerMacroBuildScriptedModule: nonexistent file '${file}'")
+    endif()
+    get_filename_component(folder "${file}" DIRECTORY)
+    configure_file("${file}" "${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${file}" COPYONLY)
+    install(FILES "${file}" DESTINATION "${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}/${folder}" COMPONENT Runtime)
+  endforeach()
+endmacro()
+
+macro(slicer_add_python_unittest)
+  cmake_parse_arguments(UNITTEST "" "SCRIPT;TESTNAME_PREFIX" "SLICER_ARGS" ${ARGN})
+  if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${UNITTEST_SCRIPT}")
+    message(FATAL_ERROR "slicer_add_python_unittest: nonexistent file '${UNITTEST_SCRIPT}'")
+  endif()
+  add_test(NAME "py_${UNITTEST_SCRIPT}" COMMAND "${CMAKE_COMMAND}" -E true)
+endmacro()

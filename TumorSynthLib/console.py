@@ -12,10 +12,13 @@ from typing import Any
 #: Share of an edit's time by stage: (start, end) of the bar.
 STAGES = {
     "prepare": (0.0, 0.05, "reading the region"),
+    "shape": (0.05, 0.1, "drawing the shape"),
+    "mass effect": (0.1, 0.12, "moving the tissue around"),
     "model": (0.05, 0.12, "loading the model"),
     "texture": (0.12, 0.6, "drawing tissue"),
     "solve": (0.6, 0.95, "matching features"),
     "measure": (0.95, 1.0, "measuring"),
+    "series": (0.0, 1.0, "all steps"),
 }
 WIDTH = 24
 

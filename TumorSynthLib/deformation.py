@@ -35,12 +35,14 @@ class Deformation:
     :param velocity: (3, D, H, W) mm; zero at the grid's border.
     :param step: mm between its samples; sample 0 lies at `start` (z, y, x) mm from the volume's first voxel.
     :param margin: mm around both tumours beyond which nothing moves.
+    :param tissue: (D, H, W) bool, the samples outside the old tumour: what is there moves, what is inside is replaced.
     """
 
     velocity: np.ndarray
     step: float
     start: np.ndarray
     margin: float
+    tissue: np.ndarray
 
     def displacement(self, backward: bool = False) -> np.ndarray:
         """(3, D, H, W) mm that exp(v), or backward its inverse exp(-v), moves each sample by."""
@@ -51,14 +53,14 @@ class Deformation:
         return _jacobian(self.displacement(backward), self.step)
 
     def largest(self) -> float:
-        """Longest displacement in mm."""
-        return float(np.sqrt((self.displacement() ** 2).sum(0)).max())
+        """Longest way in mm that tissue moves."""
+        return float(np.sqrt((self.displacement() ** 2).sum(0))[self.tissue].max())
 
     def facts(self) -> dict[str, float]:
         """What the provenance says of it."""
-        volumes = self.jacobian()
+        volumes = self.jacobian()[self.tissue]
         return {
-            "margin_mm": self.margin, "largest_displacement_mm": round(self.largest(), 3),
+            "margin_mm": self.margin, "largest_displacement_mm": round(self.largest(), 2),
             "smallest_jacobian": round(float(volumes.min()), 4), "largest_jacobian": round(float(volumes.max()), 4),
         }  # fmt: skip
 
@@ -90,7 +92,7 @@ def push(
     window = _window(np.minimum(target, source), margin) * _border(grid, box, view, spacing)
     velocity = _velocity(source, target, window, step)
     start = np.array([s.start for s in box]) * spacing
-    result = Deformation(velocity, step, start, margin)
+    result = Deformation(velocity, step, start, margin, source > 0)
     if min(result.jacobian().min(), result.jacobian(True).min()) <= 0:
         raise InputError(
             f"the tumour grows too much for tissue to make room within {margin:g} mm: give a larger margin to --mass-effect"

@@ -1,4 +1,4 @@
-"""The one door to every edit: measure, synthesize, remove, retexture, reshape, move and insert a tumour.
+"""The one door to every edit: measure, synthesize, remove, retexture, reshape, move and insert a tumour, series.
 
     editor = Editor("lung-nodule-ct")
     result = editor.synthesize(volume, mask, EditRequest(features={"contrast": 12.0, "mean_intensity": -40.0}, seed=3))
@@ -10,22 +10,23 @@ before any heavy work and raises `InputError` or `ModelError`; a progress callba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
-from TumorSynthLib import provenance, suitability
+from TumorSynthLib import provenance, series, suitability
 from TumorSynthLib.carrying import Arrange, carried, joint_patch, with_rim
 from TumorSynthLib.deformation import push, warped
 from TumorSynthLib.drawing import REACHED, Painter
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.job import Clock, Job, Progress, listed, measured, short
 from TumorSynthLib.models import Bundle, find
-from TumorSynthLib.placement import Part, grown, moved_mask, placed
+from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed, window_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.region import Frame, Region, quantise
 from TumorSynthLib.requests import (
     EditRequest,
@@ -37,7 +38,7 @@ from TumorSynthLib.requests import (
     storable,
 )
 from TumorSynthLib.resampling import bounding_box
-from TumorSynthLib.shaping import Form, Shaper
+from TumorSynthLib.shaping import Form, Shaper, measured_shape
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
 
@@ -91,9 +92,7 @@ class Editor:
         progress: Progress | None = None,
     ) -> EditResult:
         """A tumour in the mask, with the asked features; those not asked for are free, all of them without any."""
-        job = self._prepare(volume, mask, request or EditRequest(), progress)
-        self._decide(job)
-        return self._finish("synthesize", job, self._painter.synthesized(job))
+        return self._retextured(self._prepare(volume, mask, request or EditRequest(), progress))
 
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
@@ -162,6 +161,73 @@ class Editor:
         texture = split(request.features)[0]
         job.asked = self._donated(job) | texture
         return self._planted("insert", job, volume, new, bool(job.asked))
+
+    def series(
+        self,
+        volume: Volume,
+        mask: np.ndarray,
+        feature: str,
+        values: Sequence[float | str],
+        request: EditRequest | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[EditResult, ...]:
+        """The tumour with several values of one feature, of its shape or its texture.
+
+        Each result is a `reshape` or `synthesize` of its own, which can be repeated alone. `provenance["series"]` says
+        feature, value and step. Before each step the callback hears "step" and the fraction of those done.
+
+        :param values: numbers in the feature's unit, or multiples of the tumour's own value such as "0.5x".
+        :param request: further features that all steps share; else a texture series keeps the mean intensity.
+        """
+        request = request or EditRequest()
+        name = series.checked(feature, values)
+        form = FEATURES[name].cls == "shape"
+        job = self._prepare(volume, mask, request, progress)
+        own = job.measure() | measured_shape(Frame.of(volume.direction).view(job.mask), _lps_spacing(volume))
+        numbers = series.absolute(feature, values, own)
+        jobs = []
+        for number in numbers:
+            asked = dict(request.features or {})
+            asked = (
+                {**asked, feature: number}
+                if form
+                else series.step_features(name, feature, number, asked, own[series.MEAN])
+            )
+            storable(split(asked)[0], volume.array.dtype)
+            jobs.append(job.again(replace(request, features=asked)))
+        drawn = (
+            self._series_shapes(jobs)
+            if form or any(split(j.request.features)[1] for j in jobs)
+            else [None] * len(jobs)
+        )
+        results = []
+        for i, (step, shape) in enumerate(zip(jobs, drawn)):
+            job.report("step", i / len(jobs))
+            result = self._replanted("reshape", step, shape) if shape else self._retextured(step)
+            entry = {
+                "feature": name,
+                "value": numbers[i],
+                "named": feature,
+                "step": i + 1,
+                "steps": len(jobs),
+            }
+            results.append(replace(result, provenance=result.provenance | {"series": entry}))
+        return tuple(results)
+
+    def _series_shapes(self, jobs: list[Job]) -> list[tuple[Part, Form, list[str]]]:
+        """The shapes of all steps; the jobs then share a region that holds all of them."""
+        first, drawn = jobs[0], [self._reshaped(job) for job in jobs]
+        window = window_of(
+            first.volume, grown(first.mask, first.volume.spacing, first.request.grow), [d[0] for d in drawn]
+        )
+        region = self._region(first.volume, first.mask, replace(first.request, window=window))
+        for job in jobs:
+            job.request, job.region = replace(job.request, window=window), region
+        return drawn
+
+    def _retextured(self, job: Job) -> EditResult:
+        self._decide(job)
+        return self._finish("synthesize", job, self._painter.synthesized(job))
 
     def shape(
         self,
@@ -269,24 +335,31 @@ class Editor:
                 asked, spacing, job.request.seed, job.request.solve, lambda done: job.report("shape", done)
             )
 
-    def _replanted(self, edit: str, job: Job) -> EditResult:
-        """The tumour of a job with another shape, at another place, or both."""
+    def _reshaped(self, job: Job) -> tuple[Part, Form, list[str]]:
+        """The tumour of a job with the asked shape features."""
+        volume = job.volume
+        with job.clock.stage("shape"):
+            part = Part.of(Frame.of(volume.direction).view(job.mask))
+            shape = split(job.request.features)[1]
+            return self._shaper.reshape(
+                part, shape, _lps_spacing(volume), job.request.seed, lambda done: job.report("shape", done)
+            )
+
+    def _replanted(
+        self, edit: str, job: Job, drawn: tuple[Part, Form, list[str]] | None = None
+    ) -> EditResult:
+        """The tumour of a job with another shape, at another place, or both.
+
+        :param drawn: the new shape, where it is there already.
+        """
         request, volume = job.request, job.volume
         texture, shape = split(request.features)
-        view = Frame.of(volume.direction).view(job.mask)
         options = {"ct": self._is_ct(job), "inside": request.inside, "nearest": request.nearest}
-        arrange = None
+        arrange = shift = None
         if shape:
-            with job.clock.stage("shape"):
-                part, job.form, warnings = self._shaper.reshape(
-                    Part.of(view),
-                    shape,
-                    _lps_spacing(volume),
-                    request.seed,
-                    lambda done: job.report("shape", done),
-                )
+            part, job.form, warnings = drawn or self._reshaped(job)
             job.warn(*warnings)
-            to = request.to if request.to is not None else _centre(volume, job.mask)
+            to = request.to if request.to is not None else centre_of_mass(volume, job.mask)
             new, note = placed(volume, part, to, also=job.mask, **options)
         else:
             new, shift, note = moved_mask(volume, job.mask, request.to, **options)
@@ -390,12 +463,6 @@ class Editor:
 def _lps_spacing(volume: Volume) -> tuple[float, float, float]:
     """(x, y, z) mm in LPS order."""
     return tuple(float(s) for s in Frame.of(volume.direction).take(volume.spacing[::-1])[::-1])
-
-
-def _centre(volume: Volume, mask: np.ndarray) -> np.ndarray:
-    """Centre of mass (x, y, z) LPS mm."""
-    box = bounding_box(mask)
-    return volume.points((np.argwhere(mask[box]).mean(axis=0) + [s.start for s in box])[::-1])
 
 
 def _alone(part: Part, spacing, at) -> Volume:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,20 @@ class Job:
     def without_image(cls, request: EditRequest, progress: Progress | None) -> Job:
         """A job that draws a shape and nothing else."""
         return cls(None, request, "", None, [], progress or (lambda stage, fraction: None))
+
+    def again(self, request: EditRequest) -> Job:
+        """The same tumour for another request."""
+        return replace(
+            self,
+            request=request,
+            warnings=list(self.warnings),
+            clock=Clock(),
+            asked={},
+            used={},
+            implied={},
+            boxes=[],
+            notes={},
+        )
 
     def warn(self, *texts: str) -> None:
         """Add warnings, but for empty ones and those that are there."""

@@ -17,7 +17,7 @@ from TumorSynthLib.resampling import bounding_box
 GRID_MM = 3.0
 BODY_HU = -500.0  # soft tissue above it, air and lung below
 OUTER_AIR_HU = -940.0  # median of air outside the body below it, of lung above it
-GAS_HU = -970.0  # mean over 9 mm: below it windpipe and bowel gas, above it lung, inflated lung too
+GAS_HU = -955.0  # mean over about 9 mm: windpipe and bowel gas below it, almost all lung above it
 BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
 
@@ -109,17 +109,33 @@ def placed(
     ), f"at the asked place the tumour would leave {problem}: it was put {off:.0f} mm off, at {where}"
 
 
-class _Places:
-    """The places that a tumour may take: a coarse map of where its voxels may lie, and the search in it.
+class _Grid:
+    """Places of a part in a volume: the (z, y, x) LPS index of the first voxel of its box, and the positions in mm."""
 
-    A place is the (z, y, x) LPS index of the first voxel of the part's box.
-    """
-
-    def __init__(self, volume, part: Part, ct: bool, inside: np.ndarray | None, also: np.ndarray | None):
+    def __init__(self, volume, part: Part):
         self.volume, self.part = volume, part
         self.frame = Frame.of(volume.direction)
         self.spacing = np.array(self.frame.take(volume.spacing[::-1]))
         self.size = np.array(self.frame.take(volume.array.shape))
+
+    def start(self, to) -> np.ndarray:
+        """Place whose centre of mass is nearest to a point (x, y, z) LPS mm."""
+        index = np.array(self.frame.take(self.volume.indices(np.asarray(to, float))[::-1]))
+        flip = np.array(self.frame.flip)
+        return np.rint(np.where(flip, self.size - 1 - index, index) - self.part.centre).astype(int)
+
+    def centre(self, start: np.ndarray) -> np.ndarray:
+        """Centre of mass (x, y, z) LPS mm at a place."""
+        index = start + self.part.centre
+        index = np.where(self.frame.flip, self.size - 1 - index, index)
+        return self.volume.points(index[np.argsort(self.frame.order)][::-1])
+
+
+class _Places(_Grid):
+    """The places that a tumour may take: a coarse map of where its voxels may lie, and the search in it."""
+
+    def __init__(self, volume, part: Part, ct: bool, inside: np.ndarray | None, also: np.ndarray | None):
+        super().__init__(volume, part)
         self._check_size()
         self.steps = tuple(max(1, int(GRID_MM / s)) for s in self.spacing)
         coarse = tuple(slice(None, None, s) for s in self.steps)
@@ -144,18 +160,6 @@ class _Places:
             raise InputError(
                 f"the tumour ({tumour} mm) is larger than the image ({image} mm): ask for a smaller one, e.g. by volume_ml"
             )
-
-    def start(self, to) -> np.ndarray:
-        """Place whose centre of mass is nearest to a point (x, y, z) LPS mm."""
-        index = np.array(self.frame.take(self.volume.indices(np.asarray(to, float))[::-1]))
-        flip = np.array(self.frame.flip)
-        return np.rint(np.where(flip, self.size - 1 - index, index) - self.part.centre).astype(int)
-
-    def centre(self, start: np.ndarray) -> np.ndarray:
-        """Centre of mass (x, y, z) LPS mm at a place."""
-        index = start + self.part.centre
-        index = np.where(self.frame.flip, self.size - 1 - index, index)
-        return self.volume.points(index[np.argsort(self.frame.order)][::-1])
 
     def problem(self, start: np.ndarray) -> str:
         """What a tumour at a place would leave; empty where it fits."""
@@ -187,6 +191,25 @@ class _Places:
         found = np.argwhere(covered < max(OUTSIDE * coarse.sum(), 0.5)) * steps
         order = np.argsort((((found - start) * self.spacing) ** 2).sum(1), kind="stable")[:200]
         return next((place for place in found[order] if not self.problem(place)), None)
+
+
+def centre_of_mass(volume, mask: np.ndarray) -> np.ndarray:
+    """Centre of mass (x, y, z) LPS mm of a mask (K, J, I)."""
+    box = bounding_box(mask)
+    return volume.points((np.argwhere(mask[box]).mean(axis=0) + [s.start for s in box])[::-1])
+
+
+def window_of(volume, mask: np.ndarray, parts: list[Part]) -> tuple[slice, slice, slice]:
+    """Box (K, J, I) that holds a mask and parts with the same centre of mass, cut at the image's border."""
+    box = bounding_box(mask)
+    for part in parts:
+        places = _Grid(volume, part)
+        start = places.start(centre_of_mass(volume, mask))
+        low = np.clip(start, 0, places.size - 1)
+        high = np.clip(start + part.mask.shape, 1, places.size)
+        wide = places.frame.file_box(tuple(map(slice, low.tolist(), high.tolist())), mask.shape)
+        box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, wide))
+    return box
 
 
 def body(array: np.ndarray, frame: Frame, ct: bool) -> np.ndarray:

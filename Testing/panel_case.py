@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
+import traceback
 
 import pytest
 
@@ -15,6 +17,8 @@ import slicer_runtime
 
 UI = slicer_runtime.MODULE_FOLDER / "Resources" / "UI" / "TumorSynthRadiomics.ui"
 freshScene = slicer_runtime.freshScene
+if str(slicer_runtime.MODULE_FOLDER) not in sys.path:
+    sys.path.insert(0, str(slicer_runtime.MODULE_FOLDER))
 
 
 def start() -> None:
@@ -24,7 +28,7 @@ def start() -> None:
     if slicer_runtime.source() is None:
         import parameter_node_double
 
-        if "slicer.parameterNodeWrapper" not in __import__("sys").modules:
+        if "slicer.parameterNodeWrapper" not in sys.modules:
             parameter_node_double.install()
 
 
@@ -123,10 +127,24 @@ class Case:
 
 
 @contextlib.contextmanager
+def noErrors():
+    """Errors in slots and observers, which Qt and VTK print only, fail the test."""
+    found, keep = [], sys.excepthook
+    sys.excepthook = lambda kind, error, trace: found.append(
+        "".join(traceback.format_exception(kind, error, trace))
+    )
+    try:
+        yield
+    finally:
+        sys.excepthook = keep
+    assert not found, "\n".join(found)
+
+
+@contextlib.contextmanager
 def opened(logic=None, enter: bool = True):
-    """A `Case` in a fresh scene; errors that were only logged fail the test."""
+    """A `Case` in a fresh scene."""
     start()
-    with freshScene():
+    with noErrors(), freshScene():
         case = Case(logic)
         if enter:
             case.panel.enter()
@@ -134,3 +152,12 @@ def opened(logic=None, enter: bool = True):
             yield case
         finally:
             case.close()
+
+
+@contextlib.contextmanager
+def measured(logic=None):
+    """A `Case` with a tumour that is chosen and measured."""
+    with opened(logic) as case:
+        case.volume, case.segmentation, case.segmentID = addTumour()
+        case.choose(case.volume, case.segmentation)
+        yield case

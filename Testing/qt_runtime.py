@@ -32,11 +32,17 @@ class _Property:
     """A property on the instance, and the original (for example the static QTimer.singleShot) on the class."""
 
     def __init__(self, name: str, original):
-        self.name, self.original = name, original
+        self.name, self.original, self.asked = name, original, set()
 
     def __get__(self, instance, owner=None):
-        if instance is not None:
-            return _property(instance, self.name)
+        if instance is not None and id(instance) not in self.asked:
+            self.asked.add(id(instance))
+            try:
+                return _property(instance, self.name)
+            finally:
+                self.asked.discard(id(instance))
+        if instance is not None:  # Qt looks whether Python overrides the virtual getter: it doesn't
+            return self.original.__get__(instance, owner)
         return self.original.__get__(None, owner) if hasattr(self.original, "__get__") else self.original
 
     def __set__(self, instance, value):

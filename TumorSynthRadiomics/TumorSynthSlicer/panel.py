@@ -126,6 +126,7 @@ class Panel(VTKObservationMixin):
     def _disconnectParameters(self) -> None:
         if self.parameters is None:
             return
+        self.tumour.removeObservers()
         self.parameters.disconnectGui(self._guiTag)
         self.removeObserver(
             self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.parametersChanged

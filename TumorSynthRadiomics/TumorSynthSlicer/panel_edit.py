@@ -52,7 +52,7 @@ class EditSection:
         self.features, self.place, self.series = Features(panel), Place(panel), Series(panel)
         self._donor = SegmentLink(self._ui.donorSegmentSelector, panel, "donorSegmentation", "donorSegmentID")
         for edit, (button, *_rest) in TASKS.items():
-            getattr(self._ui, button).connect("clicked()", lambda edit=edit: self._onTask(edit))
+            getattr(self._ui, button).connect("clicked()", lambda *unused, edit=edit: self._onTask(edit))
 
     @property
     def edit(self) -> str:

@@ -144,7 +144,7 @@ class Features:
         for column in range(3):
             item.setToolTip(column, row.meaning)
         for column in (1, 2):
-            item.setTextAlignment(column, int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+            item.setTextAlignment(column, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
         if selected:
             item.setSelected(True)
 

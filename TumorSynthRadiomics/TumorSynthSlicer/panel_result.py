@@ -133,7 +133,7 @@ class ResultSection:
             item.setText(column, text)
             item.setToolTip(column, row.meaning)
             if column:
-                item.setTextAlignment(column, int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+                item.setTextAlignment(column, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
         if off is not None and abs(off) > REACHED:
             font = item.font(3)
             font.setBold(True)

@@ -1,5 +1,6 @@
 """Part of section 2: one feature that runs from a value to another."""
 
+import qt
 from slicer.i18n import tr as _
 
 from TumorSynthSlicer import panel_text
@@ -16,6 +17,9 @@ class Series:
         self._keys, self._updating = [], False
         for spin in (self._ui.seriesFromSpinBox, self._ui.seriesToSpinBox):
             spin.setRange(-1e12, 1e12)
+            spin.setSizePolicy(
+                qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed
+            )  # else as wide as that many digits
         self._ui.seriesFeatureSelector.connect("activated(int)", self._onFeature)
         self._ui.seriesFromSpinBox.connect(
             "valueChanged(double)", lambda value: self._onValue("seriesFrom", value)

@@ -1,7 +1,9 @@
 """Section 1, Tumour: which volume, which segment, which model; the features as measured."""
 
 import qt
+import slicer
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from TumorSynthSlicer import panel_strip, panel_text
 from TumorSynthSlicer.panel_request import Scale
@@ -17,15 +19,17 @@ from TumorSynthSlicer.panel_widgets import (
 
 DELAY = 200  # ms after the last change of the selection before it is measured
 VALUE, PERCENTILE = 1, 2
+MOST_ROWS = 15  # all main features at a glance; more are scrolled
 
 
-class TumourSection:
+class TumourSection(VTKObservationMixin):
     """Measures the chosen tumour by itself, whenever it or its volume has changed.
 
     :param panel: the `Panel`.
     """
 
     def __init__(self, panel):
+        VTKObservationMixin.__init__(self)
         self._panel, self._ui = panel, panel.ui
         self.measurement, self._stamp, self.error = None, None, ""
         self._segment = SegmentLink(self._ui.segmentSelector, panel, "segmentation", "segmentID")
@@ -43,12 +47,28 @@ class TumourSection:
     def update(self) -> None:
         """Show the parameters, and measure soon if what is chosen has changed."""
         self._segment.update()
+        self._observe()
         self._updateModels()
         if self._stamp is not None and self._stamp != self._currentStamp():
             self.measurement, self.error, self._stamp = None, "", None
         self.fill()
         if self._panel.active:
             self._timer.start()
+
+    def _observe(self) -> None:
+        """Hear of changes to the chosen volume's voxels and to the segments."""
+        p = self._panel.parameters
+        wanted = []
+        if p.inputVolume is not None:
+            wanted.append((p.inputVolume, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent))
+        if p.segmentation is not None:
+            segmentation = p.segmentation.GetSegmentation()
+            for event in ("SegmentAdded", "SegmentRemoved", "SourceRepresentationModified"):
+                wanted.append((segmentation, getattr(slicer.vtkSegmentation, event)))
+        if not all(self.hasObserver(node, event, self._panel.parametersChanged) for node, event in wanted):
+            self.removeObservers()
+            for node, event in wanted:
+                self.addObserver(node, event, self._panel.parametersChanged)
 
     def refresh(self) -> None:
         """The button's state and the message."""
@@ -149,7 +169,7 @@ class TumourSection:
         tree.setVisible(self.measurement is not None)
         self._ui.featureSearch.setVisible(self.measurement is not None)
         self._ui.allFeaturesCheckBox.setVisible(self.measurement is not None)
-        fitHeight(tree)
+        fitHeight(tree, most=MOST_ROWS)
 
     def _addRow(self, tree, row) -> None:
         measured = self.measurement.features.get(row.name)
@@ -160,7 +180,7 @@ class TumourSection:
         item = qt.QTreeWidgetItem(tree)
         item.setText(0, row.label)
         item.setText(VALUE, panel_text.withUnit(value, row.unit))
-        item.setTextAlignment(VALUE, int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+        item.setTextAlignment(VALUE, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
         if row.percentiles:
             scale = Scale(row, [value])
             item.setIcon(

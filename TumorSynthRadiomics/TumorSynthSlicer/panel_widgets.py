@@ -76,6 +76,8 @@ class SegmentLink:
                 self._selector.setCurrentSegmentID(segmentID)
         finally:
             self._updating = False
+        if not segmentExists(node, segmentID):
+            self._onChanged()  # the widget chose the first segment, or there is none any more
 
     def _onChanged(self, *unused) -> None:
         parameters = self._owner.parameters

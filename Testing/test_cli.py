@@ -285,7 +285,7 @@ def test_missing_model_is_code_3(run, data, tmp_path):
 
 
 def test_internal_error_is_code_1_without_traceback(run, data, monkeypatch, tmp_path):
-    monkeypatch.setattr(commands, "_inputs", lambda *a: 1 / 0)
+    monkeypatch.setattr(commands, "inputs", lambda *a: 1 / 0)
     code, _, err = run(*edit("remove", data, tmp_path / "x.nii"))
     assert code == 1 and len(err) == 1 and "internal error: ZeroDivisionError" in err[0]
     monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")

@@ -16,6 +16,7 @@ from TumorSynthLib import __version__
 from TumorSynthLib.errors import Cancelled, InputError, TumorSynthError
 
 DEBUG_VARIABLE = "TUMORSYNTH_DEBUG"
+MARGIN_MM = 20.0  # of the mass effect: far enough for a tumour of twice the volume
 SAFETY = "For research use only; not for diagnosis."
 FEATURES_HELP = (
     'features file: {"features": {NAME: VALUE, …}} as `extract --json` prints it, or the inner object'
@@ -84,7 +85,11 @@ def parser() -> argparse.ArgumentParser:
     _add_extract(commands)
     _add_synthesize(commands)
     _add_remove(commands)
+    _add_shape(commands)
+    _add_reshape(commands)
     _add_move(commands)
+    _add_insert(commands)
+    _add_series(commands)
     _add_models(commands)
     _add_demo(commands)
     return top
@@ -94,6 +99,10 @@ def _command(name: str):
     """The function of a command, imported when it is called."""
 
     def run(args: argparse.Namespace) -> int:
+        if name.startswith("models_"):
+            from TumorSynthLib import model_commands
+
+            return getattr(model_commands, name)(args)
         from TumorSynthLib import commands
 
         return getattr(commands, name)(args)
@@ -107,16 +116,21 @@ def _add(commands, name: str, text: str, function: str | None = None):
     return sub
 
 
-def _add_image_and_mask(sub) -> None:
+def _add_image_and_mask(sub, mask: bool = True) -> None:
     sub.add_argument(
         "image", metavar="IMAGE", help="NIfTI, NRRD or MetaImage file, or a folder with one DICOM series"
     )
-    sub.add_argument(
-        "mask", metavar="MASK", help="mask or labelmap of the tumour; may have a grid of its own"
-    )
-    sub.add_argument(
-        "--label", type=int, metavar="N", help="label of the tumour in MASK (default: the only one)"
-    )
+    if mask:
+        sub.add_argument(
+            "mask", metavar="MASK", help="mask or labelmap of the tumour; may have a grid of its own"
+        )
+        sub.add_argument(
+            "--label", type=int, metavar="N", help="label of the tumour in MASK (default: the only one)"
+        )
+    _add_modality(sub)
+
+
+def _add_modality(sub) -> None:
     sub.add_argument(
         "--modality",
         metavar="NAME",
@@ -133,23 +147,18 @@ def _add_output(sub, image: bool = True) -> None:
         )
 
 
-def _add_edit(sub) -> None:
-    """Options that all edits share."""
-    sub.add_argument(
-        "--model", metavar="ID", help="model (see `tumorsynth models list`), or a bundle's folder"
-    )
-    sub.add_argument(
-        "--repeat", metavar="SIDECAR", help="repeat a recorded edit: the JSON file beside its result"
-    )
-    sub.add_argument(
-        "--out",
-        metavar="IMAGE",
-        required=True,
-        help="edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it",
-    )
-    sub.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another seed gives another tumour (default: 0)"
-    )
+def _add_edit(sub, out: tuple[str, str] | None = None) -> None:
+    """Options that all edits share.
+
+    :param out: metavar and help of --out where it isn't an image, in which case there is no --repeat.
+    """
+    _add_model(sub)
+    if out is None:
+        _add_repeat(sub)
+    image = ("IMAGE", "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it")
+    metavar, text = out or image
+    sub.add_argument("--out", metavar=metavar, required=True, help=text)
+    _add_seed(sub)
     sub.add_argument(
         "--steps",
         type=int,
@@ -162,13 +171,31 @@ def _add_edit(sub) -> None:
         metavar="E",
         help="noise of the sampler, 0 to 1 (default: the model's; the paper's: 1)",
     )
-    sub.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)"
-    )
     _add_output(sub)
 
 
-def _add_features(sub) -> None:
+def _add_model(sub) -> None:
+    sub.add_argument(
+        "--model", metavar="ID", help="model (see `tumorsynth models list`), or a bundle's folder"
+    )
+    sub.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)"
+    )
+
+
+def _add_repeat(sub) -> None:
+    sub.add_argument(
+        "--repeat", metavar="SIDECAR", help="repeat a recorded edit: the JSON file beside its result"
+    )
+
+
+def _add_seed(sub) -> None:
+    sub.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed gives another tumour (default: 0)"
+    )
+
+
+def _add_features(sub, samples: bool = True) -> None:
     sub.add_argument("--features", metavar="F.json", help=FEATURES_HELP)
     sub.add_argument(
         "--set",
@@ -176,20 +203,46 @@ def _add_features(sub) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a driver's (intensity_sd)",
+        help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a driver's (intensity_sd, volume_ml)",
     )
-    sub.add_argument(
-        "--samples",
-        type=int,
-        default=1,
-        metavar="N",
-        help="draw N, keep the nearest to the request (default: 1)",
-    )
+    if samples:
+        sub.add_argument(
+            "--samples",
+            type=int,
+            default=1,
+            metavar="N",
+            help="draw N, keep the nearest to the request (default: 1)",
+        )
     sub.add_argument(
         "--solve",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="move the network's sample until the asked features hold (default: yes)",
+    )
+
+
+def _add_donor(sub) -> None:
+    sub.add_argument("--donor", nargs=2, metavar=("IMAGE2", "MASK2"), help="take the texture of this tumour")
+    sub.add_argument("--donor-label", type=int, metavar="N", help="label of the tumour in MASK2")
+
+
+def _add_inside(sub) -> None:
+    sub.add_argument("--inside", metavar="MASK", help="organ that it must stay in (default: the body)")
+    sub.add_argument("--inside-label", type=int, metavar="N", help="label of the organ in its mask")
+    sub.add_argument(
+        "--nearest", action="store_true", help="if it doesn't fit there, take the nearest place where it does"
+    )
+
+
+def _add_grow(sub, what: str) -> None:
+    text = f"widen the mask{what} by so much, where a rim of the tumour lies outside its contour (default: 0)"
+    sub.add_argument("--grow", type=float, default=0.0, metavar="MM", help=text)
+
+
+def _add_mass_effect(sub) -> None:
+    text = f"let the tissue within so many mm make room for the tumour (without a number: {MARGIN_MM:g}; default: off)"
+    sub.add_argument(
+        "--mass-effect", type=float, nargs="?", const=MARGIN_MM, default=0.0, metavar="MM", help=text
     )
 
 
@@ -216,27 +269,89 @@ def _add_synthesize(commands) -> None:
     _add_image_and_mask(sub)
     _add_edit(sub)
     _add_features(sub)
-    sub.add_argument("--donor", nargs=2, metavar=("IMAGE2", "MASK2"), help="take the texture of this tumour")
-    sub.add_argument("--donor-label", type=int, metavar="N", help="label of the tumour in MASK2")
+    _add_donor(sub)
 
 
 def _add_remove(commands) -> None:
     sub = _add(commands, "remove", "Put healthy tissue in place of a tumour.")
     _add_image_and_mask(sub)
-    rim = "widen the mask by so much, where a rim of the tumour lies outside its contour (default: 0)"
-    sub.add_argument("--grow", type=float, default=0.0, metavar="MM", help=rim)
+    _add_grow(sub, "")
     _add_edit(sub)
+
+
+def _add_shape(commands) -> None:
+    sub = _add(
+        commands, "shape", "Draw a mask with the asked shape features, without an image or on one's grid."
+    )
+    _add_model(sub)
+    _add_repeat(sub)
+    _add_features(sub, samples=False)
+    sub.add_argument(
+        "--spacing",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="mm of its voxels, one number or x y z (default: the model's)",
+    )
+    sub.add_argument("--like", metavar="IMAGE", help="image whose grid the mask gets; needs --at")
+    sub.add_argument("--at", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its centre of mass, LPS mm")
+    _add_inside(sub)
+    _add_modality(sub)
+    _add_seed(sub)
+    sub.add_argument("--out", metavar="MASK", required=True, help="mask (.nii.gz, .nii, .nrrd or .mha)")
+    _add_output(sub)
+
+
+def _add_reshape(commands) -> None:
+    sub = _add(commands, "reshape", "Give a tumour another size or form; texture and place are kept.")
+    _add_image_and_mask(sub)
+    sub.add_argument(
+        "--to", nargs=3, type=float, metavar=("X", "Y", "Z"), help="put it elsewhere: its new centre, LPS mm"
+    )
+    _add_new_place(sub)
+    _add_grow(sub, " of the old tumour")
+
+
+def _add_new_place(sub) -> None:
+    """Options of the edits that put a tumour into a new mask."""
+    _add_inside(sub)
+    sub.add_argument("--out-mask", metavar="MASK", required=True, help="mask of the new tumour")
+    _add_edit(sub)
+    _add_features(sub)
+    _add_donor(sub)
+    _add_mass_effect(sub)
 
 
 def _add_move(commands) -> None:
-    sub = _add(commands, "move", "Move a tumour to another place.")
+    sub = _add(
+        commands, "move", "Move a tumour to another place; with shape features, give it another form there."
+    )
     _add_image_and_mask(sub)
     sub.add_argument("--to", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its new centre, LPS mm")
-    sub.add_argument("--inside", metavar="MASK", help="organ that it must stay in (default: the body)")
-    sub.add_argument("--inside-label", type=int, metavar="N", help="label of the organ in its mask")
-    sub.add_argument("--out-mask", metavar="MASK", required=True, help="mask of the moved tumour")
-    _add_edit(sub)
+    _add_new_place(sub)
+    _add_grow(sub, " of the old tumour")
+
+
+def _add_insert(commands) -> None:
+    sub = _add(commands, "insert", "Put a new tumour into healthy tissue.")
+    _add_image_and_mask(sub, mask=False)
+    sub.add_argument("--at", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its centre, LPS mm")
+    _add_new_place(sub)
+
+
+def _add_series(commands) -> None:
+    sub = _add(commands, "series", "Several values of one feature: volumes, masks, a table and pictures.")
+    _add_image_and_mask(sub)
+    sub.add_argument(
+        "--feature", metavar="NAME", required=True, help="of shape (volume_ml) or texture (contrast)"
+    )
+    text = "numbers, or multiples of the tumour's own value, as in 0.5x,1x,2x; write --values=-50,0 where the first is negative"
+    sub.add_argument("--values", metavar="A,B,C", required=True, help=text)
+    _add_inside(sub)
+    _add_edit(sub, out=("DIR", "folder for the results"))
     _add_features(sub)
+    _add_grow(sub, " of the old tumour")
+    _add_mass_effect(sub)
 
 
 def _add_models(commands) -> None:
@@ -285,7 +400,7 @@ def _add_demo(commands) -> None:
     sub = _add(
         commands,
         "demo",
-        "Measure, remove, change and move a real lung tumour; needs package registries once.",
+        "Measure, remove, change, grow and move a real lung tumour; needs package registries once.",
     )
     sub.add_argument(
         "--out", default="demo-output", metavar="DIR", help="folder for the results (default: demo-output)"

@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from TumorSynthLib.console import Bar, as_json, number, size, table
-from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.errors import InputError
 from TumorSynthLib.outputs import Staging, check_apart
 
+SHAPED = ("shape", "reshape", "move", "insert", "series")  # commands that take shape features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
 
@@ -98,37 +99,62 @@ def remove(args: argparse.Namespace) -> int:
     return _edit(args)
 
 
+def reshape(args: argparse.Namespace) -> int:
+    """`tumorsynth reshape`."""
+    return _edit(args)
+
+
 def move(args: argparse.Namespace) -> int:
     """`tumorsynth move`."""
     return _edit(args)
 
 
+def insert(args: argparse.Namespace) -> int:
+    """`tumorsynth insert`."""
+    return _edit(args)
+
+
+def shape(args: argparse.Namespace) -> int:
+    """`tumorsynth shape`."""
+    from TumorSynthLib.shape_commands import draw
+
+    return draw(args)
+
+
+def series(args: argparse.Namespace) -> int:
+    """`tumorsynth series`."""
+    from TumorSynthLib.shape_commands import run_series
+
+    return run_series(args)
+
+
 def _edit(args: argparse.Namespace) -> int:
     """Any edit: check options and output, read, edit, write all at once, print."""
     start = time.perf_counter()
-    _reuse_memory()
-    entry = _recorded(args)
-    paths = _output_paths(args)
+    reuse_memory()
+    entry = recorded(args)
+    paths = output_paths(args)
     with Bar(args.quiet) as bar:
-        options, notes = _options(args, entry)
+        options, notes = options_of(args, entry)
         from TumorSynthLib.editor import Editor
 
         editor = Editor(args.model or entry["model"]["id"], args.device)
-        volume, mask, request = _inputs(args, options)
+        volume, mask, request = inputs(args, options)
+        images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
             from TumorSynthLib.provenance import check_repeatable
 
-            notes += check_repeatable(entry, editor.bundle, volume, mask)
+            notes += check_repeatable(entry, editor.bundle, *images)
         read = time.perf_counter()
-        result = getattr(editor, args.command)(volume, mask, request, bar)
+        result = getattr(editor, args.command)(*images, request, bar)
         edited = time.perf_counter()
         _write(args, paths, editor, volume, mask, result)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
-    _tell(args, paths, result, notes, {k: round(v, 3) for k, v in timing.items()})
+    tell(args, paths, result, notes, timing)
     return 0
 
 
-def _reuse_memory() -> None:
+def reuse_memory() -> None:
     """Ask glibc to keep freed blocks: the network's large arrays are then not mapped and cleared anew at each layer, which
     saves a tenth of an edit's time. No effect elsewhere."""
     if sys.platform != "linux":
@@ -141,17 +167,18 @@ def _reuse_memory() -> None:
             ctypes.CDLL(None).mallopt(name, 2**31 - 1)
 
 
-def _recorded(args: argparse.Namespace) -> dict[str, Any] | None:
+def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
     """The record of the edit to repeat, or None."""
     if not args.repeat:
         if not args.model:
             raise InputError("--model is needed: `tumorsynth models list` shows what there is")
-        if args.command == "move" and args.to is None:
-            raise InputError("--to X Y Z is needed: the new centre of the tumour, LPS mm")
+        for name, command in (("to", "move"), ("at", "insert")):
+            if args.command == command and getattr(args, name) is None:
+                raise InputError(f"--{name} X Y Z is needed: the new centre of the tumour, LPS mm")
         return None
     from TumorSynthLib.provenance import read_sidecar
 
-    if any(getattr(args, name, None) for name in ("features", "set", "donor", "to")):
+    if any(getattr(args, name, None) for name in ("features", "set", "donor", "to", "at")):
         raise InputError(
             "--repeat takes the whole request from its file: leave out features, donor and place"
         )
@@ -163,7 +190,7 @@ def _recorded(args: argparse.Namespace) -> dict[str, Any] | None:
     return entry
 
 
-def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
+def output_paths(args: argparse.Namespace) -> dict[str, Path]:
     """All files that the edit will write, checked before any work."""
     from TumorSynthLib.provenance import sidecar_path
     from TumorSynthLib.volume import check_output
@@ -177,7 +204,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
             raise InputError(f"--report {args.report} is a file: give a folder")
         paths["report"] = Path(args.report) / "report.html"
     inputs = [
-        *_input_files(args).values(),
+        *input_files(args).values(),
         args.repeat,
         getattr(args, "features", None),
         getattr(args, "inside", None),
@@ -186,9 +213,9 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
     return paths
 
 
-def _options(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
     """Arguments of the `EditRequest` but for images, checked before any file is read, and notes for the user."""
-    from TumorSynthLib.requests import EditRequest, resolved
+    from TumorSynthLib.requests import EditRequest, resolved, split
 
     notes: list[str] = []
     if entry is not None:
@@ -196,29 +223,32 @@ def _options(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple
 
         options = request_of(entry)
     else:
-        options = {"modality": args.modality, "seed": args.seed, "steps": args.steps, "eta": args.eta}
+        options = {"modality": args.modality, "seed": args.seed}
         if hasattr(args, "set"):
-            features, notes = _asked(args)
-            options |= {"features": features, "samples": args.samples, "solve": args.solve}
-        if hasattr(args, "grow"):
-            options["grow"] = args.grow
-        if hasattr(args, "to"):
-            options["to"] = tuple(args.to)
-    resolved(EditRequest(**options).features)
+            options["features"], notes = asked(args)
+        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect"):
+            if hasattr(args, name):
+                options[name] = getattr(args, name)
+        for name in ("to", "at"):
+            if getattr(args, name, None) is not None:
+                options[name] = tuple(getattr(args, name))
+    check = split if args.command in SHAPED else resolved
+    check(EditRequest(**options).features)
     return options, notes
 
 
-def _asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
+def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """Features of --features and --set, and notes on what was left out of the file."""
     features, notes = {}, []
     if getattr(args, "features", None):
         from TumorSynthLib.requests import steerable
 
-        features, left = steerable(read_features(args.features))
+        features, left = steerable(read_features(args.features), shape=args.command in SHAPED)
         if left:
             notes.append(
-                f"{len(left)} features of {args.features} were left free: those of shape, those that follow the "
-                "region's size, and those that are measured only"
+                f"{len(left)} features of {args.features} were left free: "
+                + ("" if args.command in SHAPED else "those of shape, ")
+                + "those that follow the region's size, and those that are measured only"
             )
     for text in (item for group in getattr(args, "set", []) for item in group):
         name, sign, value = text.partition("=")
@@ -258,13 +288,13 @@ def read_features(path: str | Path) -> dict[str, float]:
     return inner
 
 
-def _inputs(args: argparse.Namespace, options: Mapping[str, Any]):
+def inputs(args: argparse.Namespace, options: Mapping[str, Any]):
     """Volume, mask and whole request of an edit."""
     from TumorSynthLib.requests import EditRequest
     from TumorSynthLib.volume import read_image, read_mask
 
     volume = read_image(args.image)
-    mask = read_mask(args.mask, volume, args.label)
+    mask = read_mask(args.mask, volume, args.label) if getattr(args, "mask", None) else None
     images: dict[str, Any] = {}
     if getattr(args, "donor", None):
         image = read_image(args.donor[0])
@@ -276,7 +306,7 @@ def _inputs(args: argparse.Namespace, options: Mapping[str, Any]):
 
 def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:
     with Staging() as staging:
-        write_edit(staging, paths, result, _input_files(args))
+        write_edit(staging, paths, result, input_files(args))
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report
 
@@ -288,10 +318,15 @@ def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> Non
             write_report(staging.folder(Path(args.report)), title, [edit])
 
 
-def _input_files(args: argparse.Namespace) -> dict[str, str]:
+def input_files(args: argparse.Namespace) -> dict[str, str]:
     """Role to file of what an edit reads."""
     donor = getattr(args, "donor", None) or [None, None]
-    files = {"image": args.image, "mask": args.mask, "donor_image": donor[0], "donor_mask": donor[1]}
+    files = {
+        "image": args.image,
+        "mask": getattr(args, "mask", None),
+        "donor_image": donor[0],
+        "donor_mask": donor[1],
+    }
     return {role: path for role, path in files.items() if path is not None}
 
 
@@ -312,13 +347,17 @@ def write_edit(staging: Staging, paths: Mapping[str, Path], result, files: Mappi
         write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))
 
 
-def _tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float]) -> None:
+def tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float]) -> None:
     """Print the result."""
     warnings = [*notes, *result.warnings]
     if args.json:
         shown: dict[str, Any] = {"edit": args.command, "outputs": paths}
         shown |= {name: getattr(result, name) for name in ("asked", "used", "reached", "before", "timing")}
-        shown |= {"warnings": warnings, "command timing": timing, "provenance": result.provenance}
+        shown |= {
+            "warnings": warnings,
+            "command timing": {k: round(v, 3) for k, v in timing.items()},
+            "provenance": result.provenance,
+        }
         print(as_json(shown))
         return
     for text in warnings:
@@ -343,130 +382,6 @@ def _asked_table(result, rows: int = 12) -> str:
     ]
     text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
     return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")
-
-
-def models_list(args: argparse.Namespace) -> int:
-    """`tumorsynth models list`."""
-    from TumorSynthLib.models import list_models
-
-    listing = list_models()
-    if args.json:
-        print(as_json({"models": listing.models, "notes": listing.notes}))
-        return 0
-    head = ["id", "version", "organ", "modality", "size", "licence", "status"]
-    rows = []
-    for m in listing.models:
-        status = m["status"] + (f", {m['update']} can be installed" if m["update"] else "")
-        rows.append(
-            [m["id"], m["version"], m["organ"], m["modality"], size(m["bytes"] or 0), m["licence"], status]
-        )
-    print(
-        table(head, rows, right=(4,)) if rows else "no models; `tumorsynth models install SRC` installs one"
-    )
-    for note in listing.notes:
-        print(f"note: {note}", file=sys.stderr)
-    return 0
-
-
-def models_info(args: argparse.Namespace) -> int:
-    """`tumorsynth models info`."""
-    from TumorSynthLib.models import info
-
-    found = info(args.model)
-    if args.json:
-        print(as_json(found))
-        return 0
-    first = (
-        "id",
-        "version",
-        "title",
-        "organ",
-        "modalities",
-        "status",
-        "licence",
-        "bytes",
-        "spacing_mm",
-        "scores",
-        "training",
-    )
-    names = [n for n in first if n in found] + [n for n in found if n not in first]
-    for name in names:
-        value = found[name]
-        text = (
-            size(value) if name == "bytes" and value else value if isinstance(value, str) else as_json(value)
-        )
-        print(f"{name}: {text}")
-    return 0
-
-
-def models_install(args: argparse.Namespace) -> int:
-    """`tumorsynth models install`: what would be done is shown, and on a terminal asked, before it is done."""
-    from TumorSynthLib.models import install, plan_install
-
-    plan = plan_install(args.source, sha256=args.sha256)
-    print("\n".join(plan.lines()), file=sys.stderr)
-    if not args.yes and sys.stdin.isatty() and sys.stderr.isatty():
-        print("Install? [Y/n] ", end="", file=sys.stderr, flush=True)
-        if input().strip().lower() not in ("", "y", "yes"):
-            print("nothing was installed", file=sys.stderr)
-            return 0
-    stages = {"download": (0.0, 0.8, "downloading"), "unpack": (0.8, 0.9, "unpacking"), "copy": (0.0, 0.9, "copying"),
-              "check": (0.9, 1.0, "checking")}  # fmt: skip
-    with Bar(stages=stages) as bar:
-        bundle = install(plan, progress=bar)
-    told = {name: getattr(bundle, name) for name in ("id", "version", "folder", "licence", "sha256")}
-    print(as_json(told) if args.json else f"installed {bundle.id} {bundle.version} in {bundle.folder}")
-    return 0
-
-
-def models_remove(args: argparse.Namespace) -> int:
-    """`tumorsynth models remove`."""
-    from TumorSynthLib.models import remove as remove_model
-
-    folder = remove_model(args.model)
-    print(
-        as_json({"removed": args.model, "folder": folder})
-        if args.json
-        else f"removed {args.model} from {folder.parent}"
-    )
-    return 0
-
-
-def models_verify(args: argparse.Namespace) -> int:
-    """`tumorsynth models verify`: exit code 3 if any model is damaged."""
-    from TumorSynthLib.models import verify
-
-    results = verify(args.model)
-    if args.json:
-        print(
-            as_json(
-                {"models": [{"id": model, "good": not error, "error": error} for model, error in results]}
-            )
-        )
-    else:
-        for model, error in results:
-            if not error:
-                print(f"{model}: good")
-    bad = [error for _, error in results if error]
-    if bad:
-        raise ModelError("; ".join(bad))
-    return 0
-
-
-def models_params(args: argparse.Namespace) -> int:
-    """`tumorsynth models params`."""
-    from TumorSynthLib.models import find, pyradiomics_params
-
-    text = pyradiomics_params(find(args.model), args.modality)
-    if args.out:
-        check_apart([args.out], [])
-        with Staging() as staging:
-            staging.file(args.out).write_text(text, encoding="utf-8")
-    if args.json:
-        print(as_json({"model": args.model, "yaml": text}))
-    elif not args.out:
-        print(text, end="")
-    return 0
 
 
 def demo(args: argparse.Namespace) -> int:

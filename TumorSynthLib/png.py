@@ -1,10 +1,11 @@
-"""Small pictures without an imaging library: resampling, and PNG with numpy and zlib."""
+"""Small pictures without an imaging library: resampling, and PNG, also animated, with numpy and zlib."""
 
 from __future__ import annotations
 
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,53 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
     :raises ValueError: another shape or type.
     """
+    _check(pixels)
+    body = _chunk(b"IDAT", _compressed(pixels))
+    return b"".join([_SIGNATURE, _header(pixels), body, _chunk(b"IEND", b"")])
+
+
+def encode_apng(frames: Sequence[np.ndarray], milliseconds: int = 500) -> bytes:
+    """Animated PNG of pictures of one size, endlessly repeated; viewers that don't know it show the first.
+
+    https://wiki.mozilla.org/APNG_Specification
+
+    :raises ValueError: no pictures, or of different shapes.
+    """
+    if not len(frames) or any(frame.shape != frames[0].shape for frame in frames):
+        raise ValueError("an animation has at least one picture, and all of one shape")
+    for frame in frames:
+        _check(frame)
+    height, width = frames[0].shape[:2]
+    parts = [_SIGNATURE, _header(frames[0]), _chunk(b"acTL", struct.pack(">II", len(frames), 0))]
+    number = 0
+    for i, frame in enumerate(frames):
+        control = struct.pack(">IIIIIHHBB", number, width, height, 0, 0, milliseconds, 1000, 0, 0)
+        data = _compressed(frame)
+        parts.append(_chunk(b"fcTL", control))
+        parts.append(
+            _chunk(b"IDAT", data) if i == 0 else _chunk(b"fdAT", struct.pack(">I", number + 1) + data)
+        )
+        number += 1 if i == 0 else 2
+    return b"".join([*parts, _chunk(b"IEND", b"")])
+
+
+def _check(pixels: np.ndarray) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ValueError(f"a picture is (H, W) or (H, W, 3) of uint8, not {pixels.shape} of {pixels.dtype}")
-    height, width = pixels.shape[:2]
-    if not height or not width:
+    if not pixels.shape[0] or not pixels.shape[1]:
         raise ValueError("a picture has at least one pixel")
-    rows = np.ascontiguousarray(pixels).reshape(height, -1)
-    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
-    filtered = np.hstack([np.full((height, 1), _UP_FILTER, np.uint8), rows - above])
+
+
+def _header(pixels: np.ndarray) -> bytes:
     kind = _GREY if pixels.ndim == 2 else _RGB
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    body = zlib.compress(filtered.tobytes(), 6)
-    return b"".join([_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b"")])
+    return _chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, kind, 0, 0, 0))
+
+
+def _compressed(pixels: np.ndarray) -> bytes:
+    rows = np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1)
+    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
+    filtered = np.hstack([np.full((len(rows), 1), _UP_FILTER, np.uint8), rows - above])
+    return zlib.compress(filtered.tobytes(), 6)
 
 
 def write_png(pixels: np.ndarray, path: Path) -> None:

@@ -264,8 +264,10 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def check_repeatable(entry: Mapping[str, Any], bundle: Bundle, volume: Volume, mask: np.ndarray) -> list[str]:
-    """Check that a repetition starts from the same model, voxels and mask.
+def check_repeatable(
+    entry: Mapping[str, Any], bundle: Bundle, volume: Volume | None = None, mask: np.ndarray | None = None
+) -> list[str]:
+    """Check that a repetition starts from the same model, voxels and mask, where there are any.
 
     :returns: what differs without changing the request, e.g. another version of a package: the voxels may differ slightly.
     :raises InputError: other voxels or another mask. :raises ModelError: another model.
@@ -275,10 +277,10 @@ def check_repeatable(entry: Mapping[str, Any], bundle: Bundle, volume: Volume, m
         raise ModelError(
             f"the edit was made with model {named}, whose files differ from those of {bundle.id} {bundle.version}: install it"
         )
-    now = fingerprint(volume, mask)
-    if now["voxels_sha256"] != entry["input"].get("voxels_sha256"):
+    now = {} if volume is None else fingerprint(volume, np.zeros(volume.array.shape, bool) if mask is None else mask)
+    if now and now["voxels_sha256"] != entry["input"].get("voxels_sha256"):
         raise InputError("the image isn't the one that was edited (its voxels differ): give the original image")
-    if now["mask_sha256"] != entry["input"].get("mask_sha256"):
+    if now and now["mask_sha256"] != entry["input"].get("mask_sha256"):
         raise InputError("the mask isn't the one that was used (its voxels differ): give the original mask and label")
     then, here = entry.get("software", {}), software()
     differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []

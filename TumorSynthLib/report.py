@@ -52,9 +52,10 @@ class ReportEdit:
     modality: str = ""
 
 
-def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit]) -> Path:
+def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit], lead: str = "") -> Path:
     """Write ``report.html`` and one PNG per edit into `folder`, which is made if it is missing.
 
+    :param lead: HTML that comes before the edits, e.g. that of a series.
     :returns: the HTML file.
     :raises InputError: there is nothing to show, or the folder can't be written.
     """
@@ -65,7 +66,7 @@ def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit]) ->
         folder.mkdir(parents=True, exist_ok=True)
         sections = [_section(edit, i, folder) for i, edit in enumerate(edits, 1)]
         head = f'<h1>{escape(title)}</h1><p class="safety">{SAFETY}</p>'
-        body = head + (_summary(edits) if len(edits) > 1 else "") + "".join(sections)
+        body = head + lead + (_summary(edits) if len(edits) > 1 else "") + "".join(sections)
         write_bytes(page(title, body).encode("utf-8"), folder / REPORT_FILE)
     except OSError as error:
         raise InputError(

@@ -130,6 +130,16 @@ def _alt(name: str, state: str, plane: Plane, place: str, window, limit: float, 
     return f"{name}: {plane.name} slice through the tumour{where}, {state}, {shown}, tumour outlined"
 
 
+def outlined(crop: Crop, plane: Plane, index: int, window: tuple[float, float], width: int) -> np.ndarray:
+    """RGB picture (H, W, 3) of a crop's edited image in one plane, its tumour outlined, at most `width` pixels wide and high."""
+    spacing, mask = pixel_spacing(crop.spacing, plane), cut(crop.mask, plane, index)
+    scale = min(width / (mask.shape[1] * spacing[1]), width / (mask.shape[0] * spacing[0]))
+    shown = grey(scaled(cut(crop.after, plane, index), spacing, scale), window)
+    rgb = np.repeat(shown[..., None], 3, axis=2)
+    _draw(rgb, mask)
+    return rgb
+
+
 def _montage_row(pictures: list[np.ndarray], masks: list[np.ndarray]) -> np.ndarray:
     row = []
     for picture, mask in zip(pictures, masks):

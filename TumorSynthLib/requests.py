@@ -202,12 +202,15 @@ def split(features: Mapping[str, float] | None) -> tuple[dict[str, float], dict[
     return texture, shape
 
 
-def steerable(features: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Those of measured features that another mask can be given, and the names left out (shape, size, audit features)."""
+def steerable(features: Mapping[str, float], shape: bool = False) -> tuple[dict[str, float], list[str]]:
+    """Those of measured features that another mask can be given, and the names left out (size, audit features).
+
+    :param shape: keep those of the shape too.
+    """
     kept, left = {}, []
     for given, value in features.items():
         feature = FEATURES[resolve(given)[0]]
-        if feature.cls in STEERABLE and feature.size == "free":
+        if (feature.cls in STEERABLE and feature.size == "free") or (shape and feature.cls == "shape"):
             kept[given] = value
         else:
             left.append(given)

@@ -1,0 +1,222 @@
+"""What `tumorsynth shape` and `tumorsynth series` do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from TumorSynthLib.commands import input_files, inputs, options_of, recorded, reuse_memory, tell, write_edit
+from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.outputs import Staging, check_apart
+
+ANIMATION, SHEET, TABLE = "series.png", "contact-sheet.png", "features.csv"
+
+
+def draw(args: argparse.Namespace) -> int:
+    """`tumorsynth shape`."""
+    from TumorSynthLib.provenance import check_repeatable, sidecar_path
+    from TumorSynthLib.requests import EditRequest
+    from TumorSynthLib.volume import check_output, read_image, read_mask
+
+    start = time.perf_counter()
+    entry = recorded(args)
+    out = check_output(args.out)
+    paths = {"mask": out, "sidecar": sidecar_path(out)}
+    if args.report:
+        paths["report"] = _report_file(args.report)
+    check_apart(paths.values(), [args.like, args.inside, args.features, args.repeat])
+    spacing = _spacing(args, entry)
+    options, notes = options_of(args, entry)
+    if args.like and options.get("at") is None:
+        raise InputError("--like needs --at X Y Z: where on the image the mask's centre is to lie, LPS mm")
+    if (args.inside or args.nearest) and not args.like:
+        raise InputError(
+            "--inside and --nearest belong to a place on an image: give --like IMAGE and --at X Y Z"
+        )
+    with Bar(args.quiet) as bar:
+        from TumorSynthLib.editor import Editor
+
+        editor = Editor(args.model or entry["model"]["id"], args.device)
+        if entry is not None:
+            notes += check_repeatable(entry, editor.bundle)
+        like = read_image(args.like) if args.like else None
+        inside = read_mask(args.inside, like, args.inside_label) if args.inside else None
+        read = time.perf_counter()
+        result = editor.shape(EditRequest(**options, inside=inside), spacing, like, bar)
+        edited = time.perf_counter()
+    _write_shape(args, paths, result, like)
+    timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
+    tell(args, paths, result, notes, timing)
+    return 0
+
+
+def _spacing(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
+    """(x, y, z) mm of the mask's own grid; None for the model's or an image's."""
+    if args.spacing is None:
+        return tuple(entry["input"]["spacing"]) if entry is not None and not args.like else None
+    if args.like:
+        raise InputError("--spacing and --like exclude each other: the mask gets the grid of the image")
+    if len(args.spacing) not in (1, 3) or min(args.spacing) <= 0:
+        raise InputError(f"--spacing {args.spacing}: give one number or three, x y z, in mm")
+    x, y, z = args.spacing if len(args.spacing) == 3 else args.spacing * 3
+    return x, y, z
+
+
+def _write_shape(args: argparse.Namespace, paths: Mapping[str, Path], result, like) -> None:
+    from TumorSynthLib import provenance
+    from TumorSynthLib.volume import write_volume
+
+    with Staging() as staging:
+        write_volume(result.volume, staging.file(paths["mask"]), provenance.marks(result.provenance))
+        files = {"like": args.like, "result": paths["mask"]}
+        entry = provenance.with_files(result.provenance, {k: v for k, v in files.items() if v})
+        provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["mask"].name))
+        if "report" in paths:
+            from TumorSynthLib.report import ReportEdit, write_report
+
+            shown = like or result.volume
+            fields = (
+                "mask",
+                "asked",
+                "used",
+                "reached",
+                "before",
+                "timing",
+                "provenance",
+                "warnings",
+                "spread",
+            )
+            told = SimpleNamespace(volume=shown, **{name: getattr(result, name) for name in fields})
+            edit = ReportEdit("Shape", shown, told, result.mask)
+            write_report(staging.folder(Path(args.report)), f"Shape: {paths['mask'].name}", [edit])
+
+
+def run_series(args: argparse.Namespace) -> int:
+    """`tumorsynth series`."""
+    from TumorSynthLib import series
+
+    start = time.perf_counter()
+    reuse_memory()
+    args.repeat = None
+    recorded(args)
+    folder = Path(args.out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {args.out} is a file: give a folder for the series")
+    values = [value.strip() for value in args.values.split(",") if value.strip()]
+    series.checked(args.feature, values)
+    options, notes = options_of(args, None)
+    paths = _series_paths(args, folder, len(values))
+    check_apart(
+        [path for step in paths["steps"] for path in step.values()],
+        [*input_files(args).values(), args.features, args.inside],
+    )
+    with Bar(args.quiet) as bar:
+        from TumorSynthLib.editor import Editor
+
+        editor = Editor(args.model, args.device)
+        volume, mask, request = inputs(args, options)
+        read = time.perf_counter()
+        results = editor.series(volume, mask, args.feature, values, request, series.whole(bar, len(values)))
+        edited = time.perf_counter()
+        _write_series(args, paths, editor, volume, mask, results)
+    timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
+    _tell_series(args, paths, results, notes, timing)
+    return 0
+
+
+def _series_paths(args: argparse.Namespace, folder: Path, count: int) -> dict[str, Any]:
+    """All files that a series writes."""
+    steps = []
+    for i in range(1, count + 1):
+        name = f"step-{i:02d}"
+        steps.append({"image": folder / f"{name}.nii.gz", "sidecar": folder / f"{name}.json",
+                      "mask": folder / f"{name}-mask.nii.gz"})  # fmt: skip
+    paths: dict[str, Any] = {
+        "steps": steps,
+        "table": folder / TABLE,
+        "animation": folder / ANIMATION,
+        "sheet": folder / SHEET,
+    }
+    if args.report:
+        paths["report"] = _report_file(args.report)
+    return paths
+
+
+def _report_file(folder: str) -> Path:
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise InputError(f"--report {folder} is a file: give a folder")
+    return Path(folder) / "report.html"
+
+
+def _write_series(args, paths: Mapping[str, Any], editor, volume, mask, results: Sequence[Any]) -> None:
+    from TumorSynthLib.png import encode_apng, encode_png
+    from TumorSynthLib.series import table_text
+    from TumorSynthLib.series_figures import section, series_pictures, there_and_back
+
+    modality = results[0].provenance["modality"]
+    values = [result.provenance["series"]["value"] for result in results]
+    frames, sheet = series_pictures(volume, results, mask, modality, values)
+    animation, contact = encode_apng(there_and_back(frames)), encode_png(sheet)
+    with Staging() as staging:
+        for step, result in zip(paths["steps"], results):
+            write_edit(staging, step, result, input_files(args))
+        staging.file(paths["table"]).write_text(table_text(args.feature, results), encoding="utf-8")
+        staging.file(paths["animation"]).write_bytes(animation)
+        staging.file(paths["sheet"]).write_bytes(contact)
+        if "report" in paths:
+            from TumorSynthLib.report import ReportEdit, write_report
+
+            population = editor.population(modality)
+            edits = [
+                ReportEdit(f"{args.feature} {number(value)}", volume, result, mask, population, modality)
+                for value, result in zip(values, results)
+            ]
+            lead = section(args.feature, animation, contact, results)
+            title = f"Series of {args.feature}: {Path(args.image).name}"
+            write_report(staging.folder(Path(args.report)), title, edits, lead)
+
+
+def _tell_series(args, paths: Mapping[str, Any], results: Sequence[Any], notes: list[str], timing) -> None:
+    """Print what was made."""
+    from TumorSynthLib.series import table as series_table
+
+    warnings = list(dict.fromkeys([*notes, *(text for result in results for text in result.warnings)]))
+    rows = series_table(args.feature, results)
+    if args.json:
+        told: dict[str, Any] = {"edit": "series", "feature": args.feature, "outputs": paths, "table": rows}
+        told["steps"] = [
+            {
+                name: getattr(r, name)
+                for name in ("asked", "used", "reached", "before", "timing", "warnings", "provenance")
+            }
+            for r in results
+        ]
+        print(
+            as_json(
+                told | {"warnings": warnings, "command timing": {k: round(v, 3) for k, v in timing.items()}}
+            )
+        )
+        return
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    name = results[0].provenance["series"]["feature"]
+    lines = [
+        [
+            str(r["step"]),
+            number(r[args.feature]),
+            number(result.asked.get(name)),
+            number(r.get(name)),
+            step["image"].name,
+        ]
+        for r, result, step in zip(rows, results, paths["steps"])
+    ]
+    print(table(["step", args.feature, "asked", "reached", "file"], lines, right=(0, 1, 2, 3)))
+    for kind in ("table", "animation", "sheet", "report"):
+        if kind in paths:
+            print(f"{kind}: {paths[kind]}")

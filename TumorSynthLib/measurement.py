@@ -11,6 +11,8 @@ from TumorSynthLib import suitability
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
+UNLIKE = 99.0  # share of the training tumours, in percent, from which a tumour counts as unlike them
+
 
 def measure(editor, volume: Volume, mask: np.ndarray, modality: str | None = None) -> dict[str, Any]:
     """Features of a tumour and what is to be said of them; unlike an edit, an image that doesn't suit is only warned of.
@@ -63,11 +65,31 @@ def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) 
     except InputError as error:
         warnings.append(f"{error}; it can be measured, but not edited")
     features = _extracted(bundle, volume, mask, modality)
+    population = editor.population(modality)
+    warnings += _unlike(bundle, population, features)
     return {
-        "features": features, "percentiles": percentiles(editor.population(modality), features), "model": bundle.id,
+        "features": features, "percentiles": percentiles(population, features), "model": bundle.id,
         "modality": modality, "unit": "HU" if bundle.json["intensity"][modality].get("unit") == "HU" else "",
         "warnings": warnings,
     }  # fmt: skip
+
+
+def _unlike(bundle, population, features: dict[str, float]) -> list[str]:
+    """A warning where no training tumour is as far from their middle, as with another organ or another scale of intensities.
+
+    Patients of the models' own kinds that were not trained on stay below the limit, a brain and a breast tumour are beyond it.
+    """
+    from TumorSynthLib.requests import steerable
+
+    texture = {
+        n: v for n, v in steerable(features)[0].items() if population is not None and n in population.names
+    }
+    if not texture or population.distance_percentile(texture) <= UNLIKE:
+        return []
+    return [
+        f"the tumour is unlike those that model {bundle.id!r} was trained on ({bundle.organ}): check organ, modality and "
+        "intensities, or choose another model"
+    ]
 
 
 def _extracted(bundle, volume: Volume, mask: np.ndarray, modality: str) -> dict[str, float]:

@@ -8,11 +8,11 @@ import math
 import os
 import stat
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from .manifest import read_manifest
 from .names import MANIFEST, check_file_name, is_note
 
@@ -32,19 +32,28 @@ class BundleRegion:
     label: int
 
 
+def regions_of(manifest: dict[str, Any]) -> tuple[BundleRegion, ...]:
+    """Regions of a ``bundle.json``; those that it only names have the labels 1, 2 …"""
+    return tuple(
+        BundleRegion(r, n) if isinstance(r, str) else BundleRegion(r["name"], r["label"])
+        for n, r in enumerate(manifest.get("regions") or ["tumour"], 1)
+    )
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A model's folder whose manifest has been checked.
 
     `json` is ``bundle.json``; `sha256` is that of ``bundle.json``, which holds the hashes of all other files
     and so identifies the model; `ignored` names files in the folder that the manifest doesn't list, with the
-    reason why they are not used.
+    reason why they are not used; `painted` is the region that it was opened for (see `painting`).
     """
 
     folder: Path
     json: dict[str, Any]
     sha256: str
     ignored: dict[str, str] = field(default_factory=dict)
+    painted: BundleRegion | None = None
 
     @property
     def id(self) -> str:
@@ -69,16 +78,12 @@ class Bundle:
     @property
     def regions(self) -> tuple[BundleRegion, ...]:
         """Regions that the model paints one at a time; most have one, the tumour."""
-        listed = self.json.get("regions") or ["tumour"]
-        return tuple(
-            BundleRegion(r, n) if isinstance(r, str) else BundleRegion(r["name"], r["label"])
-            for n, r in enumerate(listed, 1)
-        )
+        return regions_of(self.json)
 
     def region(self, name: str | None) -> BundleRegion:
         """The region of a name; ``None`` means the only one.
 
-        :raises ModelError: if the model has no such region, or has several and none was given.
+        :raises InputError: if the model has no such region, or has several and none was given.
         """
         for region in self.regions:
             if name is None and len(self.regions) == 1:
@@ -87,10 +92,19 @@ class Bundle:
                 return region
         known = ", ".join(f"{r.name} (label {r.label})" for r in self.regions)
         if name is None:
-            raise ModelError(
+            raise InputError(
                 f"model {self.id!r} paints one region at a time: say which of {known} (--region)"
             )
-        raise ModelError(f"model {self.id!r} paints {known}, not {name!r}; choose another region or model")
+        raise InputError(f"model {self.id!r} paints {known}, not {name!r}; choose another region or model")
+
+    def painting(self, name: str | None) -> Bundle:
+        """This model for one of its regions, whose population is then `population`'s; itself where it has only one."""
+        region = self.region(name)
+        if len(self.regions) == 1:
+            return self
+        found = (self.json.get("population") or {}).items()
+        population = {modality: entry[region.name] for modality, entry in found if region.name in entry}
+        return replace(self, json={**self.json, "population": population}, painted=region)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -183,6 +197,8 @@ class Bundle:
         from ..radiomics.population import Population
 
         modality = self.modality(modality)
+        if len(self.regions) > 1 and self.painted is None:
+            self.region(None)
         entry = (self.json.get("population") or {}).get(modality)
         if entry is None:
             raise ModelError(

@@ -21,9 +21,9 @@ COLOUR, OPACITY = (0.95, 0.75, 0.2), 0.5
 @lru_cache(maxsize=2)
 def _shapeModel(folder: str, sha256: str):
     """The shape model of a bundle; its hash is there so that another version is read anew."""
-    from TumorSynthLib.shape.model import ShapeModel
+    from TumorSynthLib.shaping import Shaper
 
-    return ShapeModel.from_bundle(models.load_bundle(folder))
+    return Shaper(models.load_bundle(folder), "cpu").model
 
 
 def polyData(modelID: str, features: Mapping[str, float], seed: int = 0):

@@ -1,7 +1,7 @@
 """Volumes for the tutorial, offered in the module Sample Data: public files, fixed by their commit and SHA-256.
 
-lung1 and brain1 belong to pyradiomics (BSD licence), the sarcoma to the IBSI's copy of TCIA Soft-tissue-Sarcoma (CC BY 3.0; Vallières
-et al. 2015); that patient is not among those that the bundled model was trained on.
+lung1 and brain1 belong to pyradiomics (BSD licence), the sarcoma to the IBSI's copy of TCIA Soft-tissue-Sarcoma (CC BY 3.0;
+Vallières et al. 2015); that patient is not among those that the bundled model was trained on.
 """
 
 import os

@@ -46,7 +46,8 @@ def testMeasure(case) -> None:
         found = logic.measure(volumeNode, segmentationNode, "nodule", MODEL)
         case.assertEqual(found.voxels, int(mask.sum()))
         values = nodes.volumeArray(volumeNode)[mask]
-        case.assertAlmostEqual(found.features["original_firstorder_Mean"] / values.mean(), 1.0, delta=0.2)
+        # On the model's grid, where voxels at the border hold some lung.
+        case.assertAlmostEqual(found.features["original_firstorder_Mean"], values.mean(), delta=40.0)
         case.assertIn("original_shape_MeshVolume", found.percentiles)
         case.assertEqual(logic.check("remove", volumeNode, segmentationNode, "nodule", MODEL).reason, "")
         case.assertIn(

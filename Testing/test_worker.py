@@ -1,0 +1,282 @@
+"""The worker process: its protocol, cancelling, crashes, its end; with a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import editor_case
+import numpy as np
+import pytest
+
+from TumorSynthLib import delta
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.pace import Pace
+from TumorSynthLib.worker import PREFIX, Folder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return editor_case.model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+class Client:
+    """The other side of the pipe, without anything of Slicer."""
+
+    def __init__(self, bundle, code: str = ""):
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.bundle, self.number = bundle, 0
+        start = ["-m", "TumorSynthLib.worker"] if not code else ["-c", code]
+        self.process = subprocess.Popen(
+            [sys.executable, *start, "--folder", str(self.folder)], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.ready = self.receive()
+        volume, mask = editor_case.ct()
+        self.array, self.mask = volume.array, mask
+        volume.array.tofile(self.folder / "v")
+        mask.tofile(self.folder / "m")
+        self.volume = {
+            "file": "v", "dtype": "int16", "shape": list(volume.array.shape), "spacing": list(volume.spacing),
+            "origin": list(volume.origin), "direction": list(volume.direction),
+        }  # fmt: skip
+
+    def send(self, **message) -> int:
+        self.number += 1
+        self.line({"id": self.number, **message})
+        return self.number
+
+    def line(self, message) -> None:
+        self.process.stdin.write((message if isinstance(message, str) else json.dumps(message)) + "\n")
+        self.process.stdin.flush()
+
+    def receive(self) -> dict:
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        return json.loads(line)
+
+    def edit(self, edit: str, **request) -> int:
+        whole = [[0, n] for n in self.mask.shape]
+        message = {
+            "model": str(self.bundle.folder),
+            "volume": self.volume,
+            "mask": {"file": "m", "box": whole},
+        }
+        return self.send(command="edit", edit=edit, request=request, device="cpu", **message)
+
+    def answer(self) -> tuple[dict, list]:
+        """The last event of a request, and its progress."""
+        progress = []
+        while True:
+            event = self.receive()
+            if event["event"] != "progress":
+                return event, progress
+            progress.append(event)
+
+    def end(self) -> int:
+        self.process.stdin.close()
+        return self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def client(bundle):
+    """One process for all tests that leave it alive: starting torch takes longer than all they do."""
+    made = Client(bundle)
+    yield made
+    made.end()
+    made.process.stdout.close()
+    made.process.stderr.close()
+
+
+def result_of(client, event) -> np.ndarray:
+    """The edited array that an answer describes."""
+    entry = event["results"][0]
+    box = tuple(slice(a, b) for a, b in entry["box"])
+    array = client.array.copy()
+    array[box] = delta.toggle(array[box], (client.folder / entry["change"]).read_text())
+    return array
+
+
+def test_edits_are_the_editors(client, bundle):
+    from TumorSynthLib.editor import Editor, EditRequest
+
+    volume, mask = editor_case.ct()
+    for edit, request in (
+        ("remove", {"seed": 2}),
+        ("synthesize", {"seed": 3, "solve": False, "features": {"contrast": 4.0}}),
+    ):
+        client.edit(edit, **request)
+        event, progress = client.answer()
+        assert event["event"] == "done", event
+        expected = getattr(Editor(bundle, "cpu"), edit)(volume, mask, EditRequest(**request))
+        assert np.array_equal(result_of(client, event), expected.volume.array)
+        assert event["results"][0]["reached"] == pytest.approx(expected.reached)
+        fractions = [p["fraction"] for p in progress]
+        assert fractions == sorted(fractions) and 0 <= fractions[0] and fractions[-1] == 1.0
+        assert all(p["remaining"] is None or p["remaining"] >= 0 for p in progress)
+
+
+def test_moved_mask_comes_back_as_its_box(client):
+    volume, mask = editor_case.ct()
+    target = volume.points(np.argwhere(mask).mean(0)[::-1] + (2.0, 3.0, 0.0))
+    client.edit("move", to=[float(v) for v in target], solve=False)
+    event, _progress = client.answer()
+    entry = event["results"][0]["mask"]
+    shape = [b - a for a, b in entry["box"]]
+    moved = np.fromfile(client.folder / entry["file"], bool).reshape(shape)
+    assert moved.sum() == mask.sum() and shape == [n for n in np.ptp(np.argwhere(mask), axis=0) + 1]
+
+
+def test_errors_are_told_and_the_next_request_works(client):
+    client.edit("synthesize", features={"entropy": -3.0})
+    event, _progress = client.answer()
+    assert (event["event"], event["kind"]) == ("error", "input") and "impossible" in event["message"]
+    client.edit("synthesize", colour=1)
+    assert "no option 'colour'" in client.answer()[0]["message"]
+    client.edit("levitate")
+    assert "can't levitate" in client.answer()[0]["message"]
+    client.line("this is no JSON")
+    client.send(command="edit", edit="remove", model="no-such-model", volume=client.volume, request={})
+    assert client.answer()[0]["kind"] == "model"
+    client.edit("remove")
+    assert client.answer()[0]["event"] == "done"
+
+
+@pytest.mark.parametrize("name", ("../x", "/etc/passwd", "a/b", "..", "", 3, None))
+def test_only_bare_names_in_the_folder(tmp_path, name):
+    with pytest.raises(InputError, match="bare name"):
+        Folder(tmp_path).file(name)
+
+
+def test_folder_checks_sizes_and_types(tmp_path):
+    folder = Folder(tmp_path)
+    (tmp_path / "v").write_bytes(b"\0" * 10)
+    with pytest.raises(InputError, match="another size"):
+        folder.read({"file": "v", "dtype": "int16", "shape": [2, 2, 2]})
+    with pytest.raises(InputError, match="real numbers"):
+        folder.read({"file": "v", "dtype": "object", "shape": [10]})
+    with pytest.raises(InputError, match="outside the image"):
+        folder.mask({"file": "v", "box": [[0, 1], [0, 1], [0, 10]]}, (1, 1, 5))
+    folder.remove()
+    assert tmp_path.is_dir()  # only a folder of its own is removed
+
+
+def test_cancel_stops_between_reports(client):
+    number = client.edit("synthesize", samples=64, solve=False)
+    while client.receive().get("stage") != "texture":
+        pass
+    client.line({"command": "cancel", "id": number})
+    event, progress = client.answer()
+    assert (event["event"], event["kind"]) == ("error", "cancelled") and len(progress) < 60
+    client.edit("remove")
+    assert client.answer()[0]["event"] == "done"
+
+
+def test_ends_with_stdin_even_while_it_works(bundle):
+    client = Client(bundle)
+    client.edit("synthesize", samples=64, solve=False)
+    while client.receive().get("stage") != "texture":
+        pass
+    start = time.monotonic()
+    assert client.end() == 0
+    assert time.monotonic() - start < 5.0 and not client.folder.exists()
+    client.process.stdout.close()
+    client.process.stderr.close()
+
+
+def test_prints_of_libraries_do_not_reach_the_client(bundle):
+    code = (
+        "import os, sys\n"
+        "from TumorSynthLib import worker\n"
+        "serve = worker.Worker.serve\n"
+        "def noisy(self, request):\n"
+        "    print('a print'); os.write(1, b'from C\\n'); serve(self, request)\n"
+        "worker.Worker.serve = noisy\n"
+        "sys.exit(worker.main(sys.argv[1:]))\n"
+    )
+    client = Client(bundle, code)
+    client.send(command="nonsense")
+    assert "no command 'nonsense'" in client.answer()[0]["message"]
+    client.end()
+    errors = client.process.stderr.read()
+    assert "a print" in errors and "from C" in errors
+    client.process.stdout.close()
+    client.process.stderr.close()
+
+
+@pytest.mark.parametrize("raised", ("MemoryError()", "RuntimeError('CUDA out of memory. Tried to allocate')"))
+def test_exhausted_memory_is_told(bundle, raised):
+    code = (
+        "import sys\n"
+        "from TumorSynthLib import worker\n"
+        f"def fail(self, request): raise {raised}\n"
+        "worker.Worker._edit = fail\n"
+        "sys.exit(worker.main(sys.argv[1:]))\n"
+    )
+    client = Client(bundle, code)
+    client.edit("remove")
+    event, _progress = client.answer()
+    assert event["kind"] == "memory" and "memory" in event["message"]
+    client.end()
+    client.process.stdout.close()
+    client.process.stderr.close()
+
+
+def test_refuses_a_folder_that_is_not_its_own(tmp_path):
+    command = [sys.executable, "-m", "TumorSynthLib.worker", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2 and "must be an existing folder" in done.stderr and tmp_path.is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_is_left_to_the_application(client):
+    client.process.send_signal(signal.SIGINT)
+    client.send(command="nonsense")
+    assert client.answer()[0]["event"] == "error"
+
+
+def test_delta_is_its_own_undo_in_every_type():
+    rng = np.random.default_rng(0)
+    for dtype in (np.int16, np.uint8, np.float32, np.float64, np.uint32):
+        before = rng.integers(0, 200, (3, 4, 5)).astype(dtype)
+        after = before.copy()
+        after[1, 2] = 7
+        text = delta.encode(before[:, ::-1], after[:, ::-1])
+        assert np.array_equal(delta.toggle(before[:, ::-1], text), after[:, ::-1])
+        assert np.array_equal(delta.toggle(delta.toggle(before[:, ::-1], text), text), before[:, ::-1])
+    with pytest.raises(InputError, match="doesn't fit"):
+        delta.toggle(before[:2], text)
+    with pytest.raises(InputError, match="damaged"):
+        delta.toggle(before, "!" + text[:-3])
+    mask = rng.random((5, 6, 7)) > 0.5
+    assert np.array_equal(delta.unpack(delta.pack(mask), mask.shape), mask)
+
+
+def test_pace_never_goes_back_and_counts_passes():
+    now = [0.0]
+    pace = Pace(("prepare", "model", "texture", "measure"), passes=2, estimate=10.0, clock=lambda: now[0])
+    assert pace.at("prepare", 0.0) == (0.0, 10.0)
+    seen = []
+    for stage, fraction in (
+        ("model", 0),
+        ("texture", 0),
+        ("texture", 0.5),
+        ("model", 0),
+        ("texture", 0),
+        ("texture", 1),
+        ("measure", 1),
+    ):
+        now[0] += 1.0
+        seen.append(pace.at(stage, fraction))
+    fractions = [f for f, _remaining in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0 and seen[-1][1] == 0.0
+    half = fractions[4]
+    assert 0.4 < half < 0.7 and seen[4][1] == pytest.approx(5.0 * (1 - half) / half)

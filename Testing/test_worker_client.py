@@ -1,0 +1,201 @@
+"""The client of the worker process: crashes, cancelling, both kinds of pipes, no orphans, no files left."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer_runtime
+
+from TumorSynthLib.volume import Volume
+
+slicer_runtime.start()
+
+from TumorSynthSlicer import nodes, pipes, worker_client  # noqa: E402
+from TumorSynthSlicer.worker_client import Exchange, WorkerClient, WorkerError  # noqa: E402
+
+#: A worker of a few lines: answers, crashes, or hangs as the request says.
+STAND_IN = """
+import json, os, sys, time
+say = lambda **event: print(json.dumps(event), flush=True)
+say(event="ready", pid=os.getpid())
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["command"] == "crash":
+        sys.stderr.write("no more memory for you\\n")
+        sys.stderr.flush()
+        os._exit(9)
+    if request["command"] == "hang":
+        say(id=request["id"], event="progress", stage="texture", fraction=0.5)
+        while True:
+            time.sleep(1)
+    if request["command"] != "cancel":
+        say(id=request["id"], event="done", value=request["value"])
+"""
+
+
+@pytest.fixture
+def client(tmp_path):
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    made = WorkerClient([sys.executable, str(script)])
+    yield made
+    made.stop()
+
+
+def wait(client, events, seconds=30.0):
+    limit = time.monotonic() + seconds
+    while not any(e["event"] in ("done", "error") for e in events) and time.monotonic() < limit:
+        client.pump(0.01)
+    return events[-1]
+
+
+def isAlive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except OSError:
+        return False
+    return (
+        not Path(f"/proc/{number}/stat").exists()
+        or Path(f"/proc/{number}/stat").read_text().split()[2] != "Z"
+    )
+
+
+def test_answers_in_one_process(client):
+    numbers = set()
+    for value in (1, 2):
+        events = []
+        client.request({"command": "echo", "value": value}, events.append)
+        assert wait(client, events)["value"] == value
+        numbers.add(client.processID)
+    assert len(numbers) == 1 and client.isRunning()
+
+
+def test_crash_is_told_and_the_next_request_starts_another(client):
+    events = []
+    client.request({"command": "crash"}, events.append)
+    event = wait(client, events)
+    assert (
+        event["kind"] == "crash" and "no more memory for you" in event["message"] and not client.isRunning()
+    )
+    events = []
+    client.request({"command": "echo", "value": 3}, events.append)
+    assert wait(client, events)["value"] == 3
+
+
+def test_cancel_ends_what_does_not_listen(client):
+    events = []
+    client.request({"command": "hang"}, events.append)
+    while not events:
+        client.pump(0.01)
+    number = client.processID
+    start = time.monotonic()
+    client.cancel()
+    assert time.monotonic() - start < 1.0 and not client.isRunning() and not isAlive(number)
+    assert [e["event"] for e in events] == ["progress"]  # nothing more is delivered
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script as launcher")
+def test_cancel_ends_the_child_of_a_launcher(tmp_path):
+    """PythonSlicer is a launcher: its child must not outlive it."""
+    script, launcher = tmp_path / "stand_in.py", tmp_path / "launcher"
+    script.write_text(STAND_IN)
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "{script}" "$@"\necho ended >&2\n')
+    launcher.chmod(0o755)
+    client = WorkerClient([str(launcher)])
+    events = []
+    client.request({"command": "hang"}, events.append)
+    while not events:
+        client.pump(0.01)
+    child = client.processID
+    client.cancel()
+    limit = time.monotonic() + 2.0
+    while isAlive(child) and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not isAlive(child)
+    client.stop()
+
+
+def test_stop_leaves_no_process_and_no_files(client):
+    events = []
+    client.request({"command": "echo", "value": 1}, events.append)
+    wait(client, events)
+    folder, number = client.exchange.path, client.processID
+    assert folder.is_dir()
+    client.stop()
+    assert not folder.exists() and not isAlive(number) and not client.isRunning()
+
+
+def test_missing_program_is_one_sentence():
+    client = WorkerClient(["/no/such/program"])
+    with pytest.raises(WorkerError, match="can't be started"):
+        client.request({"command": "echo"}, print)
+    client.stop()
+
+
+def test_volume_goes_over_in_small_steps_and_only_once():
+    rng = np.random.default_rng(0)
+    array = rng.integers(-1000, 1000, (40, 512, 512)).astype(np.int16)
+    exchange, volume = Exchange(), Volume(array, (1.0, 1.0, 1.0))
+    try:
+        steps = list(exchange.sendVolume("v", volume, 1))
+        assert len(steps) >= 3 and steps[-1] == 1.0 and steps == sorted(steps)
+        assert np.array_equal(np.fromfile(exchange.path / "v", np.int16).reshape(array.shape), array)
+        assert list(exchange.sendVolume("v", volume, 1)) == []
+        box = (slice(3, 6), slice(10, 20), slice(30, 60))
+        array[box] = 5
+        exchange.patchVolume("v", box, array, 2)
+        assert list(exchange.sendVolume("v", volume, 2)) == []
+        assert np.array_equal(np.fromfile(exchange.path / "v", np.int16).reshape(array.shape), array)
+        assert list(exchange.sendVolume("v", volume, 3)) != []
+        exchange.keepOnly(["other"])
+        assert not (exchange.path / "v").exists()
+    finally:
+        exchange.remove()
+    assert not exchange.path.exists()
+
+
+def test_files_of_results_are_taken_away():
+    exchange = Exchange()
+    mask = nodes.Mask((slice(1, 3), slice(0, 2), slice(4, 6)), np.ones((2, 2, 2), bool))
+    entry = exchange.sendMask("m", mask)
+    assert exchange.read(entry["file"], bool, (2, 2, 2)).all() and not (exchange.path / "m").exists()
+    exchange.remove()
+
+
+def test_python_of_slicer_is_preferred(monkeypatch, tmp_path):
+    name = "PythonSlicer.exe" if os.name == "nt" else "PythonSlicer"
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / name
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.setenv("SLICER_HOME", str(tmp_path))
+    assert worker_client.pythonExecutable() == str(program)
+    monkeypatch.delenv("SLICER_HOME")
+    assert worker_client.pythonExecutable() == sys.executable
+    monkeypatch.setattr(sys, "executable", "/opt/Slicer/bin/SlicerApp-real")
+    with pytest.raises(WorkerError, match="PythonSlicer isn't there"):
+        worker_client.pythonExecutable()
+
+
+def test_pipe_of_qt(tmp_path):
+    """The same, with a QProcess, as in the application."""
+    core = pytest.importorskip("PySide6.QtCore")
+    core.QCoreApplication.instance() or core.QCoreApplication([])
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    sys.modules.setdefault("qt", core)
+    pipe = pipes.QtPipe()
+    pipe.start([sys.executable, str(script)], str(tmp_path), dict(os.environ))
+    lines, limit = [], time.monotonic() + 30
+    pipe.write(b'{"id": 1, "command": "echo", "value": 7}\n')
+    while len(lines) < 2 and time.monotonic() < limit:
+        lines += pipe.readLines(0.05)
+    assert b'"ready"' in lines[0] and b'"value": 7' in lines[1] and pipe.isRunning() and pipe.processID() > 0
+    pipe.write(b'{"id": 2, "command": "crash"}\n')
+    assert pipe.waitForEnd(10) and "no more memory" in pipe.errorText() and not pipe.isRunning()
+    pipe.kill()
+    if sys.modules.get("qt") is core:
+        del sys.modules["qt"]

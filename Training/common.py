@@ -153,6 +153,9 @@ def patient_of(id: str) -> str:
     return re.sub(r"_[RN]_\d+$", "", id)
 
 
+REGION_BIT = 3  # of a label crop: the first region's, where there are several
+
+
 class Prepared:
     """Prepared crops of one or more folders made by prepare.py with the same settings."""
 
@@ -166,6 +169,8 @@ class Prepared:
         self.features = np.load(folder / "features.npy")  # (N, F) float64, nan where there is none
         self.rows = json.loads((folder / "rows.json").read_text())
         self.modality = np.array([self.meta["modalities"].index(r["modality"]) for r in self.rows])
+        self.regions = [r["name"] for r in self.meta.get("regions", [{"name": "tumour"}])]
+        self.region = np.array([self.regions.index(r.get("region", self.regions[0])) for r in self.rows])
 
     def __len__(self):
         return len(self.rows)

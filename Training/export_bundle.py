@@ -60,22 +60,33 @@ def weights(checkpoint: dict) -> dict[str, torch.Tensor]:
 
 
 def population(meta: dict) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Manifest entry and tensor (cases, features) float32 per modality; cases with an undefined feature are left out."""
+    """Manifest entry and tensor (cases, features) float32 per modality, and per region where there are several."""
     entries, tensors = {}, {}
+    several = len(meta.get("regions", [])) > 1
     for modality in meta["modalities"]:
         found = meta["population"][modality]
-        names = list(next(iter(found.values())))
-        rows = {case: [values.get(n, math.nan) for n in names] for case, values in found.items()}
-        kept = {case: row for case, row in rows.items() if np.isfinite(row).all()}
-        if len(kept) < len(rows):
-            print(
-                f"{modality}: {len(rows) - len(kept)} of {len(rows)} cases left out of the population, a feature is undefined"
-            )
-        if not kept:
-            raise ModelError(f"{modality}: no case has all its features; prepare the data again")
-        entries[modality] = {"names": names, "cases": list(kept), "tensor": modality}
-        tensors[modality] = torch.tensor(list(kept.values()), dtype=torch.float32)
+        if several:
+            parts = {r: _cases(cases, f"{modality} {r}") for r, cases in found.items()}
+            entries[modality] = {r: {**entry, "tensor": f"{modality}/{r}"} for r, (entry, _) in parts.items()}
+            tensors |= {f"{modality}/{r}": values for r, (_, values) in parts.items()}
+        else:
+            entry, tensors[modality] = _cases(found, modality)
+            entries[modality] = {**entry, "tensor": modality}
     return entries, tensors
+
+
+def _cases(found: dict[str, dict[str, float]], where: str) -> tuple[dict, torch.Tensor]:
+    """Names, cases and values of a population; cases with an undefined feature are left out."""
+    names = list(next(iter(found.values())))
+    rows = {case: [values.get(n, math.nan) for n in names] for case, values in found.items()}
+    kept = {case: row for case, row in rows.items() if np.isfinite(row).all()}
+    if len(kept) < len(rows):
+        print(
+            f"{where}: {len(rows) - len(kept)} of {len(rows)} cases left out of the population, a feature is undefined"
+        )
+    if not kept:
+        raise ModelError(f"{where}: no case has all its features; prepare the data again")
+    return {"names": names, "cases": list(kept)}, torch.tensor(list(kept.values()), dtype=torch.float32)
 
 
 def observed(data: common.Prepared, modality: int) -> tuple[float, float]:
@@ -121,6 +132,7 @@ def training(checkpoint: dict, data: common.Prepared, a) -> dict:
         "data": name, "licence": licence, "source": source, "patients": len({common.patient_of(r["patient"]) for r in data.rows}),
         "crops": {k: kinds.count(k) for k in sorted(set(kinds))}, "crop_voxels": list(data.images.shape[1:]),
         "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1),
+        **({"scaled_to_median": data.meta["median"]} if data.meta.get("median") else {}),
     }  # fmt: skip
 
 
@@ -129,7 +141,8 @@ def manifest(checkpoint: dict, data: common.Prepared, entries: dict, a) -> dict:
     meta, config = data.meta, checkpoint["config"]
     return {
         "id": a.id, "version": a.version, "title": a.title, "organ": a.organ, "modalities": list(meta["modalities"]),
-        "regions": ["tumour"], "spacing_mm": [float(s) for s in meta["spacing"]], "margin_mm": a.margin or margin(data),
+        "regions": meta.get("regions", ["tumour"]), "spacing_mm": [float(s) for s in meta["spacing"]],
+        "margin_mm": a.margin or margin(data),
         "intensity": intensity(checkpoint, data),
         "extraction": {m: dict(meta["extraction"]) for m in meta["modalities"]},
         "codec": dict(checkpoint["codec_config"]),

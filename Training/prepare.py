@@ -45,7 +45,6 @@ from TumorSynthLib.volume import Volume, write_volume
 
 CLASSES = ("firstorder", "glcm", "glrlm", "glszm")  # the paper's 74 texture features
 FULL, INSIDE, TUMOUR = 1, 2, 4  # bits of a label crop: the region to paint, the image's extent, any lesion
-REGION_BIT = 3  # the first region's bit, where there are several
 MAX_REGIONS = 5  # bits that are left
 LESION = 255  # in a map of regions: a lesion that is none of them
 LEVELS = ("original_firstorder_Mean", "original_firstorder_Variance")  # what made-up tumours are drawn from
@@ -198,7 +197,7 @@ def _base(region: Region, regions: np.ndarray, plan: Plan) -> np.ndarray:
     base = np.where(region.valid, INSIDE, 0) | np.where(lesion, TUMOUR, 0)
     if len(plan.names) > 1:
         for k in range(len(plan.names)):
-            base |= np.where(region.resample_mask(regions == k + 1), 1 << (REGION_BIT + k), 0)
+            base |= np.where(region.resample_mask(regions == k + 1), 1 << (common.REGION_BIT + k), 0)
     return base
 
 
@@ -246,7 +245,7 @@ def made_up(plan: Plan, levels: dict, job) -> list[Crop]:
         mask = placed(mask, allowed, rng)
         if mask is None:
             continue
-        own = FULL | TUMOUR | (1 << (REGION_BIT + k) if len(plan.names) > 1 else 0)
+        own = FULL | TUMOUR | (1 << (common.REGION_BIT + k) if len(plan.names) > 1 else 0)
         made = procedural(image.astype(float), mask, plan.spacing, levels[modality, k], rng)
         crops.append(measured(made, label | np.where(mask, own, 0), plan, "procedural", k))
     return crops

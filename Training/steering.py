@@ -69,10 +69,10 @@ class Steering:
         """A training item and what is asked of it: its own features or those of another crop of its modality."""
         item = self.sampler._synthesis(rng)
         if rng.random() < OTHERS:
-            data, modality = self.sampler.data, int(item["modality"])
+            data, modality, region = self.sampler.data, int(item["modality"]), int(item["region"])
             for _ in range(20):
                 j = int(rng.choice(self.sampler.tumours, p=self.sampler.weight))
-                if data.modality[j] == modality:
+                if data.modality[j] == modality and data.region[j] == region:
                     values = np.nan_to_num(data.features[j, self.sampler.columns]).astype(np.float32)
                     item["values"] = torch.from_numpy(values)[None]
                     break
@@ -105,16 +105,8 @@ class Steering:
         def predict(state, y, m):
             with torch.set_grad_enabled(m == times[-1]):
                 time = torch.full((1,), m, device=state.device)
-                return network(
-                    state,
-                    y,
-                    item["conditions"],
-                    time,
-                    item["modality"],
-                    item["values"],
-                    item["given"],
-                    item["removal"],
-                ).float()
+                told = ("modality", "values", "given", "removal", "region")
+                return network(state, y, item["conditions"], time, *(item[k] for k in told)).float()
 
         image = self.model.draw(
             predict, item["x"], hole, item["valid"], asked, intensity, times, 1.0, int(rng.integers(2**31))
@@ -127,6 +119,7 @@ class Steering:
         columns = torch.tensor([self.where[n] for n in chosen], device=image.device)
         values = item["values"].clone()
         values = values.index_copy(1, columns, torch.stack([found[n].float() for n in chosen])[None])
-        got = tokens.standardise(values, item["modality"])[0, columns]
-        wanted = tokens.standardise(item["values"], item["modality"])[0, columns]
+        row = self.model.network.scaling_row(item["modality"], item["region"])
+        got = tokens.standardise(values, row)[0, columns]
+        wanted = tokens.standardise(item["values"], row)[0, columns]
         return F.smooth_l1_loss(got, wanted, beta=0.3)

@@ -26,7 +26,14 @@ from torch.nn.parallel import DistributedDataParallel
 from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, complete, conditions, masked, noise_cells
+from TumorSynthLib.texture.context import (
+    IntensityMap,
+    complete,
+    conditions,
+    masked,
+    noise_cells,
+    region_masks,
+)
 from TumorSynthLib.texture.generator import LEVEL, TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 
@@ -60,11 +67,15 @@ def intensity_maps(data: common.Prepared) -> list[IntensityMap]:
     return maps
 
 
-def scaling(features: np.ndarray, modality: np.ndarray) -> dict[str, torch.Tensor]:
-    """Centre, scale and log flag (M, F), robust, per modality; heavy-tailed positive features are seen in log."""
+def scaling(features: np.ndarray, modality: np.ndarray, count: int | None = None) -> dict[str, torch.Tensor]:
+    """Centre, scale and log flag (M, F), robust, per modality; heavy-tailed positive features are seen in log.
+
+    :param modality: (N,) number of each row's modality, or of its modality and region; `count` is how many there are.
+    """
     rows = []
-    for m in range(int(modality.max()) + 1):
+    for m in range(int(modality.max()) + 1 if count is None else count):
         part = features[modality == m]
+        part = part if len(part) else features  # a region that no patient has in this modality
         low, high = np.nanpercentile(part, [1, 99], axis=0)
         log = (np.nanmin(part, 0) > 0) & (high > 20 * low)
         seen = np.where(log, np.log(np.maximum(part, 1e-12)), part)
@@ -84,6 +95,7 @@ class Sampler:
     removal: float = 0.25
 
     def __post_init__(self):
+        self.regions = len(self.data.regions)
         kinds = np.array([r["kind"] for r in self.data.rows])
         self.tumours = np.flatnonzero(kinds != "context")
         real = kinds == "real"
@@ -110,7 +122,7 @@ class Sampler:
         i = int(rng.choice(self.tumours, p=self.weight))
         given = self._given(rng, len(self.columns))
         image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
-        return self._item(image, (label & 1) > 0, (label & 2) > 0, i, given, False, rng)
+        return self._item(image, (label & 1) > 0, label, i, given, False, int(self.data.region[i]), rng)
 
     def _removal(self, rng):
         for _ in range(20):
@@ -120,9 +132,9 @@ class Sampler:
             hole = np.roll(hole, rng.integers(-8, 9, 3) // (2, 1, 1), (0, 1, 2))
             hole &= (label & 2 > 0) & (label & 4 == 0)
             if 40 < hole.sum() < 0.6 * hole.size:
-                return self._item(
-                    image, hole, (label & 2) > 0, i, np.zeros(len(self.columns), bool), True, rng
-                )
+                given = np.zeros(len(self.columns), bool)
+                region = int(rng.integers(self.regions)) if self.regions > 1 else 0
+                return self._item(image, hole, label, i, given, True, region, rng)
         return self._synthesis(rng)
 
     @staticmethod
@@ -132,7 +144,11 @@ class Sampler:
         share = 1.0 if u < 0.55 else 0.0 if u > 0.95 else rng.uniform(0.03, 0.7)
         return rng.random(count) < share
 
-    def _item(self, image, hole, valid, i, given, removal, rng):
+    def _item(self, image, hole, label, i, given, removal, region, rng):
+        valid, masks = (label & 2) > 0, hole[None]
+        if self.regions > 1:
+            bits = [(label & (1 << (common.REGION_BIT + k))) > 0 for k in range(self.regions)]
+            masks = region_masks(hole, region, np.stack(bits))
         mapped = torch.from_numpy(self.maps[self.data.modality[i]].forward(image))[None, None]
         values = np.nan_to_num(self.data.features[i, self.columns]).astype(np.float32)
         mean = self.data.meta["names"].index(LEVEL)
@@ -142,9 +158,10 @@ class Sampler:
             "x": mapped,
             "hole": torch.from_numpy(hole)[None, None],
             "valid": torch.from_numpy(valid)[None, None],
-            "conditions": conditions(hole[None], valid, tuple(self.data.meta["spacing"])),
+            "conditions": conditions(masks, valid, tuple(self.data.meta["spacing"]), hole),
             "level": torch.from_numpy(self.maps[self.data.modality[i]].forward([level])),
             "modality": torch.tensor([int(self.data.modality[i])]),
+            "region": torch.tensor([region]),
             "values": torch.from_numpy(values)[None],
             "given": torch.from_numpy(given)[None],
             "removal": torch.tensor([removal]),
@@ -179,9 +196,8 @@ def loss_of(network, codec, batch, bridge: Bridge):
         cells = noise_cells(hole)
         m, noise = (t.to(x.device) for t in draws(batch["seed"], x0.shape[1:]))
         noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)
-    guess = network(
-        noisy, y, batch["conditions"], m, batch["modality"], batch["values"], batch["given"], batch["removal"]
-    )
+    told = ("modality", "values", "given", "removal", "region")
+    guess = network(noisy, y, batch["conditions"], m, *(batch[k] for k in told))
     weight = torch.ones(1, codec.channels, 1, 1, 1, device=x.device)
     if codec.lossless:
         weight[:, 0] = BACKGROUND_WEIGHT["low"]
@@ -242,13 +258,22 @@ def open_codec(path: str | None):
 def build(run, data, sampler, codec, widths):
     """Codec and network, with their feature scaling and latent scaling set."""
     standardise(codec, sampler)
-    config = NetworkConfig(
-        codec.channels, len(sampler.columns), len(data.meta["modalities"]), widths=tuple(widths)
-    )
+    modalities, regions = len(data.meta["modalities"]), len(data.regions)
+    config = NetworkConfig(codec.channels, len(sampler.columns), modalities, regions, tuple(widths))
     network = BridgeNetwork(config)
-    tumours = sampler.tumours
-    network.tokens.set_scaling(**scaling(data.features[tumours][:, sampler.columns], data.modality[tumours]))
+    rows = (data.modality * regions + data.region)[sampler.tumours]
+    features = data.features[sampler.tumours][:, sampler.columns]
+    network.tokens.set_scaling(**scaling(features, rows, modalities * regions))
     return codec.to(run.device).eval().requires_grad_(False), network.to(run.device)
+
+
+def configuration(network, names, data, maps) -> dict:
+    """What a checkpoint says of its network and of the data that it was trained on."""
+    meta = ["layout", "spacing", "modalities", *(["regions"] if len(data.regions) > 1 else [])]
+    return {
+        "network": network.config.as_dict(), "names": names, "meta": {k: data.meta[k] for k in meta},
+        "intensity": {m: [f.center, f.scale] for m, f in zip(data.meta["modalities"], maps)},
+    }  # fmt: skip
 
 
 def rate(a, done: float) -> float:
@@ -290,9 +315,7 @@ def main():
         codec.load_state_dict(saved["codec"])
         step, spent = saved["step"], saved["spent"]
     model = DistributedDataParallel(network, find_unused_parameters=True) if run.world > 1 else network
-    config = {"network": network.config.as_dict(), "names": names}
-    config["meta"] = {k: data.meta[k] for k in ("layout", "spacing", "modalities")}
-    config["intensity"] = {m: [f.center, f.scale] for m, f in zip(data.meta["modalities"], maps)}
+    config = configuration(network, names, data, maps)
 
     def state():
         return {

@@ -101,7 +101,11 @@ def _check_modalities(manifest: dict[str, Any], where: str) -> None:
 
 
 def _check_population(manifest: dict[str, Any], where: str) -> None:
+    entries = {}
     for modality, entry in (manifest.get("population") or {}).items():
+        several = isinstance(entry, dict) and "names" not in entry and len(manifest.get("regions") or []) > 1
+        entries |= {f"{modality}.{r}": e for r, e in entry.items()} if several else {modality: entry}
+    for modality, entry in entries.items():
         key = f"population.{modality}"
         if not isinstance(entry, dict):
             raise ModelError(_wrong(where, key, entry, "an object with 'names', 'cases' and 'tensor'"))
@@ -171,6 +175,20 @@ def _is_modalities(value: object) -> bool:
     return _is_texts(value) and len(set(value)) == len(value)
 
 
+def _is_regions(value: object) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    if _is_texts(value):
+        return len(set(value)) == len(value)
+    if not all(isinstance(r, dict) and _is_text(r.get("name")) and _is_label(r.get("label")) for r in value):
+        return False
+    return all(len({r[key] for r in value}) == len(value) for key in ("name", "label"))
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 256
+
+
 def _is_files(value: object) -> bool:
     return isinstance(value, dict) and 0 < len(value) <= MAX_FILES
 
@@ -196,7 +214,7 @@ _REQUIRED: dict[str, Check] = {
     "files": (_is_files, f"an object with 1 to {MAX_FILES} files"),
 }
 _OPTIONAL: dict[str, Check] = {
-    "regions": (lambda value: isinstance(value, (list, dict)), "a list"),
+    "regions": (_is_regions, "a list of names, or of objects with 'name' and 'label', all distinct"),
     "codec": (_is_object, "an object"),
     "network": (_is_object, "an object"),
     "sampler": (_is_object, "an object"),

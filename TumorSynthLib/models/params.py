@@ -53,6 +53,8 @@ def _settings(extraction: dict[str, Any]) -> dict[str, Any]:
 def _feature_classes(bundle: Bundle, modality: str) -> dict[str, list[str]]:
     """Features by class in pyradiomics' spelling; an empty list means all of the class."""
     entry = (bundle.json.get("population") or {}).get(modality) or {"names": []}
+    if "names" not in entry:  # by region; all have the same features
+        entry = next(iter(entry.values()))
     classes: dict[str, list[str]] = {}
     for name in entry["names"]:
         cls, _, feature = name.removeprefix(_PREFIX).partition("_")

@@ -138,7 +138,7 @@ def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
         return {"status": "available", **asdict(entry)}
     shown = {key: value for key, value in bundle.json.items() if key != "population"}
     population = {
-        modality: {"cases": len(entry["cases"]), "features": len(entry["names"])}
+        modality: _counts(entry) if "names" in entry else {name: _counts(part) for name, part in entry.items()}
         for modality, entry in (bundle.json.get("population") or {}).items()
     }
     return {
@@ -150,6 +150,11 @@ def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
         "population": population,
         "ignored": bundle.ignored,
     }
+
+
+def _counts(entry: dict[str, Any]) -> dict[str, int]:
+    """Size of a population of one region."""
+    return {"cases": len(entry["cases"]), "features": len(entry["names"])}
 
 
 def verify(model: str | None = None) -> list[tuple[str, str]]:

@@ -147,14 +147,34 @@ def signed_distance(mask: np.ndarray, spacing: tuple[float, float, float]) -> np
     return (inside - outside).astype(np.float32)
 
 
-def conditions(masks: np.ndarray, valid: np.ndarray, spacing: tuple[float, float, float]) -> torch.Tensor:
-    """Condition channels (1, K, d, h, w) for region masks (R, D, H, W) bool and valid (D, H, W) bool."""
-    distance = torch.from_numpy(signed_distance(masks.any(0), spacing))[None, None]
+def conditions(
+    masks: np.ndarray,
+    valid: np.ndarray,
+    spacing: tuple[float, float, float],
+    hole: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Condition channels (1, K, d, h, w) for region masks (R, D, H, W) bool and valid (D, H, W) bool.
+
+    :param hole: (D, H, W) bool, the region that is painted, from whose border distances are measured; None is all regions.
+    """
+    hole = masks.any(0) if hole is None else hole
+    distance = torch.from_numpy(signed_distance(hole, spacing))[None, None]
     coarse = F.avg_pool3d(distance, 2)
     distance = torch.cat([(coarse / d).clamp(-1, 1) for d in DISTANCES_MM], 1)
     regions = torch.from_numpy(masks.astype(np.float32))[None]
     extent = torch.from_numpy(valid.astype(np.float32))[None, None]
     return condition_channels(regions, extent, distance)
+
+
+def region_masks(hole: np.ndarray, number: int, others: np.ndarray) -> np.ndarray:
+    """Masks (R, D, H, W) bool of all regions as the network sees them: the painted one is the hole, the others are around it.
+
+    :param hole: (D, H, W) bool; `number` says which region it is.
+    :param others: (R, D, H, W) bool; what of them lies in the hole is painted over, and the painted one's own is left out.
+    """
+    masks = others & ~hole
+    masks[number] = hole
+    return masks
 
 
 def noise_cells(mask: torch.Tensor) -> torch.Tensor:

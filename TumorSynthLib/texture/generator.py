@@ -11,9 +11,18 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.models.bundle import regions_of
 from TumorSynthLib.texture.bridge import Bridge, nodes
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.context import IntensityMap, calibrated, complete, conditions, masked, noise_cells
+from TumorSynthLib.texture.context import (
+    IntensityMap,
+    calibrated,
+    complete,
+    conditions,
+    masked,
+    noise_cells,
+    region_masks,
+)
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 
 Progress = Callable[[str, float], None]
@@ -41,7 +50,8 @@ def pick_device(name: str = "auto") -> torch.device:
 class TextureModel:
     """Codec, network and schedule of one bundle, on one device.
 
-    `features` are the names the network can be told, in the order of its tokens; `intensity` maps each modality.
+    `features` are the names the network can be told, in the order of its tokens; `intensity` maps each modality;
+    `regions` are those that it paints, one at a time.
     """
 
     network: BridgeNetwork
@@ -54,6 +64,7 @@ class TextureModel:
     eta: float = 1.0
     bridge: Bridge = Bridge()
     device: torch.device = torch.device("cpu")
+    regions: tuple[str, ...] = ("tumour",)
 
     @classmethod
     def from_bundle(cls, bundle, device: str = "auto") -> TextureModel:
@@ -78,6 +89,7 @@ class TextureModel:
         return cls(
             network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
             maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,
+            regions=tuple(r.name for r in regions_of(j)),
         )  # fmt: skip
 
     def _features(self, features: Mapping[str, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,10 +119,13 @@ class TextureModel:
         steps: int | None = None,
         eta: float | None = None,
         progress: Progress | None = None,
+        region: str | None = None,
+        others: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
         """Fill the mask with tumour (features: any subset, {} for none) or healthy tissue (features None).
 
         array (D, H, W) float32 intensities on the model's grid, mask and valid (inside the image) bool of its shape.
+        `region` is the one that the mask is of (None: the first), `others` the masks of regions around it that stay.
         Returns (D, H, W) float32; voxels outside the mask keep their value. Same seed, same voxels.
         """
         if modality not in self.modalities:
@@ -124,15 +139,17 @@ class TextureModel:
         if features is None:
             hole_np = hole_np | (ndimage.binary_dilation(hole_np, RIM) & valid)
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
-        around = conditions(hole_np[None], valid, self.spacing).to(self.device)
+        masks, number = self._masks(hole_np, region, others)
+        around = conditions(masks, valid, self.spacing, hole_np).to(self.device)
         known = torch.from_numpy(valid)[None, None].to(self.device) & ~hole
         values, given = (t.to(self.device) for t in self._features(features))
         modal = torch.tensor([self.modalities.index(modality)], device=self.device)
         removal = torch.tensor([features is None], device=self.device)
+        which = torch.tensor([number], device=self.device)
 
         def predict(state, y, m):
             time = torch.full((1,), m, device=self.device)
-            return self.network(state, y, around, time, modal, values, given, removal).float()
+            return self.network(state, y, around, time, modal, values, given, removal, which).float()
 
         eta = self.eta if eta is None else eta
         out = self.draw(
@@ -151,6 +168,20 @@ class TextureModel:
         if features is None:
             out = blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
         return np.where(mask, out, array).astype(np.float32)
+
+    def _masks(self, hole: np.ndarray, region: str | None, others) -> tuple[np.ndarray, int]:
+        """Masks (R, D, H, W) of all regions on the padded grid, and the number of the painted one.
+
+        :raises InputError: the model has no such region.
+        """
+        for name in [*([region] if region else []), *(others or {})]:
+            if name not in self.regions:
+                raise InputError(f"this model paints {', '.join(self.regions)}, not {name!r}")
+        number = self.regions.index(region) if region else 0
+        around = np.zeros((len(self.regions), *hole.shape), bool)
+        for name, mask in (others or {}).items():
+            around[self.regions.index(name)] = self._pad(mask, "constant")
+        return region_masks(hole, number, around), number
 
     def draw(self, predict, x, hole, valid, features, intensity, times, eta, seed, progress=None):
         """The bridge from the filled hole to a tumour (features: any subset) or healthy tissue (None).

@@ -201,7 +201,8 @@ class BridgeNetwork(nn.Module):
     """Predicts the clean latent x0.
 
     forward(x, y, conditions (B, K, d, h, w), m (B,), modality (B,), values (B, F), given (B, F), removal (B,)) -> x0;
-    x, y and the result are (B, C, d, h, w). `conditions` come from `condition_channels`.
+    x, y and the result are (B, C, d, h, w). `conditions` come from `condition_channels`. `region` (B,) is the number of the
+    one that is painted; None is the first.
     """
 
     def __init__(self, config: NetworkConfig):
@@ -209,8 +210,9 @@ class BridgeNetwork(nn.Module):
         self.config = c = config
         w, e = c.widths, c.embedding
         inputs = 2 * c.latent_channels + condition_count(c.regions)
-        self.tokens = FeatureTokens(c.features, c.token, e, c.modalities)
+        self.tokens = FeatureTokens(c.features, c.token, e, c.modalities * c.regions)
         self.modality = nn.Embedding(c.modalities, e)
+        self.region = nn.Embedding(c.regions, e) if c.regions > 1 else None
         self.removal = nn.Embedding(2, e)
         self.time = nn.Sequential(nn.Linear(64, e), nn.SiLU(), nn.Linear(e, e))
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(e, e), nn.SiLU())
@@ -233,14 +235,21 @@ class BridgeNetwork(nn.Module):
         self.leave = SliceConv(w[0], c.latent_channels)
         nn.init.zeros_(self.leave.weight)
 
-    def embed(self, m, modality, values, given, removal):
+    def scaling_row(self, modality: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
+        """Row (B,) of the feature scaling: each modality has one per region."""
+        return modality if self.region is None else modality * self.config.regions + (0 if region is None else region)
+
+    def embed(self, m, modality, values, given, removal, region=None):
         """FiLM embedding (B, E) and feature tokens (B, F, T)."""
-        tokens, pooled = self.tokens(values, given & ~removal[:, None], modality)
+        row = self.scaling_row(modality, region)
+        tokens, pooled = self.tokens(values, given & ~removal[:, None], row)
         emb = self.time(time_embedding(m, 64)) + self.modality(modality) + self.removal(removal.long())
+        if self.region is not None:
+            emb = emb + self.region(torch.zeros_like(modality) if region is None else region)
         return self.mix(emb + pooled), tokens
 
-    def forward(self, x, y, conditions, m, modality, values, given, removal):
-        emb, tokens = self.embed(m, modality, values, given, removal)
+    def forward(self, x, y, conditions, m, modality, values, given, removal, region=None):
+        emb, tokens = self.embed(m, modality, values, given, removal, region)
         cross, depth = ~removal, x.shape[2]
         h = self.enter(_slices(torch.cat([x, y, conditions], 1)), depth)
         for block in self.enc[0]:

@@ -1,266 +1,366 @@
 """Measure a model on patients it has never seen, and write what was found.
 
-    python Training/evaluate.py texture --model ID --data DATA/sts/val --json OUT.json [--quick] [--pictures DIR]
-    python Training/evaluate.py removal --model ID --data DATA/sts/val --json OUT.json [--quick] [--pictures DIR]
+    python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json [--quick] [--figures DIR]
+    python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json --parts sweeps evaluations
+    python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json --baseline gan.pt ldm.pt unordered.pt
+    python Training/evaluate.py removal --model ID --data DATA/sts/val --json OUT.json [--quick] [--baseline gan.pt ldm.pt]
     python Training/evaluate.py removal --model ID --image CT.nrrd --mask LUNG_TUMOUR.nrrd --json OUT.json
+    python Training/evaluate.py codec   --data runs/data/lidc --json OUT.json [--codec vqgan_f2.pt vqgan_f4.pt]
 
-`--model` is the id of an installed model or a bundle folder. `--data` has <ID>_<MODALITY>_image.nii.gz and
-..._mask.nii.gz. Every number comes from the edited file's voxels, re-extracted by pyradiomics (not by our extractor)
-with the model's own parameter file; intervals are 95 % bootstraps over patients.
+`--model` is the id of an installed model or a bundle folder; `--data` has <ID>_<MODALITY>_image.nii.gz and ..._mask.nii.gz
+(for `codec`, a folder that prepare.py made). Every number comes from the edited file's voxels, re-extracted by pyradiomics
+(not by our extractor) with the model's own parameter file; intervals are 95 % bootstraps over patients. `--cache DIR` keeps
+every sample, so that a stopped run goes on and analyses share samples. What was left out to save time is in the JSON.
 
-texture: each case is synthesized with its own features by `full` (network + solver, the default of the product), and
-with another patient's (those that don't grow with the region) by `full`, `network` alone, and `field` (solver on a
-Gaussian field, no network). As a control, `shuffled` pairs each result with another case's request.
-removal: holes of real tumour shapes are cut into healthy places and filled; PSNR and SSIM inside the hole + 5 mm,
-next to scikit-image's biharmonic inpainting.
+texture has these parts (`--parts`, all by default):
+    fidelity     asked and reached features with all controls, own and other patients' requests (arms: `arms.py`)
+    sweeps       one driver at -2 ... +2 sigma, all else free: slope, monotonicity, cross-talk
+    evaluations  the network alone at 1, 2, 4 ... 200 evaluations
+    believable   detectors of synthetic tumours, Fréchet Radiomics Distance, distance of arrangement
+    copies       nearest training patch (needs --prepared, the folder that the model was trained on)
+removal: holes of real tumour shapes are cut into healthy places and filled; codec: what survives a round trip.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import common  # noqa: F401  (puts the checkout on the path)
-import numpy as np
-from pictures import strip
-from prepare import CLASSES, cases, window
+import torch
+from arms import Bench, cases, chosen, judged, request_of
+from curves import NFE, STEPS, evaluations, sweeps
+from detectors import detect
+from distances import Training, arrangement, by_package, memorised, to_population
+from removal import removal, window_of
 from scipy import ndimage
-from scoring import compact, klass, psnr_ssim, pyradiomics_features, removal_summary, size_free, summary
+from scoring import compact, psnr_ssim, summary
 
-from TumorSynthLib.editor import Editor, EditRequest
-from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import find, load_bundle
-from TumorSynthLib.region import SAME_SPACING, Region
-from TumorSynthLib.texture.solver import gaussian_field, solve
-from TumorSynthLib.volume import read_image, read_mask
 
-WINDOWS = {"CT": {"sts": (-150.0, 250.0), "lung": (-1000.0, 400.0)}, "T1": {"sts": (0.0, 1200.0)}}
-
-
-def field_arm(bundle, modality, volume, mask, request, seed):
-    """Solver on a Gaussian field: the control without a network."""
-    region = Region.around(volume, mask, tuple(bundle.json["spacing_mm"]), bundle.json["margin_mm"])
-    inside = region.array[region.mask]
-    noise = gaussian_field(region.mask, region.spacing, 3.0, seed)
-    sample = region.array.copy()
-    sample[region.mask] = inside.mean() + inside.std() * noise[region.mask]
-    population, settings = bundle.population(modality), bundle.settings(modality)
-    solved = solve(sample, region.mask, request, population, settings, spacing=region.spacing, region=region)
-    native = solved.native if solved.native is not None else solved.array
-    return volume.with_array(region.paste(native))
+PARTS = ("fidelity", "sweeps", "evaluations", "believable", "copies")
+SOLVED = ("full", "field")  # arms that take seconds, not tenths
+NEAR_MM = 5.0  # PSNR and SSIM are taken inside the mask + this
 
 
-def run_texture(a, bundle) -> list[dict]:
-    """One row per (case, request, arm): asked and reached values of every texture feature."""
-    editor, rows, window_of = Editor(bundle, a.device), [], "lung" if _is_lung(bundle) else "sts"
-    loaded = [(c, *_load(c)) for c in cases("sts", a.data) if c.modality in bundle.json["modalities"]]
-    if a.quick:
-        loaded = loaded[:: max(1, len(loaded) // 12)]
-    own = [_measure(bundle, c.modality, v, m) for c, v, m in loaded]
-    for i, (case, volume, mask) in enumerate(loaded):
-        mates = [
-            k
-            for k, (c, _, _) in enumerate(loaded)
-            if c.modality == case.modality and c.patient != case.patient
+@dataclass(frozen=True)
+class Budget:
+    """How much is measured; the same for all arms and models, and part of the JSON."""
+
+    patients: int | None = None  # None: all
+    each: int | None = 2  # cases per patient and modality
+    donors: int = 4  # requests of other patients per case, network and baselines
+    solved: int = 2  # of those, by arms with the solver
+    own: bool = True  # a tumour's own features by `full` too
+    sweep_cases: int = 6
+    sweep_solved: int = 3  # of those, with the solver
+    sweep_steps: tuple[float, ...] = STEPS
+    nfe_cases: int = 16
+    nfe: tuple[int, ...] = NFE
+    folds: int = 5
+    patch_steps: int = 250
+    repeats: int = 2
+    package: bool = True  # Fréchet distance by frd-score as well (filters each image)
+
+
+BUDGETS = {
+    "quick": Budget(8, 1, 1, 1, False, 2, 0, (-2.0, 0.0, 2.0), 6, (1, 2, 4, 8), 4, 80, 1, False),
+    "medium": Budget(20, 1, 2, 1, True, 4, 2, STEPS, 10, NFE, 5, 150, 2, True),
+    "full": Budget(),
+}
+
+
+class Texture:
+    """The parts of a texture evaluation on one bench."""
+
+    def __init__(self, a, bench: Bench, budget: Budget):
+        self.a, self.bench, self.budget = a, bench, budget
+        self.modalities = [
+            m for m in bench.bundle.modalities if any(t.case.modality == m for t in bench.tumours)
         ]
-        donor, shown = mates[(7 * i) % len(mates)], {"real": volume.array}
-        for kind, asked, arm in _arms(own[i], own[donor]):
-            request = {n: v for n, v in asked.items() if klass(n) in CLASSES and size_free(n)}
-            start = time.perf_counter()
-            try:
-                edited = _edit(editor, bundle, case, volume, mask, request, arm, a.seed)
-            except InputError as error:
-                print(f"{case.id} {kind} {arm}: refused: {error}", flush=True)
-                continue
-            seconds = time.perf_counter() - start
-            shown[f"{kind}: {arm}"] = edited.array
-            row = {
-                "case": case.id,
-                "patient": case.patient,
-                "modality": case.modality,
-                "request": kind,
-                "arm": arm,
-            }
-            reached = _measure(bundle, case.modality, edited, mask)
-            rows.append(
-                {**row, "seconds": seconds, "voxels": int(mask.sum()), "asked": asked, "reached": reached}
-            )
-        if a.pictures:
-            strip(
-                a.pictures / f"texture_{case.id}_{case.modality}.png",
-                shown,
-                mask,
-                *WINDOWS[case.modality][window_of],
-            )
-        print(f"{i + 1}/{len(loaded)} {case.id} {case.modality}", flush=True)
-    return rows
+        self.rows: list[dict] = []
+        self.samples: dict[
+            tuple[str, str], list
+        ] = {}  # (modality, arm) -> [(case, sample)], requests of donors
+
+    def arms(self) -> list[str]:
+        every = ["network", *self.bench.baselines, "full", "field"]
+        return [x for x in every if not self.a.arms or x in self.a.arms]
+
+    def donors(self, i: int, arm: str) -> list[int]:
+        count = self.budget.solved if arm in SOLVED else self.budget.donors
+        return self.bench.mates(i)[:count]
+
+    def draw_donors(self):
+        """Every arm's tumours for other patients' requests; drawn once, used by several parts."""
+        if self.samples:
+            return
+        for i, tumour in enumerate(self.bench.tumours):
+            for arm in self.arms():
+                for donor in self.donors(i, arm):
+                    asked = self.bench.tumours[donor].own
+                    drawn = self.bench.draw(tumour, arm, request_of(asked), self.a.seed)
+                    if drawn:
+                        self.samples.setdefault((tumour.case.modality, arm), []).append((i, drawn))
+                        self._row(i, "donor", arm, asked, drawn)
+            print(f"donors {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
+
+    def _row(self, i: int, request: str, arm: str, asked: dict, drawn):
+        tumour = self.bench.tumours[i]
+        row = {"case": tumour.case.id, "patient": tumour.case.patient, "modality": tumour.case.modality}
+        row |= {"request": request, "arm": arm, "seconds": drawn.seconds, "voxels": int(tumour.mask.sum())}
+        row |= {
+            "asked": {n: asked[n] for n in judged(asked)},
+            "reached": {n: drawn.features[n] for n in judged(asked)},
+        }
+        if request == "own" and arm not in ("mask only", "other seed"):
+            row["psnr"], row["ssim"] = self._likeness(tumour, drawn)
+        self.rows.append(row)
+
+    def _likeness(self, tumour, drawn) -> tuple[float, float]:
+        """PSNR and SSIM inside the mask + 5 mm against the tumour that was there."""
+        volume = tumour.volume
+        near = ndimage.distance_transform_edt(~tumour.mask, volume.spacing[::-1]) <= NEAR_MM
+        box = ndimage.find_objects(near.astype("uint8"))[0]
+        edited, truth = drawn.volume(volume).array[box], volume.array[box]
+        return psnr_ssim(truth, edited, near[box], *window_of(self.bench.bundle, tumour.case.modality))
+
+    def fidelity(self) -> dict:
+        """Asked against reached for donors' and own requests, by arm, and the controls."""
+        self.draw_donors()
+        own_arms = [
+            "network",
+            *self.bench.baselines,
+            *(["full"] if self.budget.own else []),
+            "codec",
+            "mask only",
+        ]
+        for i, tumour in enumerate(self.bench.tumours):
+            for arm in own_arms:
+                if self.a.arms and arm not in (*self.a.arms, "codec", "mask only"):
+                    continue
+                drawn = self.bench.draw(tumour, arm, request_of(tumour.own), self.a.seed)
+                if drawn:
+                    self._row(i, "own", arm, tumour.own, drawn)
+            self._other_seed(i)
+            print(f"own {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
+        results = {}
+        for key in sorted({(r["modality"], r["request"], r["arm"]) for r in self.rows}):
+            part = [r for r in self.rows if (r["modality"], r["request"], r["arm"]) == key]
+            if len({r["patient"] for r in part}) > 2:
+                results[" ".join(key)] = summary(
+                    part, list(part[0]["asked"]), self.bench.bundle.population(key[0])
+                )
+        return results
+
+    def _other_seed(self, i: int):
+        """How much of a result is the seed's: the first donor's request, another seed asked against the first."""
+        tumour, mates = self.bench.tumours[i], self.bench.mates(i)
+        if not mates:
+            return
+        asked = request_of(self.bench.tumours[mates[0]].own)
+        first, second = (self.bench.draw(tumour, "network", asked, self.a.seed + k) for k in (0, 1))
+        if first and second:
+            self._row(i, "donor", "other seed", first.features, second)
+
+    def sweeps(self) -> dict:
+        cases = self._spread(self.budget.sweep_cases)
+        out = {"cases": [self.bench.tumours[i].key for i in cases]}
+        for arm, count in (("network", len(cases)), ("full", self.budget.sweep_solved)):
+            if count and (not self.a.arms or arm in self.a.arms):
+                out |= sweeps(self.bench, cases[:count], (arm,), self.budget.sweep_steps, self.a.seed)
+        return out
+
+    def evaluations(self) -> dict:
+        cases = self._spread(self.budget.nfe_cases)
+        pairs = [(i, self.bench.mates(i)[0]) for i in cases if self.bench.mates(i)]
+        return evaluations(self.bench, pairs, self.budget.nfe, seed=self.a.seed)
+
+    def _spread(self, count: int) -> list[int]:
+        """Indices of `count` cases, in turn from each modality, of as many patients as possible."""
+        order = sorted(
+            range(len(self.bench.tumours)),
+            key=lambda i: (
+                sum(t.case.patient == self.bench.tumours[i].case.patient for t in self.bench.tumours[:i]),
+                i,
+            ),
+        )
+        by = [[i for i in order if self.bench.tumours[i].case.modality == m] for m in self.modalities]
+        turns = [part[k] for k in range(len(order)) for part in by if k < len(part)]
+        return turns[:count]
+
+    def believable(self) -> dict:
+        """Per modality and arm: both detectors, Fréchet distances, distance of arrangement."""
+        self.draw_donors()
+        out, b = {}, self.budget
+        for modality in self.modalities:
+            population = self.bench.bundle.population(modality)
+            real = [t for t in self.bench.tumours if t.case.modality == modality]
+            out[f"{modality} real"] = {"frechet_population": to_population(population, [t.own for t in real])}
+            for arm in self.arms():
+                made = self.samples.get((modality, arm), [])
+                if len({self.bench.tumours[i].case.patient for i, _ in made}) < 4:
+                    continue
+                # One sample per case where sets are compared with the real ones, which have one each.
+                first = list({i: (i, d) for i, d in reversed(made)}.values())
+                found = {
+                    "detectors": detect(self.bench, made, b.folds, b.patch_steps, b.repeats, self.a.seed),
+                    "frechet_population": to_population(population, [d.features for _, d in first]),
+                    "arrangement": arrangement(self.bench, first),
+                }
+                if b.package:
+                    found["frechet_frd_score"] = by_package(self.bench, first)
+                out[f"{modality} {arm}"] = found
+                print(f"believable {modality} {arm}: {json.dumps(found)}", flush=True)
+        return out
+
+    def copies(self) -> dict:
+        if not self.a.prepared:
+            return {"left out": "--prepared was not given"}
+        self.draw_donors()
+        out = {}
+        for modality in self.modalities:
+            training = Training(self.a.prepared, modality)
+            for arm in (x for x in self.arms() if x != "field"):
+                made = self.samples.get((modality, arm), [])
+                first = list({i: (i, d) for i, d in reversed(made)}.values())
+                if first:
+                    out[f"{modality} {arm}"] = memorised(self.bench, first, training)
+        return out
+
+    def figures(self, out: dict):
+        """Pictures of what was measured, and galleries of all arms."""
+        import figures
+
+        folder, title = self.a.figures, f"{self.bench.bundle.id} {self.bench.bundle.version}"
+        for modality in self.modalities:
+            mine = {arm: made for (m, arm), made in self.samples.items() if m == modality}
+            if mine:
+                figures.gallery(self.bench, mine, folder / f"gallery_{modality}.png")
+            for arm in mine:
+                key, path = (
+                    (modality, "donor", arm),
+                    folder / f"scatter_{modality}_{arm.replace(' ', '_')}.png",
+                )
+                part = [r for r in self.rows if (r["modality"], r["request"], r["arm"]) == key]
+                population = self.bench.bundle.population(modality)
+                figures.scatter(part, population, path, f"{title}: {modality}, donors' features, {arm}")
+        for arm in ("network", "full"):
+            found = out.get("sweeps", {}).get(arm, {})
+            if found.get("drivers"):
+                figures.sweep_panels(found, folder / f"sweeps_{arm}.png", f"{title}: one driver asked, {arm}")
+                names, path = out["sweeps"]["drivers"], folder / f"cross_talk_{arm}.png"
+                figures.cross_talk(found, names, path, f"{title}: cross-talk, {arm}")
+        if "evaluations" in out:
+            figures.evaluations_curve(out["evaluations"], folder / "evaluations.png", title)
 
 
-def _arms(own: dict, donor: dict) -> list[tuple[str, dict, str]]:
-    """(request, asked features, arm) of one case."""
-    return [("own", own, "full"), *(("donor", donor, arm) for arm in ("network", "full", "field"))]
+def texture(a, bundle, baselines) -> dict:
+    """All asked parts, with the budget, the cases and the refused requests."""
+    budget = BUDGETS["quick" if a.quick else a.budget]
+    asked = {k: getattr(a, k) for k in ("patients", "donors", "sweep_cases", "nfe_cases")}
+    budget = replace(budget, **{k: v for k, v in asked.items() if v is not None})
+    found = [c for c in cases("sts", a.data) if c.modality in bundle.modalities]
+    kept = chosen(found, budget.patients, budget.each, a.seed)
+    bench = Bench.load(bundle, kept, device=a.device, baselines=baselines, cache=a.cache)
+    task = Texture(a, bench, budget)
+    out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
+    for part in a.parts:
+        out["results" if part == "fidelity" else part] = getattr(task, part)()
+    out["refused"] = bench.refused
+    if a.figures:
+        task.figures(out)
+    return out | {"rows": task.rows}
 
 
-def _is_lung(bundle) -> bool:
-    return "lung" in bundle.json["organ"].lower()
+def parse():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("task", choices=["texture", "removal", "codec"])
+    p.add_argument("--model", help="id of an installed model, or a bundle's folder")
+    p.add_argument("--data", type=Path)
+    p.add_argument("--image", type=Path, help="removal: one image …")
+    p.add_argument("--mask", type=Path, help="… with its tumour")
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--figures", "--pictures", type=Path, help="folder for figures")
+    p.add_argument("--quick", action="store_true", help="the smallest budget, a few minutes")
+    p.add_argument("--budget", choices=list(BUDGETS), default="full", help="how much is measured")
+    p.add_argument("--patients", type=int, help="texture: this many, drawn with --seed")
+    p.add_argument("--donors", type=int, help="texture: other patients' requests per case")
+    p.add_argument("--sweep-cases", type=int)
+    p.add_argument("--nfe-cases", type=int)
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    p.add_argument("--arms", nargs="+", help="texture: only these of network, full, field and the baselines")
+    p.add_argument("--baseline", type=Path, nargs="+", default=[], help="checkpoints of train_baseline.py")
+    p.add_argument("--codec", type=Path, nargs="+", default=[], help="codec: checkpoints of train_codec.py")
+    p.add_argument("--prepared", type=Path, help="the folder of prepare.py that the model was trained on")
+    p.add_argument("--cache", type=Path, help="folder that keeps samples")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--threads", type=int)
+    a = p.parse_args()
+    if a.task != "codec" and not a.model:
+        p.error("--model is missing")
+    if (a.data is None) == (a.image is None) or (
+        a.image is not None and (a.mask is None or a.task != "removal")
+    ):
+        p.error("give --data DIR, or --image with --mask (removal only)")
+    return a
 
 
-def _load(case):
-    volume = read_image(case.image)
-    return volume, read_mask(case.mask, like=volume)
-
-
-def _measure(bundle, modality, volume, mask):
-    """As the product measures: a grid within 1 % of the model's is not resampled."""
-    settings = bundle.settings(modality).to_pyradiomics()
-    if np.allclose(volume.spacing, bundle.spacing, rtol=SAME_SPACING, atol=0):
-        settings["resampledPixelSpacing"] = None
-    else:
-        settings["resampledPixelSpacing"] = list(bundle.spacing)
-    return pyradiomics_features(volume, mask, settings)
-
-
-def _edit(editor, bundle, case, volume, mask, request, arm, seed):
-    if arm == "field":
-        return field_arm(bundle, case.modality, volume, mask, request, seed)
-    wish = EditRequest(features=request, modality=case.modality, seed=seed, solve=arm == "full")
-    return editor.synthesize(volume, mask, wish).volume
-
-
-def texture(a, bundle) -> dict:
-    """Correlations of asked and reached features, per modality, request and arm."""
-    rows, results = run_texture(a, bundle), {}
-    names = [n for n in rows[0]["asked"] if size_free(n)]
-    for key in sorted({(r["modality"], r["request"], r["arm"]) for r in rows}):
-        part = [r for r in rows if (r["modality"], r["request"], r["arm"]) == key]
-        if len({r["patient"] for r in part}) > 2:
-            results[" ".join(key)] = summary(part, names, bundle.population(key[0]))
-    return {"results": results, "rows": rows}
-
-
-def healthy_places(volume, mask, holes, count, rng, lung: bool):
-    """(hole mask, box) pairs: tumour-shaped holes at places without tumour, whole inside the image (and inside lung)."""
-    image = volume.array.astype(np.float32)
-    allowed = ~ndimage.binary_dilation(mask, iterations=2)
-    if lung:
-        smooth = ndimage.gaussian_filter(image, (1, 3, 3))
-        allowed &= (smooth > -960) & (smooth < -650)
-    elif image.min() < -500:
-        allowed &= image > -300
-    else:
-        allowed &= image > 0.1 * np.percentile(image, 95)
-    found = []
-    for _ in range(60 * count):
-        hole = holes[rng.integers(len(holes))]
-        if any(h >= s for h, s in zip(hole.shape, image.shape)):
-            continue
-        corner = np.array([rng.integers(0, s - h + 1) for s, h in zip(image.shape, hole.shape)])
-        if window(allowed, corner, hole.shape, "zero")[hole].mean() > 0.97:
-            full = np.zeros(image.shape, bool)
-            full[tuple(slice(c, c + s) for c, s in zip(corner, hole.shape))] = hole
-            full &= ~mask
-            found.append(full)
-        if len(found) == count:
-            break
-    return found
-
-
-def tumour_shapes(loaded, spacing, limit_mm: float) -> list[np.ndarray]:
-    """Real tumour masks, shrunk to at most limit_mm across, on a grid of `spacing` (x, y, z)."""
-    shapes = []
-    for _, volume, mask in loaded:
-        box = ndimage.find_objects(mask.astype(np.uint8))[0]
-        crop = mask[box].astype(np.float32)
-        extent = np.array(crop.shape) * np.array(volume.spacing[::-1])
-        for target in (0.5 * limit_mm, limit_mm):
-            factor = (
-                min(1.0, target / extent.max()) * np.array(volume.spacing[::-1]) / np.array(spacing[::-1])
-            )
-            shape = ndimage.zoom(crop, factor, order=1) > 0.5
-            if shape.sum() > 60:
-                shapes.append(shape)
-    return shapes
-
-
-def removal(a, bundle) -> dict:
-    """Fill holes in healthy places, by the model and by biharmonic inpainting."""
-    editor, rng, rows, lung = Editor(bundle, a.device), np.random.default_rng(a.seed), [], _is_lung(bundle)
-    if a.image:
-        volume = read_image(a.image)
-        loaded = [(None, volume, read_mask(a.mask, like=volume))]
-        count = 4 if a.quick else 12
-    else:
-        loaded = [(c, *_load(c)) for c in cases("sts", a.data) if c.modality in bundle.json["modalities"]]
-        shapes_from, count = loaded[:40], 1 if a.quick or lung else 3
-        loaded = loaded[:: max(1, len(loaded) // 12)] if a.quick else loaded
-    for case, volume, mask in loaded:
-        modality = case.modality if case else bundle.json["modalities"][0]
-        sources, limit = (loaded, 25.0) if case is None else (shapes_from, 14.0 if lung else 30.0)
-        holes = tumour_shapes(sources, volume.spacing, limit)
-        name = {"case": case.id if case else a.image.name, "patient": case.patient if case else a.image.name}
-        for hole in healthy_places(volume, mask, holes, count, rng, lung):
-            row, images, box = _filled(
-                editor, volume, hole, modality, WINDOWS[modality]["lung" if lung else "sts"], a.seed
-            )
-            if case is None:
-                name["patient"] = f"hole {len(rows)}"  # one patient: the interval is over holes
-            rows.append({**name, "modality": modality, "voxels": int(hole.sum()), **row})
-            if a.pictures:
-                path = a.pictures / f"removal_{modality}_{len(rows):02d}.png"
-                strip(path, images, hole[box], *WINDOWS[modality]["lung" if lung else "sts"])
-            print(rows[-1], flush=True)
-    return {"results": removal_summary(rows), "rows": rows}
-
-
-def _filled(editor, volume, hole, modality, limits, seed):
-    """PSNR and SSIM of both arms for one hole, the images of its box, and the box."""
-    from skimage.restoration import inpaint_biharmonic
-
-    margin = np.ceil(15.0 / np.array(volume.spacing[::-1])).astype(int)
-    found = ndimage.find_objects(hole.astype(np.uint8))[0]
-    box = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margin))
-    near = ndimage.distance_transform_edt(~hole[box], volume.spacing[::-1]) <= 5.0
-    edited = editor.remove(volume, hole, EditRequest(modality=modality, seed=seed)).volume.array[box]
-    truth = volume.array[box].astype(np.float64)
-    smooth = inpaint_biharmonic(np.where(hole[box], 0, truth), hole[box])
-    row = {
-        arm: psnr_ssim(truth, result, near, *limits)
-        for arm, result in (("model", edited), ("biharmonic", smooth))
-    }
-    return row, {"healthy (truth)": truth, "removal": edited, "biharmonic": smooth}, box
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("task", choices=["texture", "removal"])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--image", type=Path)
-    parser.add_argument("--mask", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--pictures", type=Path)
-    parser.add_argument("--quick", action="store_true", help="about a dozen cases")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    a = parser.parse_args()
-    if (a.data is None) == (a.image is None) or (a.image is not None and a.mask is None):
-        parser.error("give --data DIR, or --image with --mask (removal only)")
-    bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
+def command(a, id: str) -> str:
+    """The command that repeats this run, without paths of this machine."""
     source = (
         f"--data {'/'.join(a.data.parts[-2:])}" if a.data else f"--image {a.image.name} --mask {a.mask.name}"
     )
-    command = f"python Training/evaluate.py {a.task} --model {bundle.id} {source}"
-    command += (" --quick" if a.quick else "") + f" --seed {a.seed}"
-    out = {"task": a.task, "model": bundle.id, "version": bundle.version, "command": command}
-    out |= {"texture": texture, "removal": removal}[a.task](a, bundle)
-    rows = out.pop("rows")
-    a.json.parent.mkdir(parents=True, exist_ok=True)
-    a.json.write_text(json.dumps(out, indent=1) + "\n")
-    a.json.with_suffix(".rows.json").write_text(json.dumps(rows))
+    line = f"python Training/evaluate.py {a.task} " + (f"--model {id} " if id else "") + source
+    line += (
+        " --quick"
+        if a.quick
+        else f" --budget {a.budget}"
+        if a.task == "texture" and a.budget != "full"
+        else ""
+    )
+    for name in ("patients", "donors", "sweep_cases", "nfe_cases"):
+        if getattr(a, name) is not None:
+            line += f" --{name.replace('_', '-')} {getattr(a, name)}"
+    if a.task == "texture" and list(a.parts) != list(PARTS):
+        line += f" --parts {' '.join(a.parts)}"
+    for name in ("arms", "baseline", "codec"):
+        values = getattr(a, name) or []
+        line += f" --{name} {' '.join('/'.join(Path(v).parts[-2:]) for v in values)}" if values else ""
+    line += f" --prepared {'/'.join(a.prepared.parts[-2:])}" if a.prepared else ""
+    return line + f" --seed {a.seed}"
+
+
+def write(path: Path, out: dict):
+    """The results as JSON, and the rows they were made of beside it."""
+    rows = out.pop("rows", [])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(out, indent=1) + "\n")
+    path.with_suffix(".rows.json").write_text(json.dumps(rows))
+
+
+def main():
+    a = parse()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    if a.task == "codec":
+        from codec_table import codec_table
+
+        write(a.json, {"task": "codec", "command": command(a, "")} | codec_table(a))
+        return
+    bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
+    baselines = {}
+    if a.baseline:
+        from baselines import load_baseline
+
+        baselines = dict(load_baseline(path, bundle, a.device) for path in a.baseline)
+    out = {"task": a.task, "model": bundle.id, "version": bundle.version, "command": command(a, bundle.id)}
+    out |= {"baselines": {name: e.budget for name, e in baselines.items()}} if baselines else {}
+    out |= {"texture": texture, "removal": removal}[a.task](a, bundle, baselines)
+    write(a.json, out)
     print(json.dumps(compact(out), indent=1))
 
 

@@ -15,7 +15,11 @@ Written by `Training/write_results.py` from the JSON files in this folder, which
 patients that were never trained on. Features are re-extracted by pyradiomics from the edited file's voxels; intervals are
 95 % bootstraps over patients.
 
-- **network**: the network alone; **full**: network and solver, the default; **field**: solver on a Gaussian field, no network.
+- **network**: the network alone; **full**: network and solver, the default; **field**: solver on a Gaussian field, without
+  network; **mask only**: the network told the population's mean features; **codec**: the real tumour through the codec and
+  back, the ceiling; **other seed**: the network's result for one seed, taken as the request, against that for another.
+- **gan**, **ldm**, **unordered**, **bridge**: the paper's baselines, the release's conditioner and our bridge, trained on
+  the same data with the same number of steps (stated at each table), without the solver.
 - **own**: a tumour asked for with its own features; **donor**: with another patient's.
 - A cell is the median over features of Pearson's correlation between asked and reached across cases, its interval, and in
   brackets the same with each result paired with another case's request (*shuffled*). Few patients make wide intervals.
@@ -51,6 +55,166 @@ def texture(results: dict) -> list[str]:
     return lines
 
 
+def agreement(results: dict) -> list[str]:
+    """Other measures of agreement, for steered and audit features."""
+    if not all("groups" in r for r in results.values()):
+        return []
+    lines = [
+        "",
+        "Medians over features: Spearman, Lin's concordance, Pearson after both were freed of the region's volume.",
+        "",
+        "| | steered: Pearson | Spearman | concordance | without volume "
+        "| audit: Pearson | Spearman | concordance | without volume | PSNR / SSIM, mask + 5 mm |",
+        "|" + "---|" * 10,
+    ]
+    for key, r in results.items():
+        cells = []
+        for group in ("steered", "audit"):
+            g = r["groups"].get(group, {})
+            cells += [
+                f"{g[k]:.3f}" if k in g else ""
+                for k in ("median", "spearman", "concordance", "without_volume")
+            ]
+        like = f"{r['psnr']:.1f} / {r['ssim']:.3f}" if "psnr" in r else ""
+        lines.append(f"| {key} | {' | '.join(cells)} | {like} |")
+    return lines
+
+
+def sweeps(found: dict) -> list[str]:
+    """A table of slopes and monotonicity per driver and arm."""
+    arms = [a for a in ("network", "full") if found.get(a, {}).get("drivers")]
+    if not arms:
+        return []
+    steps = ", ".join(f"{v:+g}" for v in found["steps_sigma"])
+    lines = ["", f"Sweeps: one driver asked at {steps} sigma (population percentiles), all else free.", ""]
+    lines.append("| driver | " + " | ".join(f"{a}: slope (10-90 %), monotone" for a in arms) + " |")
+    lines.append("|" + "---|" * (len(arms) + 1))
+    for name in found["drivers"]:
+        cells = []
+        for arm in arms:
+            d = found[arm]["drivers"].get(name)
+            cells.append(
+                f"{d['slope']:.2f} ({d['slope_range'][0]:.2f}-{d['slope_range'][1]:.2f}), {100 * d['monotone']:.0f} %"
+                if d
+                else ""
+            )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    whole = [
+        f"median slope {found[a]['slope_median']:.2f}, {100 * found[a]['slope_within_0.9_1.1']:.0f} % within 0.9-1.1, "
+        f"monotone {100 * found[a]['monotone']:.0f} %"
+        for a in arms
+    ]
+    lines.append(f"| **all** | {' | '.join(whole)} |")
+    return lines
+
+
+def evaluations(found: dict) -> list[str]:
+    lines = [
+        "",
+        f"Network alone by evaluations ({found['cases']} cases); arrangement: distance from real tumours.",
+        "",
+    ]
+    lines += ["| evaluations | median Pearson | 95 % interval | arrangement |", "|---|---|---|---|"]
+    for count, p in found["curve"].items():
+        low, high = p["interval"]
+        span = f"{low:.3f} to {high:.3f}" if low is not None else ""
+        lines.append(f"| {count} | {p['median']:.3f} | {span} | {p.get('arrangement', float('nan')):.2f} |")
+    return [*lines, "", f"Evaluations for 99 % of the best: {found['evaluations_for_99_percent']}."]
+
+
+def believable(found: dict) -> list[str]:
+    """Detectors and distances per arm."""
+    lines = [
+        "",
+        "Believable? AUC of detectors of synthetic tumours across patients (.5 is perfect, 1 is always recognised; *pairs*: how "
+        "often the synthetic tumour of a mask scores above the real one), Fréchet Radiomics Distance (our features to the "
+        "training population / `frd-score` to the same cases), and distance of arrangement (profile, spectrum, border).",
+        "",
+        "| | AUC of numbers (pairs) | AUC of patches (pairs) | Fréchet, population | frd-score | arrangement | real, synthetic |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, f in found.items():
+        cells = []
+        for name in ("numbers", "patches"):
+            d = f.get("detectors", {}).get(name)
+            low, high = d["interval"] if d else (None, None)
+            span = f" ({low:.2f}-{high:.2f})" if low is not None else ""
+            cells.append(f"{d['auc']:.2f}{span} [{d['pairs']:.2f}]" if d else "")
+        cells += [
+            f"{f[k]:.2f}" if f.get(k) is not None else ""
+            for k in ("frechet_population", "frechet_frd_score", "arrangement")
+        ]
+        d = f.get("detectors")
+        lines.append(
+            f"| {key} | {' | '.join(cells)} | {d['real']}, {d['synthetic']} |"
+            if d
+            else f"| {key} | {' | '.join(cells)} | |"
+        )
+    return lines
+
+
+def copies(found: dict) -> list[str]:
+    if "left out" in found:
+        return []
+    lines = [
+        "",
+        "Copies? Correlation with the nearest patch of another patient's training tumour: median (95 %, largest).",
+        "",
+    ]
+    lines += ["| | real tumours | synthetic | synthetic above the real 95 % |", "|---|---|---|---|"]
+    for key, f in found.items():
+        cells = [f"{v[1]:.2f} ({v[2]:.2f}, {v[3]:.2f})" for v in (f["real_to_real"], f["synthetic_to_real"])]
+        lines.append(f"| {key} | {' | '.join(cells)} | {100 * f['above_real_95']:.0f} % |")
+    return lines
+
+
+def budget(out: dict) -> list[str]:
+    """What was trained and what was measured."""
+    lines = []
+    if out.get("baselines"):
+        each = [f"{n}: {b['steps']} steps of {b['batch']} crops" for n, b in out["baselines"].items()]
+        lines.append(f"Baselines, {'; '.join(each)}.")
+    if "of_cases" in out:
+        lines.append(
+            f"{len(out['cases'])} of {out['of_cases']} cases, drawn by patient with the seed of the command."
+        )
+    if out.get("refused"):
+        lines.append(f"{len(out['refused'])} requests were refused as impossible.")
+    return [*lines, ""] if lines else []
+
+
+def everything(out: dict) -> list[str]:
+    """All parts of a texture evaluation that were run."""
+    lines = budget(out)
+    if out.get("results"):
+        lines += texture(out["results"]) + agreement(out["results"])
+    for part in (sweeps, evaluations, believable, copies):
+        if out.get(part.__name__):
+            lines += part(out[part.__name__])
+    return lines
+
+
+def codec(out: dict) -> list[str]:
+    """Round-trip table of codecs."""
+    rows = out["codecs"]
+    kinds = list(next(iter(rows.values()))["concordance"])
+    lines = [
+        f"{next(iter(rows.values()))['crops']} real crops of patients that no codec was trained on. PSNR in the tumour; "
+        "concordance over crops, median over features (worst feature).",
+        "",
+        f"| codec | PSNR (dB) | {' | '.join(kinds)} | training |",
+        "|" + "---|" * (len(kinds) + 3),
+    ]
+    for name, r in rows.items():
+        psnr = ", ".join(f"{m} {v:.1f}" for m, v in r["psnr"].items())
+        cells = [
+            f"{c['median']:.3f} ({c['worst']:.2f} {c['feature'].split('_')[-1]})"
+            for c in r["concordance"].values()
+        ]
+        lines.append(f"| {name} | {psnr} | {' | '.join(cells)} | {r.get('training', '')} |")
+    return lines
+
+
 def removal(results: dict) -> list[str]:
     lines = [
         "Healthy places hidden and filled; inside the hole + 5 mm.",
@@ -71,10 +235,16 @@ def removal(results: dict) -> list[str]:
 def main():
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "Training/results")
     lines = [HEAD]
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(p for p in folder.glob("*.json") if not p.name.endswith(".rows.json")):
         out = json.loads(path.read_text())
-        lines += [f"## {out['model']} {out['version']}: {out['task']}", "", f"`{out['command']}`", ""]
-        lines += {"texture": texture, "removal": removal}[out["task"]](out["results"]) + [""]
+        of = f"{out['model']} {out['version']}: " if "model" in out else ""
+        lines += [f"## {of}{out['task']}", "", f"`{out['command']}`", ""]
+        write = {
+            "texture": everything,
+            "removal": lambda o: budget(o) + removal(o["results"]),
+            "codec": codec,
+        }
+        lines += write[out["task"]](out) + [""]
     (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n")
 
 

@@ -31,6 +31,7 @@ the same grid; resampling between the two would only blur."""
 
 
 THICK = 1.2  # native spacing in units of the working grid's, from which voxels are damped and bounded
+SLACK = 0.25  # share of the range by which native voxels may lie outside it: one that the working grid hardly sees could run away
 DAMPING = 0.1
 """Price of moving a thick voxel. Few samples of the mask see one at the mask's border; without a price it would be driven far
 out of range to satisfy them, which shows as black and white spikes."""
@@ -262,9 +263,12 @@ class Region:
         result[inner] += _least_squares(
             operators, unknown, known, residual, iterations, DAMPING if thick else 0.0
         )
-        if thick:
-            inside = working[self.mask]
-            result[self.native_mask] = np.clip(result[self.native_mask], inside.min(), inside.max())
+        low, high = working[self.mask].min(), working[self.mask].max()
+        if not thick:
+            start = guess[self.native_mask]
+            low, high = min(low, start.min()), max(high, start.max())
+            low, high = low - SLACK * (high - low), high + SLACK * (high - low)
+        result[self.native_mask] = np.clip(result[self.native_mask], low, high)
         return result.astype(np.float32)
 
     def _continued(self, working: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from torch import nn
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture import context, network
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.generator import RIM, TextureModel, blend_rim, pick_device, voxels_evaluated
+from TumorSynthLib.texture.generator import TextureModel, pick_device, voxels_evaluated
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig, SliceConv
+from TumorSynthLib.texture.removal import RIM, blend_rim, tainted_rim
 
 FEATURES = 5
 TINY = NetworkConfig(
@@ -345,16 +346,41 @@ def test_removal_blends_towards_its_rim_in_the_outermost_voxels_only():
 
 
 def test_removal_does_not_see_the_rim_of_the_tumour():
-    mask = ball((8, 16, 16), 4)
+    mask = ball((8, 24, 24), 4)
     rim = ndimage.binary_dilation(mask, RIM) & ~mask
     seen = []
-    for value in (0.0, 3000.0):
+    for value in (1000.0, 3000.0):
         array = np.zeros(mask.shape, np.float32)
         array[rim] = value
         net = model()
         net.network.register_forward_hook(lambda module, sent, out: seen.append(sent[1]))
         net.sample(array, mask, "CT", None, steps=1)
     torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_a_healthy_rim_is_context_and_a_tainted_one_is_not():
+    rng = np.random.default_rng(0)
+    mask = ball((8, 32, 32), 5)
+    image, valid = rng.uniform(-1, 1, mask.shape).astype(np.float32), np.ones(mask.shape, bool)
+    rim = ndimage.binary_dilation(mask, RIM) & ~mask
+    assert not tainted_rim(np.where(mask, 9.0, image), mask, valid).any()
+    tainted = tainted_rim(np.where(rim, 5.0, image), mask, valid)
+    assert (tainted == rim).all()
+    valid[:, :8] = False
+    assert not (tainted_rim(np.where(rim, 5.0, image), mask, valid) & ~valid).any()
+
+
+def test_a_removal_is_the_expected_tissue_with_part_of_a_draws_texture(monkeypatch):
+    rng = np.random.default_rng(0)
+    array, mask = rng.normal(0, 50, (8, 32, 32)).astype(np.float32), ball((8, 32, 32), 5)
+    net, found = model(), {}
+    for share in (0.0, 0.5, 1.0):
+        monkeypatch.setattr("TumorSynthLib.texture.removal.DETAIL", share)
+        found[share] = net.intensity["CT"].forward(net.sample(array, mask, "CT", None, seed=1))
+    alone = net.intensity["CT"].forward(net.sample(array, mask, "CT", None, seed=1, steps=1))
+    np.testing.assert_allclose(found[0.0], alone, atol=1e-4)
+    assert np.abs(found[1.0] - alone).max() > 0.01
+    np.testing.assert_allclose(found[0.5], (found[0.0] + found[1.0]) / 2, atol=1e-4)
 
 
 def test_a_removal_stays_within_the_range_of_its_surroundings():
@@ -365,28 +391,7 @@ def test_a_removal_stays_within_the_range_of_its_surroundings():
     net = model()
     net.network.register_forward_hook(lambda module, sent, out: out - 9.0)
     removed = net.sample(array, mask, "CT", None, seed=1)[mask]
-    assert removed.min() > -150 and removed.max() < 150  # a little more than the surroundings, next to the rim
+    assert (
+        removed.min() > -150 and removed.max() < 150
+    )  # a little more than the surroundings, next to the rim
     assert net.sample(array, mask, "CT", {}, seed=1)[mask].min() < -500
-
-
-# What is asked of mean and spread
-
-
-@pytest.mark.parametrize("mean, variance", [(60.0, 400.0), (60.0, None), (None, 400.0), (None, None)])
-def test_calibration_gives_the_asked_moments_and_leaves_the_rest(mean, variance):
-    intensity = context.IntensityMap(20.0, 100.0)
-    hole = torch.from_numpy(ball((8, 16, 16), 5.0))[None, None]
-    x = torch.randn(1, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.3
-    before, out = intensity.inverse(x)[hole], context.calibrated(x, hole, intensity, mean, variance)
-    inside = intensity.inverse(out)[hole]
-    assert torch.equal(out[~hole], x[~hole])
-    assert float(inside.mean()) == pytest.approx(float(before.mean()) if mean is None else mean, abs=0.05)
-    wanted = float(before.var(unbiased=False)) if variance is None else variance
-    assert float(inside.var(unbiased=False)) == pytest.approx(wanted, rel=1e-3)
-
-
-def test_calibration_does_not_blow_up_a_flat_draw():
-    intensity, hole = context.IntensityMap(0.0, 100.0), torch.ones(1, 1, 4, 8, 8, dtype=torch.bool)
-    x = 1e-3 * torch.randn(hole.shape, generator=torch.Generator().manual_seed(0))
-    inside = intensity.inverse(context.calibrated(x, hole, intensity, None, 1e6))
-    assert float(inside.std()) < 1.01 * context.STRETCH * float(intensity.inverse(x).std())

@@ -76,7 +76,7 @@ def call(module, *arguments):
 
 
 def train(data: Path, out: Path, *more) -> dict:
-    call(train_texture, "--data", data, "--out", out, *WIDTHS, *more)
+    call(train_texture, "--data", data, "--out", out, "--draws", 2, *WIDTHS, *more)
     return torch.load(out / "last.pt", weights_only=True)
 
 

@@ -57,11 +57,12 @@ class Steering:
     """
 
     def __init__(self, sampler, names, maps, meta, codec, network, bridge, device):
-        self.sampler, self.names, self.maps = sampler, names, maps
+        self.sampler, self.names = sampler, names
         self.bin_width = float(meta["extraction"]["binWidth"])
         self.model = TextureModel(
             network, codec, tuple(names), tuple(meta["modalities"]), dict(zip(meta["modalities"], maps)),
             tuple(meta["spacing"]), FEW_STEP_NODES, bridge=bridge, device=device,
+            bin_widths=dict.fromkeys(meta["modalities"], self.bin_width),
         )  # fmt: skip
         self.where = {n: i for i, n in enumerate(names)}
 
@@ -97,7 +98,7 @@ class Steering:
         rng = np.random.default_rng([seed, step, index, 1])
         item = self._request(rng)
         item = {k: v.to(self.model.device) for k, v in item.items()}
-        hole, intensity = item["hole"], self.maps[int(item["modality"])]
+        hole, modality = item["hole"], self.model.modalities[int(item["modality"])]
         asked = {n: float(item["values"][0, i]) for n, i in self.where.items() if bool(item["given"][0, i])}
         last = int(rng.choice(list(NODES), p=list(NODES.values())))
         times = self.model.few_steps[: last + 1]
@@ -108,11 +109,12 @@ class Steering:
                 told = ("modality", "values", "given", "removal", "region")
                 return network(state, y, item["conditions"], time, *(item[k] for k in told)).float()
 
-        image = self.model.draw(
-            predict, item["x"], hole, item["valid"], asked, intensity, times, 1.0, int(rng.integers(2**31))
-        )
+        noise = int(rng.integers(2**31))
+        image = self.model.draw(predict, item["x"], hole, item["valid"], asked, modality, times, 1.0, noise)
         paths = lines(hole[0, 0].cpu().numpy())
-        found = reached(intensity.inverse(image)[hole], paths, self.bin_width, self.model.spacing)
+        found = reached(
+            self.model.intensity[modality].inverse(image)[hole], paths, self.bin_width, self.model.spacing
+        )
         chosen = [n for n in asked if n in found]
         if not chosen:
             return image.sum() * 0.0

@@ -92,7 +92,7 @@ class Sampler:
     data: common.Prepared
     columns: list[int]
     maps: list[IntensityMap]
-    removal: float = 0.25
+    removal: float = 0.35
 
     def __post_init__(self):
         self.regions = len(self.data.regions)
@@ -195,6 +195,7 @@ def loss_of(network, codec, batch, bridge: Bridge):
         x0, y = codec.encode(x), codec.encode(masked(x, hole, batch["level"]))
         cells = noise_cells(hole)
         m, noise = (t.to(x.device) for t in draws(batch["seed"], x0.shape[1:]))
+        m = torch.where(batch["removal"] & (batch["seed"] % 2 == 0), torch.ones_like(m), m)  # its mean counts most
         noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)
     told = ("modality", "values", "given", "removal", "region")
     guess = network(noisy, y, batch["conditions"], m, *(batch[k] for k in told))
@@ -236,9 +237,9 @@ def parse():
         "--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels"
     )
     p.add_argument(
-        "--steer", type=float, default=0.25, help="weight of the loss of drawn tumours' features; 0: off"
+        "--steer", type=float, default=0.1, help="weight of the loss of drawn tumours' features; 0: off"
     )
-    p.add_argument("--draws", type=int, default=2, help="tumours drawn for that loss, per step and process")
+    p.add_argument("--draws", type=int, default=1, help="tumours drawn for that loss, per step and process")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)

@@ -2,7 +2,8 @@
 
 Both speak one interface, `encode(x) -> z` and `decode(z) -> x`, with latents standardised per channel:
 - `HaarCodec`: one level of the orthonormal 3-D Haar transform, 8 channels; lossless and free.
-- `VQGANCodec`: the paper's VQ-GAN at factor 2, small; `decode` quantises (finite scalar quantisation).
+- `VQGANCodec`: the paper's VQ-GAN at factor 2, small; `decode` quantises (finite scalar quantisation). At factor 4 it is
+  there to be measured; the network works at factor 2.
 """
 
 from __future__ import annotations
@@ -41,6 +42,23 @@ def unblocks(z: torch.Tensor) -> torch.Tensor:
     b, _, d, h, w = z.shape
     z = z.view(b, 2, 2, 2, d, h, w).permute(0, 4, 1, 5, 2, 6, 3)
     return z.reshape(b, 1, 2 * d, 2 * h, 2 * w)
+
+
+def folded(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """(B, 1, D, H, W) to (B, factor^3, D/factor, ...); factor is 2 or 4, and 2 is `blocks`."""
+    z = blocks(x)
+    if factor == 2:
+        return z
+    b, c, *size = z.shape
+    return blocks(z.reshape(b * c, 1, *size)).reshape(b, 8 * c, *(s // 2 for s in size))
+
+
+def unfolded(z: torch.Tensor, factor: int) -> torch.Tensor:
+    """Inverse of `folded`."""
+    if factor == 4:
+        b, c, *size = z.shape
+        z = unblocks(z.reshape(b * c // 8, 8, *size)).reshape(b, c // 8, *(2 * s for s in size))
+    return unblocks(z)
 
 
 def _haar_matrix() -> torch.Tensor:
@@ -82,7 +100,7 @@ class _Res(nn.Module):
 
 
 class VQGANCodec(nn.Module):
-    """The paper's compression at factor 2, small (32 channels), with finite scalar quantisation.
+    """The paper's compression, small (32 channels), with finite scalar quantisation; at factor 2, or 4 for comparison.
 
     `levels` are the quantisation levels of each latent channel. The bridge runs on the latents before
     quantisation, and `decode` quantises, as in the paper (section 3.2).
@@ -90,15 +108,23 @@ class VQGANCodec(nn.Module):
 
     lossless = False
 
-    def __init__(self, width: int = 32, levels: tuple[int, ...] = (33, 33, 33, 33)):
+    def __init__(self, width: int = 32, levels: tuple[int, ...] = (33, 33, 33, 33), factor: int = FACTOR):
         super().__init__()
-        self.channels = len(levels)
+        if factor not in (2, 4):
+            raise ModelError(f"a VQ-GAN has factor 2 or 4, not {factor}")
+        self.channels, self.factor = len(levels), factor
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.float32), persistent=False)
         self.encoder = nn.Sequential(
-            nn.Conv3d(8, width, 3, padding=1), _Res(width), _Res(width), nn.Conv3d(width, self.channels, 1)
+            nn.Conv3d(factor**3, width, 3, padding=1),
+            _Res(width),
+            _Res(width),
+            nn.Conv3d(width, self.channels, 1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv3d(self.channels, width, 3, padding=1), _Res(width), _Res(width), nn.Conv3d(width, 8, 1)
+            nn.Conv3d(self.channels, width, 3, padding=1),
+            _Res(width),
+            _Res(width),
+            nn.Conv3d(width, factor**3, 1),
         )
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("std", torch.ones(self.channels))
@@ -108,7 +134,7 @@ class VQGANCodec(nn.Module):
 
     def raw(self, x: torch.Tensor) -> torch.Tensor:
         """Latent in (-1, 1) before quantisation."""
-        return torch.tanh(self.encoder(blocks(x)))
+        return torch.tanh(self.encoder(folded(x, self.factor)))
 
     def quantise(self, z: torch.Tensor) -> torch.Tensor:
         """Nearest level per channel; the gradient passes straight through."""
@@ -117,13 +143,14 @@ class VQGANCodec(nn.Module):
         return z + (q - z).detach()
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        return unblocks(self.decoder(self.quantise(self.raw(x))))
+        return unfolded(self.decoder(self.quantise(self.raw(x))), self.factor)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return (self.raw(x) - self._shape(self.mean)) / self._shape(self.std)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        return unblocks(self.decoder(self.quantise(z * self._shape(self.std) + self._shape(self.mean))))
+        raw = z * self._shape(self.std) + self._shape(self.mean)
+        return unfolded(self.decoder(self.quantise(raw)), self.factor)
 
 
 def make_codec(config: dict) -> nn.Module:
@@ -132,7 +159,8 @@ def make_codec(config: dict) -> nn.Module:
     if kind == "haar":
         return HaarCodec()
     if kind == "vqgan":
-        return VQGANCodec(int(config.get("width", 32)), tuple(config.get("levels", (33, 33, 33, 33))))
+        levels = tuple(config.get("levels", (33, 33, 33, 33)))
+        return VQGANCodec(int(config.get("width", 32)), levels, int(config.get("factor", FACTOR)))
     raise ModelError(f"unknown codec kind {kind!r}; this version knows 'haar' and 'vqgan'")
 
 

@@ -5,8 +5,6 @@ All functions take and give torch tensors (B, C, D, H, W) unless said otherwise;
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from scipy import ndimage
@@ -15,7 +13,6 @@ from torch.nn import functional as F
 from TumorSynthLib.texture.codec import pool_any
 from TumorSynthLib.texture.network import condition_channels
 
-STRETCH = 4.0  # a drawn tumour's spread changes by this factor at most
 DISTANCES_MM = (20.0, 5.0)  # two ranges of the distance map: position in the tumour, and the border itself
 
 
@@ -109,22 +106,6 @@ def masked(x: torch.Tensor, hole: torch.Tensor, level: torch.Tensor) -> torch.Te
     mean = (filled * hole).sum((1, 2, 3, 4)) / hole.sum((1, 2, 3, 4)).clamp_min(1)
     shift = torch.nan_to_num(level.to(x.dtype) - mean, nan=0.0)
     return torch.where(hole, filled + shift.view(-1, 1, 1, 1, 1), x)
-
-
-def calibrated(
-    x: torch.Tensor, hole: torch.Tensor, intensity: IntensityMap, mean: float | None, variance: float | None
-) -> torch.Tensor:
-    """x (1, 1, D, H, W) in the network's range, moved and stretched so that intensities in the hole have the asked moments.
-
-    :param mean, variance: of the intensities; None leaves the one that x has. The stretch is bounded by `STRETCH`.
-    """
-    if mean is None and variance is None:
-        return x
-    inside = intensity.inverse(x)[hole]
-    own, spread = inside.mean(), inside.std(unbiased=False).clamp_min(1e-3)
-    ratio = 1.0 if variance is None else (math.sqrt(max(variance, 0.0)) / spread).clamp(1 / STRETCH, STRETCH)
-    moved = (inside - own) * ratio + (own if mean is None else mean)
-    return x.masked_scatter(hole, intensity.forward(moved).to(x.dtype))
 
 
 def complete(x: torch.Tensor, hole: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy import ndimage
-from torch.nn import functional as F
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.models.bundle import regions_of
+from TumorSynthLib.texture import removal
 from TumorSynthLib.texture.bridge import Bridge, nodes
+from TumorSynthLib.texture.calibration import Moments, calibrated
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.context import (
     IntensityMap,
-    calibrated,
     complete,
     conditions,
     masked,
@@ -27,12 +26,8 @@ from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 
 Progress = Callable[[str, float], None]
 
-# The voxels around a contour hold some tumour (partial volume): a removal doesn't take them for healthy context, or it
-# would continue them inwards. They keep their values in the result.
-RIM = np.ones((1, 3, 3), bool)
 LEVEL = "original_firstorder_Mean"  # where it is asked, the bridge starts at this level
-SPREAD = "original_firstorder_Variance"
-CALIBRATED_FROM = 0.35  # bridge time below which a prediction is given the asked mean and variance; earlier ones are blurred
+CALIBRATED_FROM = 0.35  # bridge time below which predictions are calibrated; earlier ones are blurred
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -51,7 +46,8 @@ class TextureModel:
     """Codec, network and schedule of one bundle, on one device.
 
     `features` are the names the network can be told, in the order of its tokens; `intensity` maps each modality;
-    `regions` are those that it paints, one at a time.
+    `regions` are those that it paints, one at a time; `bin_widths` of the features per modality; `guided` calibrates
+    draws to the asked moments.
     """
 
     network: BridgeNetwork
@@ -65,6 +61,8 @@ class TextureModel:
     bridge: Bridge = Bridge()
     device: torch.device = torch.device("cpu")
     regions: tuple[str, ...] = ("tumour",)
+    bin_widths: Mapping[str, float | None] = field(default_factory=dict)
+    guided: bool = True
 
     @classmethod
     def from_bundle(cls, bundle, device: str = "auto") -> TextureModel:
@@ -137,36 +135,28 @@ class TextureModel:
         x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
         hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
         if features is None:
-            hole_np = hole_np | (ndimage.binary_dilation(hole_np, RIM) & valid)
+            hole_np = hole_np | removal.tainted_rim(
+                intensity.forward(self._pad(array, "edge")), hole_np, valid
+            )
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         masks, number = self._masks(hole_np, region, others)
         around = conditions(masks, valid, self.spacing, hole_np).to(self.device)
         known = torch.from_numpy(valid)[None, None].to(self.device) & ~hole
         values, given = (t.to(self.device) for t in self._features(features))
         modal = torch.tensor([self.modalities.index(modality)], device=self.device)
-        removal = torch.tensor([features is None], device=self.device)
+        without = torch.tensor([features is None], device=self.device)
         which = torch.tensor([number], device=self.device)
 
         def predict(state, y, m):
             time = torch.full((1,), m, device=self.device)
-            return self.network(state, y, around, time, modal, values, given, removal, which).float()
+            return self.network(state, y, around, time, modal, values, given, without, which).float()
 
         eta = self.eta if eta is None else eta
-        out = self.draw(
-            predict,
-            x,
-            hole,
-            known | hole,
-            features,
-            intensity,
-            nodes(steps, self.few_steps),
-            eta,
-            seed,
-            progress,
-        )
+        times, valid = nodes(steps, self.few_steps), known | hole
+        out = self.draw(predict, x, hole, valid, features, modality, times, eta, seed, progress)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
-            out = blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
+            out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
         return np.where(mask, out, array).astype(np.float32)
 
     def _masks(self, hole: np.ndarray, region: str | None, others) -> tuple[np.ndarray, int]:
@@ -183,78 +173,52 @@ class TextureModel:
             around[self.regions.index(name)] = self._pad(mask, "constant")
         return region_masks(hole, number, around), number
 
-    def draw(self, predict, x, hole, valid, features, intensity, times, eta, seed, progress=None):
+    def draw(self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None):
         """The bridge from the filled hole to a tumour (features: any subset) or healthy tissue (None).
 
         x (1, 1, D, H, W) in the network's range, hole and valid bool of its shape; `predict(state, y, m)` is the network.
         Returns x with another content of the hole. Training draws with it too.
         """
-        x = complete(x, hole, valid)
-        limits, moments, mean = (-torch.inf, torch.inf), None, np.nan
+        x, intensity = complete(x, hole, valid), self.intensity[modality]
+        limits, moments, mean = (-torch.inf, torch.inf), Moments(), np.nan
         if features is None:
-            limits = surrounding_range(x, hole, valid & ~hole)
+            limits = removal.surrounding_range(x, hole, valid & ~hole)
         else:
             mean = features.get(LEVEL, np.nan)
-            moments = (intensity, features.get(LEVEL), features.get(SPREAD))
+            moments = Moments.asked(features, self.bin_widths.get(modality)) if self.guided else moments
         level = torch.as_tensor(intensity.forward(np.array([mean]))).to(x.device)
         rng = torch.Generator().manual_seed(int(seed))
         base = masked(x, hole, level)
         y = self.codec.encode(base)
         cells = noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))
-        state, clean = y, y
+        state = clean = expected = y
         for i, m in enumerate(times):
             if progress:
                 progress("texture", i / len(times))
             clean = predict(state, y, m)
-            late = moments if m <= CALIBRATED_FROM or len(times) == 1 else None
-            clean = self._impose(torch.where(cells, clean, known), x, hole, limits, late)
+            late = moments if m <= CALIBRATED_FROM or len(times) == 1 else Moments()
+            clean = self._impose(torch.where(cells, clean, known), x, hole, limits, intensity, late)
+            expected = clean if i == 0 else expected
             n = times[i + 1] if i + 1 < len(times) else 0.0
             noise = torch.randn(y.shape, generator=rng).to(y.device)
             state = torch.where(cells, self.bridge.step(state, clean, y, m, n, eta, noise), known)
+        if features is None:
+            clean = expected + removal.DETAIL * (clean - expected)
         image = self.codec.decode(clean)
         if progress:
             progress("texture", 1.0)
         return torch.where(hole, image, x)
 
-    def _impose(self, latent, x, hole, limits, moments):
+    def _impose(self, latent, x, hole, limits, intensity, moments):
         """Known voxels re-imposed in cells that the border cuts; drawn ones held within the limits and to the asked moments.
 
         Only a lossless codec can do that in image space.
         """
         if not self.codec.lossless:
             return latent
-        drawn = self.codec.decode(latent).clamp(*limits)
-        if moments:
-            drawn = calibrated(drawn, hole, *moments)
+        drawn = calibrated(self.codec.decode(latent).clamp(*limits), hole, intensity, moments)
         return self.codec.encode(torch.where(hole, drawn, x))
-
-
-def surrounding_range(x: torch.Tensor, hole: torch.Tensor, known: torch.Tensor) -> tuple[float, float]:
-    """5th and 95th percentile of what is known within eight voxels (two across slices) of the hole.
-
-    Healthy tissue is neither darker nor brighter: a bright rim all around once drew air into the middle of a removal.
-    """
-    near = F.max_pool3d(hole.float(), (5, 17, 17), 1, (2, 8, 8)) > 0
-    around = x[near & known]
-    if len(around) < 20:
-        return -torch.inf, torch.inf
-    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (0.05, 0.95))
-    return low, high
-
-
-def blend_rim(out: np.ndarray, array: np.ndarray, mask: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """Leads the outermost one or two voxels of a removal over to what stays around it, so that no line shows.
-
-    out, array (D, H, W) drawn and given intensities; rim the voxels around the mask that were drawn as well.
-    """
-    if not rim.any():
-        return out
-    width = (0.3, 0.8, 0.8)
-    excess = ndimage.gaussian_filter(np.where(rim, array - out, 0.0), width)
-    weight = ndimage.gaussian_filter(rim.astype(np.float32), width)
-    depth = ndimage.distance_transform_edt(mask, (2.0, 1.0, 1.0))
-    return out + np.exp(-((depth / 1.3) ** 2)) * excess / np.maximum(weight, 1e-3) * mask
 
 
 def voxels_evaluated(mask: np.ndarray) -> int:
@@ -262,4 +226,4 @@ def voxels_evaluated(mask: np.ndarray) -> int:
     return int(np.prod([s + (-s % m) for s, m in zip(mask.shape, MULTIPLE)]))
 
 
-__all__ = ["TextureModel", "blend_rim", "pick_device", "voxels_evaluated"]
+__all__ = ["TextureModel", "pick_device", "voxels_evaluated"]

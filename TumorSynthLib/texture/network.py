@@ -237,7 +237,11 @@ class BridgeNetwork(nn.Module):
 
     def scaling_row(self, modality: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
         """Row (B,) of the feature scaling: each modality has one per region."""
-        return modality if self.region is None else modality * self.config.regions + (0 if region is None else region)
+        return (
+            modality
+            if self.region is None
+            else modality * self.config.regions + (0 if region is None else region)
+        )
 
     def embed(self, m, modality, values, given, removal, region=None):
         """FiLM embedding (B, E) and feature tokens (B, F, T)."""

@@ -35,16 +35,16 @@ def test_mean_and_variance_are_as_asked_and_the_rest_stays(mean, variance):
     assert float(inside.var(unbiased=False)) == pytest.approx(wanted, rel=1e-3)
 
 
-@pytest.mark.parametrize("contrast", [2.5, 4.0, 10.0])
+@pytest.mark.parametrize("contrast", [4.0, 5.0, 7.5])
 def test_neighbours_differ_as_asked(contrast):
     """GLCM contrast as extracted, of a draw whose own contrast is another."""
     intensity, mask = IntensityMap(20.0, 100.0), ball((8, 24, 24), 9.0)
     hole = torch.from_numpy(mask)[None, None]
     asked = Moments.asked({FIRST + "Mean": 40.0, FIRST + "Variance": 3600.0, CONTRAST: contrast}, 25.0)
-    out = intensity.inverse(calibrated(draw(smooth=1.0), hole, intensity, asked))[0, 0].numpy()
+    out = intensity.inverse(calibrated(draw(smooth=0.85), hole, intensity, asked))[0, 0].numpy()
     found = extract(out, mask, (1.0, 1.0, 1.0), Settings(binWidth=25.0), (FIRST + "Variance", CONTRAST))
     assert found[FIRST + "Variance"] == pytest.approx(3600.0, rel=0.01)
-    assert found[CONTRAST] == pytest.approx(contrast, rel=0.15)
+    assert found[CONTRAST] == pytest.approx(contrast, rel=0.03)
 
 
 def test_percentiles_are_as_asked():

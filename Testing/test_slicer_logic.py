@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_measure_without_a_fitting_model_warns(logic, shared_data):
 def test_remove_keeps_all_else_and_undo_is_exact(logic, shared_data):
     volumeNode, segmentationNode, mask = slicer_case.lung(shared_data)
     before, matrix = voxels(volumeNode), nodes.volumeMatrix(volumeNode)
-    outcome = logic.remove(volumeNode, segmentationNode, "tumour", LUNG, **{"steps": 1, "seed": 5})
+    outcome = logic.remove(volumeNode, segmentationNode, "tumour", LUNG, steps=1, seed=5)
     after = voxels(volumeNode)
     assert outcome.volumeNode is volumeNode and np.array_equal(nodes.volumeMatrix(volumeNode), matrix)
     assert np.array_equal(before[~mask], after[~mask]) and (before[mask] != after[mask]).mean() > 0.9
@@ -238,6 +239,41 @@ def test_insert_makes_a_segmentation_where_there_is_none(logic, shared_data):
     assert np.abs(np.array(found) - place).max() < 4.0
 
 
+def test_series_becomes_a_sequence(logic, shared_data, tmp_path):
+    volumeNode, segmentationNode, mask = slicer_case.lung(shared_data)
+    before = voxels(volumeNode)
+    outcome = logic.series(
+        volumeNode, segmentationNode, "tumour", LUNG, feature="volume_ml", values=[0.8, "1x", 2.0], **QUICK
+    )
+    volumes, masks = outcome.sequenceNodes
+    assert np.array_equal(voxels(volumeNode), before) and volumes.GetNumberOfDataNodes() == 3
+    assert volumes.GetNthIndexValue(0) == "0.8" and volumes.GetIndexName() == "volume_ml"
+    sizes = []
+    for i in range(3):
+        image = slicer.util.arrayFromVolume(volumes.GetNthDataNode(i)).copy()
+        segmentation = masks.GetNthDataNode(i)
+        sizes.append(slicer.util.arrayFromSegmentInternalBinaryLabelmap(segmentation, "tumour").sum())
+        assert (image != before).any() and volumes.GetNthDataNode(i).GetAttribute(
+            "TumorSynth.synthetic"
+        ) == "true"
+    assert sizes == sorted(sizes) and sizes[2] > 2.0 * sizes[0]
+    entry = logic.history()[0]
+    assert entry.edit == "series" and not entry.undoable and not logic.canUndo()
+    browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+    assert len(browsers) == 1 and browsers[0].GetNumberOfSynchronizedSequenceNodes() in (1, 2)
+    browsers[0].SetSelectedItemNumber(2)
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browsers[0])
+    assert np.array_equal(voxels(browsers[0].GetProxyNode(volumes)), image)
+    assert np.array_equal(voxels(volumeNode), before)
+    assert slicer.util.saveScene(str(tmp_path / "series.mrb"))
+    slicer_runtime.closeScene()
+    slicer.util.loadScene(str(tmp_path / "series.mrb"))
+    loaded = [
+        n for n in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if n.GetIndexName() == "volume_ml"
+    ]
+    assert sorted(n.GetNumberOfDataNodes() for n in loaded) == [3, 3]
+
+
 def test_history_and_voxels_survive_the_scene_file(logic, shared_data, tmp_path):
     volumeNode, segmentationNode, mask = slicer_case.lung(shared_data)
     before = voxels(volumeNode)
@@ -305,7 +341,7 @@ def test_report_and_plot(logic, shared_data, tmp_path):
     features = {"original_glcm_Contrast": 20.0, "mean_intensity": 0.0}
     outcome = logic.synthesize(volumeNode, segmentationNode, "tumour", LUNG, features=features, **QUICK)
     page = logic.saveReport(str(tmp_path / "report"))
-    assert "Contrast" in open(page, encoding="utf-8").read()
+    assert "Contrast" in Path(page).read_text(encoding="utf-8")
     chart = logic.featurePlot(outcome.entryID)
     assert chart.GetNumberOfPlotSeriesNodes() == 2
     table = logic.featureTable(outcome.entryID)

@@ -118,7 +118,7 @@ def test_edits_are_the_editors(client, bundle):
         assert np.array_equal(result_of(client, event), expected.volume.array)
         assert event["results"][0]["reached"] == pytest.approx(expected.reached)
         fractions = [p["fraction"] for p in progress]
-        assert fractions == sorted(fractions) and 0 <= fractions[0] and fractions[-1] == 1.0
+        assert fractions == sorted(fractions) and fractions[0] >= 0 and fractions[-1] == 1.0
         assert all(p["remaining"] is None or p["remaining"] >= 0 for p in progress)
 
 
@@ -278,5 +278,9 @@ def test_pace_never_goes_back_and_counts_passes():
         seen.append(pace.at(stage, fraction))
     fractions = [f for f, _remaining in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and seen[-1][1] == 0.0
+    steps = Pace(("texture", "measure"), steps=4, clock=lambda: now[0])
+    reports = [("step", 0.0), ("texture", 1.0), ("step", 0.5), ("texture", 0.0), ("step", 0.75)]
+    told = [steps.at(*report)[0] for report in reports]
+    assert told[0] == 0.0 and 0.2 < told[1] < 0.25 and told[2:] == [0.5, 0.5, 0.75]
     half = fractions[4]
     assert 0.4 < half < 0.7 and seen[4][1] == pytest.approx(5.0 * (1 - half) / half)

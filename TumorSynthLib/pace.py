@@ -14,6 +14,7 @@ class Pace:
     """Turns (stage, fraction of the stage) into (fraction of the whole, remaining seconds); never goes back.
 
     :param stages: those that will come, some of `SHARES`. :param passes: how often the texture stage will run.
+    :param steps: edits of a series, each of which is begun by the stage "step". :param passes: of one step.
     :param estimate: seconds of the whole, if there is one.
     """
 
@@ -21,22 +22,26 @@ class Pace:
         self,
         stages: tuple[str, ...],
         passes: int = 1,
+        steps: int = 1,
         estimate: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.stages = [s for s in SHARES if s in stages]
-        self.passes, self.estimate, self._clock = max(1, passes), estimate, clock
-        self._start, self._done, self._pass, self._last = clock(), 0.0, 0, 0.0
+        self.passes, self.steps, self.estimate, self._clock = max(1, passes), max(1, steps), estimate, clock
+        self._start, self._done, self._step, self._pass, self._last = clock(), 0.0, 0, 0, 0.0
 
     def at(self, stage: str, fraction: float) -> tuple[float, float | None]:
         """Fraction of the whole (0…1) and remaining seconds, None while they can't be told."""
         fraction = min(max(fraction, 0.0), 1.0)
-        if stage == "texture":
-            fraction = self._texture(fraction)
-        total = sum(SHARES[s] for s in self.stages) or 1.0
-        if stage in self.stages:
+        if stage == "step":
+            self._step, self._pass, self._last = round(fraction * self.steps), 0, 0.0
+            self._done = max(self._done, self._step / self.steps)
+        elif stage in self.stages:
+            part = self._texture(fraction) if stage == "texture" else fraction
+            total = sum(SHARES[s] for s in self.stages)
             before = sum(SHARES[s] for s in self.stages[: self.stages.index(stage)])
-            self._done = max(self._done, (before + SHARES[stage] * fraction) / total)
+            within = (before + SHARES[stage] * part) / total
+            self._done = max(self._done, min((self._step + within) / self.steps, 1.0))
         return self._done, self._remaining()
 
     def _texture(self, fraction: float) -> float:

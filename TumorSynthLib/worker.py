@@ -291,8 +291,8 @@ class Worker:
         if edit in ("reshape", "insert", "series"):
             stages.append("shape")
         drawn = 1 if edit == "remove" else wanted.samples
-        passes = (drawn + (edit in ("move", "reshape"))) * steps
-        pace = Pace(tuple(stages), passes, request.get("estimate"))
+        passes = drawn + (edit in ("move", "reshape"))
+        pace = Pace(tuple(stages), passes, steps, request.get("estimate"))
 
         def progress(stage: str, fraction: float) -> None:
             self._check_cancelled()

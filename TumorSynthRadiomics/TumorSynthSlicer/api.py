@@ -335,9 +335,12 @@ class Logic(Protocol):
 
     def series(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", *, feature: str,
-        values: Sequence[float], **options,
+        values: Sequence[float | str], **options,
     ) -> Outcome:  # fmt: skip
-        """One volume per value of a feature, as a sequence with a browser; the volume itself stays as it is."""
+        """One volume per value of a feature, as a sequence with a browser; the volume itself stays as it is.
+
+        :param values: numbers in the unit of `feature` as named, or multiples of the tumour's own value such as "0.5x".
+        """
 
     # After an edit
 

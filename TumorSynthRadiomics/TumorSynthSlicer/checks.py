@@ -100,7 +100,7 @@ def check(edit: str, editor, volume, mask, options: Mapping[str, Any], device: s
     return Check(
         modality=modality,
         device=_device(device),
-        seconds=rough["seconds"] * _runs(edit, request, options),
+        seconds=rough["seconds"] * runsOf(edit, request, options),
         bytes=rough["bytes"],
         voxels=int(rough["voxels"]),
         warnings=tuple(dict.fromkeys(warnings)),
@@ -108,7 +108,7 @@ def check(edit: str, editor, volume, mask, options: Mapping[str, Any], device: s
     )
 
 
-def _runs(edit: str, request: EditRequest, options: Mapping[str, Any]) -> int:
+def runsOf(edit: str, request: EditRequest, options: Mapping[str, Any]) -> int:
     """How often the network runs, compared with one edit."""
     runs = request.samples if edit != "remove" else 1
     runs += edit in ("move", "reshape")

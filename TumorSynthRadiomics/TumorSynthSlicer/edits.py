@@ -91,7 +91,7 @@ class Transfer:
         if given.edit == "series":
             request |= {
                 "feature": given.options["feature"],
-                "values": [float(v) for v in given.options["values"]],
+                "values": list(map(plainNumber, given.options["values"])),
             }
         if self._donor is not None:
             node, volume, mask = self._donor
@@ -312,9 +312,14 @@ def plainOptions(options: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, Mapping):
             value = {str(k): float(v) for k, v in value.items()}
         elif isinstance(value, (list, tuple, np.ndarray)):
-            value = [float(v) for v in value]
+            value = list(map(plainNumber, value))
         kept[name] = value
     return kept
+
+
+def plainNumber(value) -> float | str:
+    """A number as JSON knows it; a multiple such as "0.5x" stays as it is."""
+    return value if isinstance(value, str) else float(value)
 
 
 def volumeKey(volumeNode) -> str:

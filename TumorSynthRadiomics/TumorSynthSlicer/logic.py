@@ -374,7 +374,8 @@ class EditLogic:
             return None
         mask = given.mask.full(given.volume.array.shape)
         request = checks.checkRequest(given.edit, given.options)
-        return self._editor(given.modelID).estimate(given.volume, mask, request.steps)["seconds"]
+        seconds = self._editor(given.modelID).estimate(given.volume, mask, request.steps)["seconds"]
+        return seconds * checks.runsOf(given.edit, request, given.options)
 
     def _onJobEnd(self) -> None:
         self._job, self._jobNodes = None, []

@@ -27,7 +27,8 @@ def finish(given, results: Sequence[dict[str, Any]], seconds: float) -> Outcome:
     masks = None
     if any(result["newMask"] is not None for result in results):
         masks = _sequence(given, subject.resultName(given.volumeNode.GetName(), "masks"))
-    for value, result in zip(given.options["values"], results):
+    for result in results:
+        value = result["provenance"]["series"]["value"]
         _addVolume(given, volumes, value, result)
         if masks is not None:
             _addMask(given, masks, value, result)

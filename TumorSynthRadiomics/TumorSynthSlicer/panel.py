@@ -19,6 +19,7 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from TumorSynthSlicer import panel_text
 from TumorSynthSlicer.panel_edit import EditSection
 from TumorSynthSlicer.panel_help import helpText
 from TumorSynthSlicer.panel_models import ModelsSection
@@ -40,7 +41,7 @@ class Panel(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.root, self.logic, self.dialogs = root, logic, dialogs or Dialogs()
         self.ui = slicer.util.childWidgetVariables(root)
-        self.parameters, self.job, self.active, self.closed = None, None, False, False
+        self.parameters, self._job, self.active, self.closed = None, None, False, False
         self._guiTag, self._models, self._rows, self._updating, self._timers = None, None, {}, False, []
         self.tumour, self.editSection = TumourSection(self), EditSection(self)
         self.result, self.modelsSection, self.preview = (
@@ -48,6 +49,7 @@ class Panel(VTKObservationMixin):
             ModelsSection(self),
             Preview(self),
         )
+        self._soon = self.timer(0, self.refresh)
         self.ui.helpText.text = helpText()
         self.ui.modelsSection.collapsed = self.ui.helpSection.collapsed = True
         self._shortcuts = [self._shortcut(keys, action) for keys, action in self._keys()]
@@ -158,7 +160,7 @@ class Panel(VTKObservationMixin):
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node) -> None:
         """An edit whose volume or segmentation is deleted is stopped."""
-        if self.job is not None and node in self._inUse:
+        if self._job is not None and node in self._inUse:
             self.cancel()
 
     # What the sections share
@@ -189,6 +191,10 @@ class Panel(VTKObservationMixin):
             return
         for section in (self.tumour, self.editSection, self.result, self.modelsSection):
             section.refresh()
+
+    def refreshSoon(self) -> None:
+        """Refresh as soon as the application is idle, e.g. once a blocking call has begun."""
+        self._soon.start()
 
     def measured(self) -> None:
         """The tumour's features are known now, or can't be."""
@@ -253,9 +259,14 @@ class Panel(VTKObservationMixin):
             yield
         except Exception as error:
             logging.exception("Tumor Synth Radiomics")
-            setMessage(label, str(error))
+            setMessage(label, panel_text.sentence(str(error)))
 
     # Jobs
+
+    @property
+    def job(self):
+        """What runs, also where a script or a repetition started it; None if nothing does."""
+        return self._job if self._job is not None else self.logic.currentJob()
 
     def start(self, edit, volume, segmentation, segmentID, modelID, onDone, **options) -> None:
         """Begin an edit or a measurement; errors are shown in the panel."""
@@ -267,13 +278,13 @@ class Panel(VTKObservationMixin):
             "onCancel": lambda: self._onCancel(edit),
         }
         try:
-            self.job = self.logic.start(edit, volume, segmentation, segmentID, modelID, **calls, **options)
+            self._job = self.logic.start(edit, volume, segmentation, segmentID, modelID, **calls, **options)
         except Exception as error:
             logging.exception("Tumor Synth Radiomics")
             self._onError(edit, str(error))
             return
-        if not self.job.isRunning():  # it ended before start returned
-            self.job = None
+        if not self._job.isRunning():  # it ended before start returned
+            self._job = None
         self.refresh()
 
     def cancel(self) -> None:
@@ -286,15 +297,16 @@ class Panel(VTKObservationMixin):
             self.result.run.progress(stage, fraction, remaining)
 
     def _onDone(self, then, outcome) -> None:
-        self.job = None
+        self._job = None
         if not self.closed:
             then(outcome)
             self.parametersChanged()
 
     def _onError(self, edit, message) -> None:
-        self.job = None
+        self._job = None
         if self.closed:
             return
+        message = panel_text.sentence(message)
         if edit == "measure":
             self.tumour.failed(message)
         else:
@@ -302,7 +314,7 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def _onCancel(self, edit) -> None:
-        self.job = None
+        self._job = None
         if self.closed:
             return
         if edit == "measure":

@@ -11,8 +11,16 @@ from TumorSynthSlicer.panel_widgets import SegmentLink, segmentExists
 TASKS = {
     "remove": ("removeButton", "removeOptions"),
     "retexture": ("textureButton", "donorOptions", "presetOptions", "driverRows", "advancedCheckBox"),
-    "reshape": ("shapeButton", "presetOptions", "driverRows", "previewCheckBox", "advancedCheckBox"),
-    "move": ("moveButton", "placeOptions"),
+    "reshape": (
+        "shapeButton",
+        "presetOptions",
+        "driverRows",
+        "previewCheckBox",
+        "advancedCheckBox",
+        "removeOptions",
+        "roomOptions",
+    ),
+    "move": ("moveButton", "placeOptions", "removeOptions"),
     "insert": (
         "insertButton",
         "placeOptions",
@@ -20,6 +28,7 @@ TASKS = {
         "driverRows",
         "previewCheckBox",
         "advancedCheckBox",
+        "roomOptions",
     ),
     "series": ("seriesButton", "seriesOptions"),
 }
@@ -93,8 +102,10 @@ class EditSection:
         options = {}
         if edit in KINDS:
             options["features"] = self.features.asked()
-        if edit == "remove":
+        if "removeOptions" in TASKS[edit]:
             options["grow"] = parameters.grow
+        if "roomOptions" in TASKS[edit]:
+            options["massEffect"] = parameters.massEffect
         if edit == "retexture" and self._donorChosen():
             options["donor"] = (
                 parameters.donorVolume,

@@ -18,7 +18,10 @@ def helpText() -> str:
             "Keep: as measured. Free: whatever fits the rest. Set: the value of the slider. If no tumour can have "
             "all that is asked, the nearest possible one is made, and the table shows what was reached."
         ),
-        _("Only voxels inside the tumour's old and new outline change. Undo brings each of them back."),
+        _(
+            "Only voxels inside the tumour's old and new outline change, unless the tissue is to make room. "
+            "Undo brings each of them back."
+        ),
         _("Nothing leaves this computer. Models are downloaded only when you ask for it."),
     ]
     keys = [

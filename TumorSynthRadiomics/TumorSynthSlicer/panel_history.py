@@ -110,6 +110,11 @@ class History:
     def repeat(self) -> None:
         """Run the chosen edit again as it was."""
         entry = self.chosen()
+        setMessage(self._ui.outcomeLabel, _("Computing it again…"))
+        self._panel.refreshSoon()
+        outcome = None
         with self._panel.reported(self._ui.outcomeLabel):
-            self._panel.logic.repeat(entry.id)
+            outcome = self._panel.logic.repeat(entry.id)  # lets the application go on meanwhile
+        if outcome is not None and not self._panel.closed:
+            self._panel.result.done(outcome)
         self._panel.parametersChanged()

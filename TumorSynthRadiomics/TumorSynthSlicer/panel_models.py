@@ -14,6 +14,23 @@ class Stopped(Exception):
     """The user stopped an installation."""
 
 
+def scoreLines(scores, indent: str = "") -> list:
+    """Scores as text: a line for each number, groups above their members, and of lists the first value, which is the score."""
+    lines = []
+    for name, value in scores.items():
+        if isinstance(value, dict) and "mean" in value:
+            value = value["mean"]
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], (int, float)):
+            value = value[0]
+        if isinstance(value, dict):
+            lines += [indent + name, *scoreLines(value, indent + "    ")]
+        elif isinstance(value, (int, float)):
+            lines.append(f"{indent}{name}: {panel_text.number(value)}")
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
+
+
 class ModelsSection:
     """Lists, installs and removes models.
 
@@ -28,6 +45,7 @@ class ModelsSection:
         self._ui.installProgress.setVisible(False)
         self._ui.modelTree.connect("itemSelectionChanged()", self.refresh)
         self._ui.removeModelButton.connect("clicked()", self._onRemove)
+        self._ui.scoresButton.connect("toggled(bool)", lambda on: self.refresh())
         self._ui.browseButton.connect("clicked()", self._onBrowse)
         self._ui.installEdit.connect("textChanged(QString)", lambda text: self.refresh())
         self._ui.installButton.connect("clicked()", self._onInstall)
@@ -64,6 +82,7 @@ class ModelsSection:
         setAvailable(
             self._ui.removeModelButton, _("Delete the chosen model from this computer."), self._whyKept(row)
         )
+        self._showScores(row)
         source = self._ui.installEdit.text.strip() or self._installable(row)
         reason = (
             ""
@@ -77,6 +96,16 @@ class ModelsSection:
         )
         idle = "" if self._installing else _("Nothing is being installed.")
         setAvailable(self._ui.stopInstallButton, _("Stop the installation; nothing is left behind."), idle)
+
+    def _showScores(self, row) -> None:
+        scores = row.scores if row is not None else {}
+        setAvailable(
+            self._ui.scoresButton,
+            _("Show what the model reached."),
+            "" if scores else _("No scores are known."),
+        )
+        self._ui.scoresText.setVisible(bool(scores) and self._ui.scoresButton.checked)
+        self._ui.scoresText.setPlainText("\n".join(scoreLines(scores)))
 
     def _whyKept(self, row) -> str:
         if row is None:
@@ -102,9 +131,6 @@ class ModelsSection:
             )
         if row.licence:
             lines.append(_("Licence: {licence}").format(licence=row.licence))
-        for name, value in row.scores.items():
-            value = panel_text.number(value) if isinstance(value, (int, float)) else value
-            lines.append(f"{name}: {value}")
         return "\n".join(lines)
 
     def _onRemove(self) -> None:

@@ -48,7 +48,8 @@ class Place(VTKObservationMixin):
 
     def options(self) -> dict:
         """What an edit is told of the place."""
-        parameters, result = self._panel.parameters, {}
+        parameters = self._panel.parameters
+        result = {"nearest": parameters.nearest}
         if self.position() is not None:
             result["to"] = self.position()
         if segmentExists(parameters.insideSegmentation, parameters.insideSegmentID):

@@ -23,7 +23,7 @@ class ResultSection:
     def __init__(self, panel):
         self._panel, self._ui = panel, panel.ui
         self.run, self.history = Run(panel), History(panel)
-        self._outcomes, self._compared = {}, ""
+        self._outcomes, self._compared, self._before = {}, "", None
         fitColumns(self._ui.resultTree)
         self._ui.beforeButton.connect("toggled(bool)", self._onBefore)
         self._ui.fadeSlider.connect("valueChanged(int)", self._onFade)
@@ -54,7 +54,7 @@ class ResultSection:
         setAvailable(
             self._ui.keepButton, _("Copy the edited volume, so that it stays when you edit on."), gone
         )
-        for name in ("compareOptions", "historyTree", "historyLabel"):
+        for name in ("compareOptions", "resultButtons", "historyLabel", "historyTree", "historyButtons"):
             getattr(self._ui, name).setVisible(entry is not None)
 
     @staticmethod
@@ -97,7 +97,7 @@ class ResultSection:
             )
         else:
             lines.append(_("Done in {time}.").format(time=panel_text.duration(seconds)))
-        return panel_text.bulleted([*lines, *outcome.warnings])
+        return panel_text.sentences([*lines, *outcome.warnings])
 
     def failed(self, message: str) -> None:
         setMessage(self._ui.outcomeLabel, message)
@@ -154,9 +154,9 @@ class ResultSection:
         entry = self.history.chosen()
         if value and entry is not None:
             with self._panel.reported(self._ui.outcomeLabel):
-                before = self._panel.logic.beforeVolume(entry.id)
-                self._compared = entry.id
-                slicer.util.setSliceViewerLayers(foreground=before, foregroundOpacity=value / 100.0)
+                if self._compared != entry.id:
+                    self._before, self._compared = self._panel.logic.beforeVolume(entry.id), entry.id
+                slicer.util.setSliceViewerLayers(foreground=self._before, foregroundOpacity=value / 100.0)
         elif self._compared:
             slicer.util.setSliceViewerLayers(foregroundOpacity=0.0)
         self._ui.beforeButton.blockSignals(True)
@@ -167,7 +167,7 @@ class ResultSection:
         """End the comparison and remove what it needed."""
         if not self._compared:
             return
-        self._compared = ""
+        self._compared, self._before = "", None
         self._ui.fadeSlider.setValue(0)
         slicer.util.setSliceViewerLayers(foreground=None)
         self._panel.logic.hideBefore()
@@ -190,7 +190,7 @@ class ResultSection:
 
     def forget(self) -> None:
         """The scene is closed: nothing of it is left."""
-        self._outcomes, self._compared = {}, ""
+        self._outcomes, self._compared, self._before = {}, "", None
         self._ui.fadeSlider.blockSignals(True)
         self._ui.fadeSlider.setValue(0)
         self._ui.fadeSlider.blockSignals(False)

@@ -18,7 +18,7 @@ class DriverRow:
 
     def __init__(self, row, onAsked):
         self.row, self._onAsked = row, onAsked
-        self._updating, self._measured, self.scale = False, None, Scale(row)
+        self._updating, self._measured, self._drawn, self.scale = False, None, None, Scale(row)
         self.widget = qt.QWidget()
         self._make()
         self._connect()
@@ -108,11 +108,13 @@ class DriverRow:
             if name != KEEP or self._measured is not None:
                 self.mode.addItem(text, name)
         self.mode.setCurrentIndex(self.mode.findData(mode))
-        self.strip.setPixmap(
-            panel_strip.pixmap(
-                self.strip.palette, self.scale, self.row.percentiles, self._measured, width=220, height=9
+        drawn = (self.scale.low, self.scale.high, self._measured)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            percentiles, palette = self.row.percentiles, self.strip.palette
+            self.strip.setPixmap(
+                panel_strip.pixmap(palette, self.scale, percentiles, self._measured, width=220, height=9)
             )
-        )
 
     def _showValue(self, value: float) -> None:
         self.spin.setValue(value)

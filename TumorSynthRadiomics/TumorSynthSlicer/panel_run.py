@@ -62,7 +62,11 @@ class Run:
 
     def reason(self) -> str:
         """Why Generate is disabled; empty if it isn't."""
-        return self._panel.busy() or self._missing() or (self.check.reason if self.check is not None else "")
+        return (
+            self._panel.busy()
+            or self._missing()
+            or (panel_text.sentence(self.check.reason) if self.check is not None else "")
+        )
 
     def refresh(self) -> None:
         """The states of the buttons, and the lines above Generate."""
@@ -96,7 +100,7 @@ class Run:
             text = _("{packages} must be installed first; you are asked before.")
             lines.append(text.format(packages=", ".join(self.check.missing)))
         lines += self._changed()
-        return panel_text.bulleted(lines)
+        return panel_text.sentences(lines)
 
     def _changed(self) -> list:
         """Where the nearest possible request differs from what is asked."""

@@ -100,6 +100,12 @@ def state(status: str) -> str:
     }.get(status, status)
 
 
-def bulleted(lines) -> str:
-    """Sentences, each beginning with a capital, one a line."""
-    return "\n".join(line[:1].upper() + line[1:] for line in lines)
+def sentence(text: str) -> str:
+    """A message with a capital and a full stop; the engine's have neither."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) or not text else ".")
+
+
+def sentences(lines) -> str:
+    """Messages, one a line."""
+    return "\n".join(sentence(line) for line in lines)

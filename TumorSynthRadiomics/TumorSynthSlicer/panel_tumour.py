@@ -33,7 +33,7 @@ class TumourSection(VTKObservationMixin):
         self._panel, self._ui = panel, panel.ui
         self.measurement, self._stamp, self.error = None, None, ""
         self._segment = SegmentLink(self._ui.segmentSelector, panel, "segmentation", "segmentID")
-        self._models = []
+        self._models, self._filled = [], None
         self._timer = panel.timer(DELAY, self._measureIfStale)
         tree = self._ui.featureTree
         tree.setIconSize(qt.QSize(panel_strip.WIDTH, panel_strip.HEIGHT))
@@ -82,7 +82,7 @@ class TumourSection(VTKObservationMixin):
         if job is not None and job.edit == "measure":
             return _("Measuring…")
         if self.measurement is not None:
-            return panel_text.bulleted(self.measurement.warnings)
+            return panel_text.sentences(self.measurement.warnings)
         missing = self._panel.missingInput()
         return missing or _("Not measured yet.")
 
@@ -160,10 +160,15 @@ class TumourSection(VTKObservationMixin):
     def fill(self) -> None:
         """Show the features that the search and the check box leave."""
         tree, p = self._ui.featureTree, self._panel.parameters
+        words, rows = self._ui.featureSearch.text, self._panel.rows()
+        everything = p is not None and p.allFeatures
+        shownNow = (words, everything, id(rows), id(self.measurement))
+        if shownNow == self._filled:
+            return
+        self._filled = shownNow
         tree.clear()
-        words = self._ui.featureSearch.text
-        for row in self._panel.rows():
-            shown = words or (p is not None and p.allFeatures) or row.role == "driver"
+        for row in rows:
+            shown = words or everything or row.role == "driver"
             if self.measurement is not None and shown and matches(words, row.label, row.name, row.meaning):
                 self._addRow(tree, row)
         tree.setVisible(self.measurement is not None)

@@ -115,17 +115,17 @@ def rasterise(
     values: np.ndarray,
     matrix: np.ndarray,
     spacing: tuple[float, float, float],
+    reach: np.ndarray,
     shift: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The field on a voxel grid: (D, H, W) float values, and the index (3,) of the origin of u in it.
+    """The field on a voxel grid: (D, H, W) float32 values, and the index (3,) of the origin of u in it.
 
-    :param spacing: (x, y, z) mm; :param shift: (3,) voxels by which the origin is off a voxel's centre.
+    :param spacing: (x, y, z) mm; :param reach: (3,) mm from the origin (z, y, x) that the grid has to cover.
+    :param shift: (3,) voxels by which the origin is off a voxel's centre.
     """
     from scipy import ndimage
 
     steps = np.array(spacing[::-1], float)
-    vertices, _ = outline(values)
-    reach = np.abs(vertices @ matrix.T).max(0) if len(vertices) else np.full(3, 1.0)
     half = np.ceil(reach / steps).astype(int) + 2
     origin = half + (np.zeros(3) if shift is None else shift)
     axes = [(np.arange(2 * h + 1) - o) * s for h, o, s in zip(half, origin, steps)]
@@ -137,7 +137,7 @@ def rasterise(
     result = _points(values, spline, matrix, coarse)
     for axis, weight in enumerate(weights):
         result = np.moveaxis(np.tensordot(weight, result, (1, axis)), 0, axis)
-    return result, origin
+    return np.ascontiguousarray(result), origin
 
 
 def _points(values: np.ndarray, spline: np.ndarray, matrix: np.ndarray, axes) -> np.ndarray:
@@ -149,19 +149,18 @@ def _points(values: np.ndarray, spline: np.ndarray, matrix: np.ndarray, axes) ->
     result = sample(values, u)
     near = np.abs(result) < 6.0 / n
     result[near] = sample(spline, u[near], 3)
-    outside = np.abs(u).max(-1)
-    return np.where(outside > 1, -np.abs(outside - 1) - 1e-3, result)
+    return (result - np.maximum(np.abs(u).max(-1) - 1, 0)).astype(np.float32)
 
 
 def _thinned(axis: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
     """Fewer points along an axis, and the weights (fine, coarse) of a cubic convolution back to all of them (Keys 1981)."""
     if len(axis) < 12:
-        return axis, np.eye(len(axis))
+        return axis, np.eye(len(axis), dtype=np.float32)
     step = (axis[1] - axis[0]) * max(1.0, factor)
     coarse = np.arange(axis[0] - 2 * step, axis[-1] + 3 * step, step)
     t = np.abs((axis[:, None] - coarse[None]) / step)
     near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
-    return coarse, np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+    return coarse, np.where(t <= 1, near, np.where(t < 2, far, 0.0)).astype(np.float32)
 
 
 def one_piece(mask: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from ..errors import InputError, ModelError
 from ..radiomics.population import Population
 from ..radiomics.shape_features import shape as shape_features
 from . import feasible, solver
-from .coordinates import NAMES, PREFIX, V, logs, short
+from .coordinates import NAMES, PREFIX, SCALE, V, logs, short
 from .field import from_mask, one_piece, outline
 from .solver import Form
 from .start import analytic
@@ -101,13 +101,15 @@ class ShapeModel:
 
     @cached_property
     def _gauss(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (10,) and covariance (10, 10) of the population's base logarithms, a little towards the diagonal."""
-        table = [logs(dict(zip(self.population.names, row))) for row in self.population.values]
-        table = np.array(table)
-        covariance = np.cov(table.T)
-        return table.mean(0), (1 - SHRINK) * covariance + SHRINK * np.diag(
-            np.diag(covariance)
-        ) + 1e-6 * np.eye(10)
+        """Mean (10,) and covariance (10, 10) of the population's base logarithms; what form varies apart from size is drawn a
+        little towards independence."""
+        table = np.array([logs(dict(zip(self.population.names, row))) for row in self.population.values])
+        size = table[:, V] / 3
+        form = np.column_stack([table - size[:, None] * SCALE, size])
+        covariance = np.cov(form.T)
+        covariance = (1 - SHRINK) * covariance + SHRINK * np.diag(np.diag(covariance))
+        back = np.column_stack([np.eye(len(SCALE)), SCALE])
+        return table.mean(0), back @ covariance @ back.T + 1e-8 * np.eye(len(SCALE))
 
     def draw(
         self,
@@ -159,17 +161,16 @@ class ShapeModel:
     def preview(self, features: Mapping[str, float] | None, seed: int = 0) -> Surface:
         """About the shape that `draw` gives for the same features and seed, at once, as a triangle surface."""
         target = self._target(features, seed)
-        volume = float(np.exp(target.logs[V]))
-        edge = (volume / PREVIEW_VOXELS) ** (1 / 3)
-        form, drawn = solver.solve(self._form(target, seed), target, (edge,) * 3, seed, PREVIEW_STEPS)
+        edge = (float(np.exp(target.logs[V])) / PREVIEW_VOXELS) ** (1 / 3)
+        spacing, rng = (edge,) * 3, np.random.default_rng([seed, 1])
+        form, drawn = solver.sketch(self._form(target, seed), target, spacing, rng, PREVIEW_STEPS)
         whole = one_piece(form.values > 0)
         vertices, faces = outline(
             np.where(whole, np.maximum(form.values, 1e-6), np.minimum(form.values, -1e-6))
         )
         vertices = (vertices @ form.matrix.T)[:, ::-1]  # to x, y, z, which turns the faces' sense
         faces = faces[:, ::-1] if np.linalg.det(form.matrix) > 0 else faces
-        shape = _shape(drawn.mask, (edge,) * 3, target)
-        return Surface(vertices - vertices.mean(0), np.ascontiguousarray(faces), shape.mask, shape.spacing)
+        return Surface(vertices - vertices.mean(0), np.ascontiguousarray(faces), _cut(drawn.mask)[0], spacing)
 
     def _target(self, features, seed: int) -> feasible.Target:
         mean, covariance = self._gauss
@@ -203,21 +204,19 @@ def _check_size(target: feasible.Target, spacing) -> None:
         )
 
 
+def _cut(mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """The mask in its tight box plus one voxel, and its centre of mass there."""
+    used = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    mask = np.pad(mask[tuple(slice(u[0], u[-1] + 1) for u in used)], 1)
+    lines = [mask.sum(tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    return mask, tuple(float(line @ np.arange(len(line)) / line.sum()) for line in lines)
+
+
 def _shape(mask: np.ndarray, spacing, target: feasible.Target) -> Shape:
     """The mask cut to its box, with its exact features and what is worth a warning."""
-    points = np.argwhere(mask)
-    low, high = points.min(0), points.max(0) + 1
-    mask = np.pad(mask[tuple(slice(a, b) for a, b in zip(low, high))], 1)
-    centre = tuple(float(c) for c in points.mean(0) - low + 1)
+    mask, centre = _cut(mask)
     reached = {PREFIX + name: float(value) for name, value in shape_features(mask, spacing).items()}
     far = [n for n, v in target.used.items() if abs(reached[n] / v - 1) > FAR]
     notes = [f"{short(n)} is {reached[n]:.4g} instead of {target.used[n]:.4g}" for n in far]
-    return Shape(
-        mask,
-        tuple(spacing),
-        centre,
-        dict(target.asked),
-        dict(target.used),
-        reached,
-        (*target.warnings, *notes),
-    )
+    asked, used = dict(target.asked), dict(target.used)
+    return Shape(mask, tuple(spacing), centre, asked, used, reached, (*target.warnings, *notes))

@@ -10,65 +10,94 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from .coordinates import BASE, L1, A, V, W, rows
+from .coordinates import BASE, L1, L2, L3, A, V, W, rows
 from .feasible import Target
 from .field import Waves, closed, gradient, one_piece, outline, rasterise, sample
 from .measure import Measure, measure
 from .surface import Slopes, slopes
 
 COARSE_VOXELS = 12_000  # of the tumour on the grid on which it is solved, where the asked grid has more
-ITERATIONS = 14
-CLOSE = 1.0  # root mean square of the asked gaps, in units of their tolerances, at which the loop ends
+ITERATIONS = 12
+CLOSE = 1.2  # root mean square of the asked gaps, in units of their tolerances, at which the loop ends
 TOLERANCE = {"MeshVolume": 0.001, "VoxelVolume": 0.001}  # of the logarithm; else
 USUAL_TOLERANCE = 0.003
 STRETCH = 0.15  # usual size of a stretch, of a wave (u), and of a change of roughness in a step
 WAVE = 0.02
 ROUGH = 0.3
+STAIRS = 0.06  # what the steps of voxels add to the logarithm of a smooth surface's area
+CORRECTIONS = 2  # times that the difference between coarse and fine grid is measured
+PLENTY = 200_000  # voxels of a tumour, from which a change of level by a part of a voxel needs no measuring
+ENOUGH = 4  # steps after which features not asked for are let be
 WAVES = 72
 Progress = Callable[[str, float], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Form:
     """A field (n, n, n) and its matrix (3, 3) mm per u."""
 
     values: np.ndarray
     matrix: np.ndarray
 
+    @cached_property
+    def outline(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (V, 3) in u and faces (F, 3) of the surface."""
+        return outline(self.values)
 
-@dataclass(frozen=True)
+    @cached_property
+    def surface(self) -> Slopes:
+        """Volume, area and moments in mm, with their derivatives by the vertices."""
+        vertices, faces = self.outline
+        return slopes(vertices @ self.matrix.T, faces if np.linalg.det(self.matrix) > 0 else faces[:, ::-1])
+
+
+@dataclass(frozen=True, eq=False)
 class Drawn:
-    """A form on a grid: mask (D, H, W) bool in its box, and its measure."""
+    """A form on a grid: mask (D, H, W) bool in its box, its measure, and the field's values there."""
 
     mask: np.ndarray
     spacing: tuple[float, float, float]
     found: Measure
     origin: np.ndarray
+    values: np.ndarray
 
 
-def draw(form: Form, spacing, shift=None) -> Drawn:
-    """One component without holes, measured; the level is the field's zero."""
-    values, origin = rasterise(form.values, form.matrix, spacing, shift)
-    mask = one_piece(values > 0)
+def draw(form: Form, spacing, shift=None, whole: bool = True) -> Drawn:
+    """The form on a grid, measured; the level is the field's zero.
+
+    :param whole: one component without holes; without it, which is faster, as it comes.
+    """
+    values, origin = _on_grid(form, spacing, shift)
+    mask = _filled(values, 0.0) if whole else values > 0
+    return Drawn(mask, tuple(spacing), measure(mask, spacing), origin, values)
+
+
+def _on_grid(form: Form, spacing, shift=None):
+    reach = np.abs(form.outline[0] @ form.matrix.T).max(0, initial=0.0)
+    return rasterise(form.values, form.matrix, spacing, reach, shift)
+
+
+def _filled(values: np.ndarray, level: float) -> np.ndarray:
+    mask = one_piece(values > level)
     if not mask.any():  # smaller than a voxel
-        mask = np.zeros(values.shape, bool)
         mask[np.unravel_index(values.argmax(), values.shape)] = True
-    return Drawn(mask, tuple(spacing), measure(mask, spacing), origin)
+    return mask
 
 
 def solving_grid(volume: float, spacing, voxels: int = COARSE_VOXELS) -> tuple[float, float, float]:
     """The asked spacing, or a coarser one on which a tumour of `volume` mm³ has about `voxels` voxels."""
     spacing = np.array(spacing, float)
     if volume / spacing.prod() <= 2 * voxels:
-        return tuple(spacing)
+        return tuple(spacing.tolist())
     edge = (volume / voxels) ** (1 / 3)
     for _ in range(8):  # axes that are coarse already stay, the others share what is left
         coarse = np.maximum(spacing, edge)
         edge *= (volume / voxels / coarse.prod()) ** (1 / 3)
-    return tuple(np.maximum(spacing, edge))
+    return tuple(np.maximum(spacing, edge).tolist())
 
 
 def solve(
@@ -82,28 +111,28 @@ def solve(
     """The form nearest to `form` with the target's features on a grid of `spacing` (x, y, z) mm, and its mask there."""
     rng = np.random.default_rng([seed, 1])
     coarse = solving_grid(float(np.exp(target.logs[V])), spacing)
-    fine = coarse != tuple(float(s) for s in spacing)
-    form = to_volume(form, target)
-    form = roughen(form, target, rng)
-    form, drawn = _loop(form, target.logs, target, coarse, rng, iterations, progress)
-    if not fine:
+    form, drawn = sketch(form, target, coarse, rng, iterations, progress)
+    if coarse == tuple(float(s) for s in spacing):
         return _polish(form, drawn, target, rng)
-    for _ in range(2):
-        exact = draw(form, spacing)
-        shift = exact.found.logs - drawn.found.logs
-        if cost(target.logs - exact.found.logs, target) < CLOSE:
+    for k in range(CORRECTIONS + 1):
+        exact = draw(form, spacing, whole=False)
+        if k == CORRECTIONS or cost(target.logs - exact.found.logs, target) < CLOSE:
             break
-        form, drawn = _loop(form, target.logs - shift, target, coarse, rng, max(3, iterations // 3), progress)
-    return form, _level(form, target, spacing)
+        goal = target.logs - (exact.found.logs - drawn.found.logs)
+        form, drawn = _loop(form, goal, target, coarse, rng, 4, progress)
+    return form, _level(exact, target)
+
+
+def sketch(form: Form, target: Target, spacing, rng, iterations: int, progress: Progress | None = None):
+    """(form, drawn) solved on the grid of `spacing` only."""
+    form = roughen(to_volume(form, target), target, rng)
+    return _loop(form, target.logs, target, spacing, rng, iterations, progress)
 
 
 def to_volume(form: Form, target: Target) -> Form:
     """The form scaled to the target's volume, centred on the origin."""
-    vertices, faces = outline(form.values)
-    s = slopes(vertices, faces)
-    form = replace(form, values=_moved(form.values, s.centre))
-    volume = s.volume * abs(np.linalg.det(form.matrix))
-    return replace(form, matrix=form.matrix * (np.exp(target.logs[V]) / volume) ** (1 / 3))
+    form = replace(form, values=_moved(form.values, np.linalg.solve(form.matrix, form.surface.centre)))
+    return replace(form, matrix=form.matrix * (np.exp(target.logs[V]) / abs(form.surface.volume)) ** (1 / 3))
 
 
 def _moved(values: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -115,41 +144,42 @@ def _moved(values: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return closed(ndimage.shift(values, -cells, order=1, mode="nearest"))
 
 
-STAIRS = 0.06  # what the steps of voxels add to the logarithm of a smooth surface's area
-
-
 def roughen(form: Form, target: Target, rng: np.random.Generator) -> Form:
     """Waves on a form that is much smoother than asked, a blur of one that is much rougher."""
     from scipy import ndimage
 
-    waves = Waves.draw(rng, 40, 5.0, 13.0, 1.0, 0.8)
-    relief = waves.on_grid(rng.normal(size=40) * waves.heights, form.values.shape[0])
-    relief /= relief.std()
     asked = target.logs[A] - 2 / 3 * target.logs[V] - STAIRS
-
-    def area(values: np.ndarray) -> float:
-        vertices, faces = outline(values)
-        if not len(faces):
-            return -np.inf
-        s = slopes(vertices @ form.matrix.T, faces)
-        return np.log(s.area) - 2 / 3 * np.log(abs(s.volume))
-
-    def at(amount: float) -> np.ndarray:
-        if amount >= 0:
-            return closed(form.values + amount * relief)
-        return closed(ndimage.gaussian_filter(form.values, -20 * amount))
-
-    gap = asked - area(form.values)
-    if abs(gap) < 0.03:
+    first = asked - _log_area(form)
+    if abs(first) < 0.03:
         return form
-    low, high = (0.0, 0.15) if gap > 0 else (-0.15, 0.0)
-    for _ in range(7):
-        middle = (low + high) / 2
-        if area(at(middle)) < asked:
-            low = middle
-        else:
-            high = middle
-    return replace(form, values=at((low + high) / 2))
+    waves = Waves.draw(rng, 40, 5.0, 13.0, 1.0, 0.8)
+    relief = waves.on_grid(rng.normal(size=40) * waves.heights, len(form.values))
+    relief /= relief.std()
+
+    def at(amount: float) -> Form:
+        if first > 0:
+            return replace(form, values=closed(form.values + amount * relief))
+        blurred = ndimage.gaussian_filter(form.values, amount * len(form.values))
+        return replace(form, values=closed(blurred))
+
+    # The area changes about with the square of the amount.
+    amount, low, high = (0.05 if first > 0 else 0.03), 0.0, 0.16
+    best = 0.0, abs(first), form
+    for _ in range(4):
+        other = at(amount)
+        gap = asked - _log_area(other) if (other.values > 0).any() else -np.inf
+        if abs(gap) < best[1]:
+            best = amount, abs(gap), other
+        if abs(gap) < 0.02:
+            break
+        low, high = (amount, high) if gap * first > 0 else (low, amount)
+        guess = amount * np.sqrt(abs(first / (first - gap))) if np.isfinite(gap) and first != gap else 0.0
+        amount = guess if low < guess < high else (low + high) / 2
+    return best[2]
+
+
+def _log_area(form: Form) -> float:
+    return float(np.log(form.surface.area) - 2 / 3 * np.log(abs(form.surface.volume) + 1e-12))
 
 
 def cost(gap: np.ndarray, target: Target) -> float:
@@ -173,16 +203,16 @@ def _loop(form, goal, target, spacing, rng, iterations, progress):
         gap = goal - drawn.found.logs
         value = cost(gap, target) + 0.1 * float(np.sqrt(np.mean((gap / target.leeway) ** 2)))
         if best is None or value < best[0]:
-            best = value, form, drawn
-        elif value > 1.5 * best[0]:
-            cautious *= 0.6
-            form, drawn = best[1], best[2]
-            gap = goal - drawn.found.logs
+            best, cautious = (value, form, drawn, gap), min(1.0, 1.5 * cautious)
+        elif value > 1.5 * best[0]:  # too far: a shorter step from the best one
+            cautious *= 0.5
+            _, form, drawn, gap = best
         if progress:
             progress("solving the shape", (k + 1) / iterations)
-        if cost(gap, target) < CLOSE and np.abs(gap / target.leeway).max() < 2:
+        if cost(best[3], target) < CLOSE and (k >= ENOUGH or np.abs(best[3] / target.leeway).max() < 2):
             break
-        form = _step(form, drawn, cautious * gap, target, rng)
+        if k + 1 < iterations:
+            form = _step(form, drawn, cautious * gap, target, rng)
     return best[1], best[2]
 
 
@@ -190,29 +220,43 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
     """The smallest change that closes the gap (10,) to first order."""
     from scipy import ndimage
 
-    n = form.values.shape[0]
+    n = len(form.values)
     waves = Waves.draw(rng, WAVES, 3.0, 16.0, WAVE)
-    blurred = ndimage.gaussian_filter(form.values, 0.06 * n)
-    vertices, faces = outline(form.values)
-    x = vertices @ form.matrix.T
-    surface = slopes(x, faces)
-    slope = gradient(form.values, vertices)
-    steep = np.maximum((slope**2).sum(1, keepdims=True), 0.05)
-    # Raising the field by one moves its surface by this much (mm), outwards.
-    lift = -(slope / steep) @ form.matrix.T
-    columns = [np.eye(3)[a] * x[:, b : b + 1] * STRETCH for a in range(3) for b in range(3)]
-    heights = np.column_stack(
-        [waves.at(vertices) * waves.heights, ROUGH * sample(form.values - blurred, vertices)]
-    )
-    moves = np.concatenate([np.stack(columns), heights.T[:, :, None] * lift])
-    jacobian = _jacobian(surface, x, moves, drawn)
+    relief = form.values - ndimage.gaussian_filter(form.values, 0.06 * n)
+    moves = Moves.of(form, waves, relief)
+    jacobian = _jacobian(form, moves, drawn)
     weights, _, tolerance = _asked(target)
-    lines = np.vstack([weights / tolerance[:, None], np.eye(len(BASE)) / target.leeway])
+    lines = np.vstack([weights / tolerance[:, None], np.eye(len(BASE)) / target.leeway[:, None]])
     amounts = _damped(lines @ jacobian, lines @ gap)
     stretch = np.eye(3) + STRETCH * amounts[:9].reshape(3, 3)
-    values = form.values + waves.on_grid(amounts[9:-1] * waves.heights, n)
-    values = values + ROUGH * amounts[-1] * (form.values - blurred)
+    values = form.values + waves.on_grid(amounts[9:-1] * waves.heights, n) + ROUGH * amounts[-1] * relief
     return Form(closed(values), stretch @ form.matrix)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How the vertices of a form's surface go with each change: 9 stretches, the waves, the relief.
+
+    :param x: (V, 3) mm. :param heights: (V, p) rise of the field. :param lift: (V, 3) mm by which a rise of one moves a vertex.
+    """
+
+    x: np.ndarray
+    heights: np.ndarray
+    lift: np.ndarray
+
+    @classmethod
+    def of(cls, form: Form, waves: Waves, relief: np.ndarray) -> Moves:
+        vertices, _ = form.outline
+        slope = gradient(form.values, vertices)
+        steep = np.maximum((slope**2).sum(1, keepdims=True), 0.05)
+        heights = np.column_stack([waves.at(vertices) * waves.heights, ROUGH * sample(relief, vertices)])
+        return cls(vertices @ form.matrix.T, heights, -(slope / steep) @ form.matrix.T)
+
+    def along(self, direction: np.ndarray, part=slice(None)) -> np.ndarray:
+        """(n, 9 + p) components of the moves along directions (n, 3) at a part of the vertices."""
+        stretches = STRETCH * direction[:, :, None] * self.x[part][:, None, :]
+        rises = self.heights[part] * np.einsum("vi,vi->v", self.lift[part], direction)[:, None]
+        return np.concatenate([stretches.reshape(len(direction), 9), rises], 1)
 
 
 def _damped(jacobian: np.ndarray, gap: np.ndarray) -> np.ndarray:
@@ -225,54 +269,53 @@ def _damped(jacobian: np.ndarray, gap: np.ndarray) -> np.ndarray:
     return amounts * min(1.0, 2.5 / max(np.abs(amounts).max(), 1e-9))
 
 
-def _jacobian(surface: Slopes, x: np.ndarray, moves: np.ndarray, drawn: Drawn) -> np.ndarray:
-    """(10, p) derivatives of the base logarithms by the moves (p, V, 3) mm of the surface's vertices x (V, 3) mm."""
-    count = len(moves)
-    result = np.zeros((len(BASE), count))
-    through = np.einsum("pvi,vi->pv", moves, surface.push)
-    volume = through.sum(1) / surface.volume
+def _jacobian(form: Form, moves: Moves, drawn: Drawn) -> np.ndarray:
+    """(10, 9 + p) derivatives of the base logarithms by the moves."""
+    surface = form.surface
+    through = moves.along(surface.push)
+    result = np.zeros((len(BASE), through.shape[1]))
+    volume = through.sum(0) / surface.volume
     result[V] = result[W] = volume
-    result[A] = np.einsum("pvi,vi->p", moves, surface.pull) / surface.area
+    result[A] = moves.along(surface.pull).sum(0) / surface.area
     values, vectors = np.linalg.eigh(surface.covariance)
-    along = (x - surface.centre) @ vectors
-    for k, (value, place) in enumerate(zip(values[::-1], range(L1, L1 + 3))):
-        square = along[:, 2 - k] ** 2
-        result[place] = 0.5 * ((through @ square) / surface.volume / value - volume)
-    result[3:7] = _diameters(surface, x, moves, drawn)
+    squares = ((moves.x - surface.centre) @ vectors) ** 2
+    moments = (squares.T @ through) / surface.volume / values[:, None]
+    result[[L3, L2, L1]] = 0.5 * (moments - volume)
+    result[3:7] = _diameters(surface, moves, drawn)
     return result
 
 
-def _diameters(surface: Slopes, x: np.ndarray, moves: np.ndarray, drawn: Drawn) -> np.ndarray:
-    """(4, p) of the logarithms of the diameters: how far their ends move outwards."""
+def _diameters(surface: Slopes, moves: Moves, drawn: Drawn) -> np.ndarray:
+    """(4, 9 + p) of the logarithms of the diameters: how far their ends move outwards."""
     normal = surface.push / np.maximum(np.linalg.norm(surface.push, axis=1, keepdims=True), 1e-12)
     offset = drawn.origin * np.array(drawn.spacing[::-1])
-    result = np.zeros((4, len(moves)))
+    result = np.zeros((4, 9 + moves.heights.shape[1]))
     for k, ends in enumerate(drawn.found.ends):
         across = ends[0] - ends[1]
-        width = np.linalg.norm(across)
+        width = np.linalg.norm(across) + 1e-9
         for end, outwards in ((ends[0], across / width), (ends[1], -across / width)):
-            distance = np.sum((x - (end - offset)) ** 2, 1)
-            near = distance < 4 * distance.min() + (0.05 * width) ** 2
-            speed = np.einsum("pvi,vi->pv", moves[:, near], normal[near])
+            distance = np.sum((moves.x - (end - offset)) ** 2, 1)
+            near = np.flatnonzero(distance < 4 * distance.min() + (0.05 * width) ** 2)
             facing = np.clip(normal[near] @ outwards, 0.35, None)
             weight = 1 / (distance[near] + (0.03 * width) ** 2)
-            result[k] += (speed / facing) @ (weight / weight.sum()) / width
+            result[k] += (weight / weight.sum() / facing) @ moves.along(normal[near], near) / width
     return result
 
 
-def _level(form: Form, target: Target, spacing, shift=None) -> Drawn:
-    """The form on a grid, at the level of the field that gives the asked volume."""
-    drawn = draw(form, spacing, shift)
+def _level(drawn: Drawn, target: Target) -> Drawn:
+    """The same at the level of the field that gives the asked volume, if that is no worse."""
     miss = target.logs[V] - drawn.found.logs[V]
-    if not _size_asked(target) or not 1e-4 < abs(miss) < 0.05:
-        return drawn
-    values, origin = rasterise(form.values, form.matrix, spacing, shift)
-    inside = int(round(drawn.mask.sum() * np.exp(miss)))
-    ordered = np.partition(values.ravel(), values.size - inside)
-    mask = one_piece(values >= ordered[values.size - inside])
-    other = Drawn(mask, tuple(spacing), measure(mask, spacing), origin)
-    both = (drawn, other)
-    return min(both, key=lambda d: cost(target.logs - d.found.logs, target))
+    if not _size_asked(target) or not 2e-4 < abs(miss) < 0.05:
+        return replace(drawn, mask=_filled(drawn.values, 0.0))
+    values = drawn.values
+    rank = int(np.clip(values.size - round(drawn.mask.sum() * np.exp(miss)), 0, values.size - 1))
+    level = np.nextafter(np.partition(values.ravel(), rank)[rank], -np.inf, dtype=values.dtype)
+    other = replace(drawn, mask=_filled(values, level))
+    if drawn.mask.sum() > PLENTY:  # so thin a layer changes nothing but the volume
+        return other
+    drawn = replace(drawn, mask=_filled(values, 0.0))
+    other = replace(other, found=measure(other.mask, drawn.spacing))
+    return min((drawn, other), key=lambda d: cost(target.logs - d.found.logs, target))
 
 
 def _size_asked(target: Target) -> bool:
@@ -281,11 +324,11 @@ def _size_asked(target: Target) -> bool:
 
 def _polish(form: Form, drawn: Drawn, target: Target, rng: np.random.Generator) -> tuple[Form, Drawn]:
     """The best of a few positions between the voxels, where a shape has so few that it matters."""
-    best = _level(form, target, drawn.spacing)
+    best = _level(drawn, target)
     tries = int(np.clip(40_000 / max(drawn.mask.sum(), 1), 0, 24))
     for _ in range(tries):
         if cost(target.logs - best.found.logs, target) < CLOSE:
             break
-        other = _level(form, target, drawn.spacing, rng.uniform(-0.5, 0.5, 3))
+        other = _level(draw(form, drawn.spacing, rng.uniform(-0.5, 0.5, 3)), target)
         best = min((best, other), key=lambda d: cost(target.logs - d.found.logs, target))
     return form, best

@@ -11,8 +11,14 @@ do; methods that can't do what they are asked raise `TumorSynthLib.errors.TumorS
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
+
+from .rows import Check, FeatureRow, HistoryEntry, Measurement, ModelRow, Outcome
+
+__all__ = [
+    "EDITS", "OPTIONS", "STAGES", "Check", "FeatureRow", "HistoryEntry", "Job", "Logic", "Measurement", "ModelRow",
+    "Outcome", "ProgressCallback",
+]  # fmt: skip
 
 #: What can be done. `measure` changes nothing. All but `insert` need a segment.
 EDITS = ("measure", "remove", "synthesize", "retexture", "reshape", "move", "insert", "series")
@@ -43,158 +49,6 @@ None while they can't be told."""
 STAGES = ("transfer", "start", "prepare", "model", "shape", "texture", "solve", "measure", "receive")
 
 
-@dataclass(frozen=True)
-class ModelRow:
-    """A model that is here, or that can be installed.
-
-    :param status: bundled, installed, available (can be installed) or damaged (see `error`).
-    :param bytes: size on disk. :param scores: as measured by the model's makers, name to number or text.
-    :param update: the newer version that can be installed, or empty. :param removable: the user installed it.
-    :param edits: which of `EDITS` the model can do.
-    """
-
-    id: str
-    title: str
-    version: str = ""
-    organ: str = ""
-    modalities: tuple[str, ...] = ()
-    bytes: int = 0
-    licence: str = ""
-    status: str = "bundled"
-    update: str = ""
-    removable: bool = False
-    error: str = ""
-    scores: Mapping[str, Any] = field(default_factory=dict)
-    edits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FeatureRow:
-    """A feature as a slider or a row of a table, in the unit in which it is shown and asked for under `key`.
-
-    :param key: name to use in `features`: a driver's (`volume_ml`) or pyradiomics' (`original_glcm_Contrast`).
-    :param name: pyradiomics' name, under which measured values are given. :param factor: value under `name` per value
-        under `key` (1000 for `volume_ml`, whose feature is in mm³).
-    :param label: short text for the user. :param unit: "" for none. :param meaning: one sentence.
-    :param cls: shape, firstorder, glcm, glrlm, glszm, gldm or ngtdm. :param role: driver (a slider) or derived.
-    :param kind: "texture" or "shape": what an edit can ask for; "" for what is only measured.
-    :param percentiles: {5: value, 25: …, 50: …, 75: …, 95: …} of the model's tumours, in `unit`; empty if unknown.
-    :param low, high: lowest and highest value among them, None if unknown.
-    """
-
-    key: str
-    name: str
-    label: str
-    unit: str
-    meaning: str
-    cls: str
-    role: str
-    kind: str
-    factor: float = 1.0
-    percentiles: Mapping[int, float] = field(default_factory=dict)
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Features of a tumour, equal to pyradiomics', under pyradiomics' names and units.
-
-    :param percentiles: share in percent of the model's tumours below the value; only for what the model knows.
-    :param warnings: e.g. that the image doesn't suit the model. :param unit: of the intensities ("HU" or "").
-    """
-
-    features: Mapping[str, float]
-    percentiles: Mapping[str, float]
-    modelID: str
-    modality: str
-    unit: str = ""
-    voxels: int = 0
-    warnings: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """What an edit would take, and whether it can be done at all; found without torch, in a fraction of a second.
-
-    :param reason: why it can't be done, a sentence for the tooltip; empty if it can.
-    :param missing: packages to be installed first (see `installDependencies`); these don't block.
-    :param device: cpu, cuda or mps. :param seconds, bytes: rough, for that edit. :param warnings: sentences.
-    :param used: the nearest features that a tumour can have, where they differ from what was asked.
-    """
-
-    reason: str = ""
-    modality: str = ""
-    device: str = "cpu"
-    seconds: float = 0.0
-    bytes: float = 0.0
-    voxels: int = 0
-    warnings: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    used: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return not self.reason
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an edit did.
-
-    :param entryID: of the history; empty for measure. :param volumeNode: the edited volume.
-    :param segmentationNode, segmentID: the tumour afterwards. :param sequenceNodes: of series: volumes, then segmentations.
-    :param asked, used, reached, before: features under pyradiomics' names: as asked, the nearest feasible request, measured
-        in the result, measured before. :param differences: reached − asked in population standard deviations.
-    :param spread: these standard deviations. :param measurement: of measure. :param timing: seconds by stage, `total` those
-        of the engine, `overhead` those of going there and back.
-    """
-
-    edit: str
-    modelID: str
-    entryID: str = ""
-    volumeNode: Any = None
-    segmentationNode: Any = None
-    segmentID: str = ""
-    sequenceNodes: tuple = ()
-    asked: Mapping[str, float] = field(default_factory=dict)
-    used: Mapping[str, float] = field(default_factory=dict)
-    reached: Mapping[str, float] = field(default_factory=dict)
-    before: Mapping[str, float] = field(default_factory=dict)
-    differences: Mapping[str, float] = field(default_factory=dict)
-    spread: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    timing: Mapping[str, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    measurement: Measurement | None = None
-
-
-@dataclass(frozen=True)
-class HistoryEntry:
-    """One edit of this scene, oldest first in `history()`.
-
-    :param title: for the user, e.g. "Remove: lung1". :param when: local time, ISO 8601. :param undone: it is taken back at
-        present. :param undoable: its voxels are still there to be taken back or redone.
-    """
-
-    id: str
-    edit: str
-    title: str
-    when: str
-    modelID: str
-    volumeName: str
-    volumeID: str = ""
-    segmentationID: str = ""
-    segmentID: str = ""
-    seed: int = 0
-    asked: Mapping[str, float] = field(default_factory=dict)
-    reached: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    undone: bool = False
-    undoable: bool = True
-
-
 class Job(Protocol):
     """An edit under way; one at a time."""
 
@@ -216,10 +70,18 @@ class Logic(Protocol):
     # Models
 
     def models(self) -> list[ModelRow]:
-        """All models: those here first. Doesn't use the network unless the user set up a catalogue there."""
+        """All models: those here first. Doesn't use the network unless the user set up a catalogue there.
+
+        >>> [row.id for row in logic.models()][:2]
+        ['lung-nodule-ct', 'soft-tissue-sarcoma']
+        """
 
     def planInstall(self, source: str) -> list[str]:
-        """What installing would do, in words, one fact a line (name, size, source, place, licence, SHA-256)."""
+        """What installing would do, in words, one fact a line (name, size, source, place, licence, SHA-256).
+
+        >>> "Install Lung nodule (CT)" in logic.planInstall(folder)[0]
+        True
+        """
 
     def installModel(
         self, source: str, onProgress: Callable[[str, float], None] | None = None, sha256: str | None = None
@@ -228,10 +90,16 @@ class Logic(Protocol):
 
         :param onProgress: called as onProgress(stage, fraction) with stage download, unpack, copy or check; what it raises
             stops the installation, which then leaves nothing.
+
+        >>> logic.installModel(folder).status
+        'installed'
         """
 
     def removeModel(self, modelID: str) -> None:
-        """Delete a model that the user installed."""
+        """Delete a model that the user installed.
+
+        >>> logic.removeModel("lung-nodule-ct")  # the installed one; the bundled one shows again
+        """
 
     def features(
         self, modelID: str, modality: str | None = None, edit: str | None = None
@@ -239,23 +107,43 @@ class Logic(Protocol):
         """Rows of the feature table for a model, drivers first.
 
         :param edit: leave only those that this edit can be asked for (texture or shape).
+
+        >>> row = logic.features("lung-nodule-ct")[0]
+        >>> row.key, row.unit, row.cls
+        ('volume_ml', 'ml', 'shape')
         """
 
     def suggestModel(self, volumeNode, segmentationNode=None, segmentID: str = "") -> str:
-        """Id of the model that suits an image best (modality, spacing, and the tumour's size if given); "" if none."""
+        """Id of the model that suits an image best (modality, spacing, and the tumour's size if given); "" if none.
+
+        >>> logic.suggestModel(volumeNode, segmentationNode, "nodule")
+        'lung-nodule-ct'
+        """
 
     # Before an edit
 
     def check(
         self, edit: str, volumeNode, segmentationNode=None, segmentID: str = "", modelID: str = "", **options
     ) -> Check:
-        """Whether an edit can be done and what it takes. Never raises for bad input: see `Check.reason`."""
+        """Whether an edit can be done and what it takes. Never raises for bad input: see `Check.reason`.
+
+        >>> logic.check("move", volumeNode, segmentationNode, "nodule", "lung-nodule-ct").reason
+        'say where to: place a point, the new centre of the tumour'
+        """
 
     def missingDependencies(self) -> list[str]:
-        """Packages that an edit needs and that are not here yet; measuring needs none."""
+        """Packages that an edit needs and that are not here yet; measuring needs none.
+
+        >>> logic.missingDependencies()
+        []
+        """
 
     def installDependencies(self) -> bool:
-        """Ask the user once, then install what is missing; False if the user declined. Raises if it can't be done."""
+        """Ask the user once, then install what is missing; False if the user declined. Raises if it can't be done.
+
+        >>> logic.installDependencies()
+        True
+        """
 
     def measure(
         self,
@@ -265,7 +153,12 @@ class Logic(Protocol):
         modelID: str = "",
         modality: str | None = None,
     ) -> Measurement:
-        """Features of a segment, in this process: blocks for the time it takes. `start("measure", …)` doesn't."""
+        """Features of a segment, in this process: blocks for the time it takes. `start("measure", …)` doesn't.
+
+        >>> found = logic.measure(volumeNode, segmentationNode, "nodule", "lung-nodule-ct")
+        >>> round(found.features["original_shape_MeshVolume"], -2), found.unit
+        (900.0, 'HU')
+        """
 
     def previewShape(
         self, modelID: str, features: Mapping[str, float], seed: int = 0, to=None, modelNode=None
@@ -273,6 +166,10 @@ class Logic(Protocol):
         """A model node with the surface of a shape that has these features, its centre at world RAS `to`.
 
         :param modelNode: the one to update; None makes one. Takes tens of milliseconds.
+
+        >>> model = logic.previewShape("lung-nodule-ct", {"volume_ml": 2.0}, to=(10.0, 20.0, 30.0))
+        >>> model.GetName()
+        'Shape preview'
         """
 
     # Edits
@@ -295,43 +192,93 @@ class Logic(Protocol):
 
         Exactly one of onDone, onError, onCancel is called, once, in the main thread. Raises if the input can't be used or
         another edit is under way. An empty modelID takes `suggestModel`'s.
+
+        >>> job = logic.start("remove", volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
+        ...               onProgress=lambda stage, fraction, remaining: None, onDone=print, steps=1)
+        >>> job.cancel()  # nothing was changed, and onDone isn't called
         """
 
     def poll(self) -> None:
-        """Deliver what has arrived; a timer does it in the application, scripts without an event loop call it."""
+        """Deliver what has arrived; a timer does it in the application, scripts without an event loop call it.
+
+        >>> job = logic.start("measure", volumeNode, segmentationNode, "nodule", "lung-nodule-ct")
+        >>> while job.isRunning():
+        ...     logic.poll()
+        >>> job.outcome.measurement.voxels == found.voxels
+        True
+        """
 
     def currentJob(self) -> Job | None:
-        """The job under way."""
+        """The job under way.
+
+        >>> logic.currentJob() is None
+        True
+        """
 
     def synthesize(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", **options
     ) -> Outcome:
-        """A tumour in the segment, with the asked features, those not asked for free; blocks. So do the following."""
+        """A tumour in the segment, with the asked features, those not asked for free; blocks. So do the following.
+
+        >>> outcome = logic.synthesize(volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
+        ...                           features={"mean_intensity": -50.0}, seed=3, steps=1, solve=False)
+        >>> sorted(outcome.asked)
+        ['original_firstorder_Mean']
+        """
 
     def remove(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", **options
     ) -> Outcome:
-        """Healthy tissue in place of the tumour."""
+        """Healthy tissue in place of the tumour.
+
+        >>> logic.remove(volumeNode, segmentationNode, "nodule", "lung-nodule-ct", steps=1).edit
+        'remove'
+        """
 
     def retexture(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", **options
     ) -> Outcome:
-        """Another texture in the same shape; `donor` or `features` must be given."""
+        """Another texture in the same shape; `donor` or `features` must be given.
+
+        >>> outcome = logic.retexture(volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
+        ...                          features={"contrast": 20.0}, output="newVolume", steps=1, solve=False)
+        >>> outcome.volumeNode.GetName()
+        'Phantom tumour retextured'
+        """
 
     def reshape(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", **options
     ) -> Outcome:
-        """Another shape or size, with the same texture; `features` with shape features must be given."""
+        """Another shape or size, with the same texture; `features` with shape features must be given.
+
+        >>> outcome = logic.reshape(volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
+        ...                        features={"volume_ml": 0.5}, steps=1, solve=False)
+        >>> round(outcome.reached["original_shape_MeshVolume"], -2)
+        500.0
+        """
 
     def move(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", *, to, **options
     ) -> Outcome:
-        """The same tumour with its centre at world RAS `to`."""
+        """The same tumour with its centre at world RAS `to`.
+
+        >>> centre = segmentationNode.GetSegmentCenterRAS("nodule")
+        >>> outcome = logic.move(volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
+        ...                     to=[centre[0] + 4.0, centre[1], centre[2]], steps=1, solve=False)
+        >>> round(segmentationNode.GetSegmentCenterRAS("nodule")[0] - centre[0])
+        4
+        """
 
     def insert(
         self, volumeNode, segmentationNode=None, segmentID: str = "", modelID: str = "", *, to, **options
     ) -> Outcome:
-        """A new tumour with its centre at world RAS `to`; its segment is added to the segmentation, or to a new one."""
+        """A new tumour with its centre at world RAS `to`; its segment is added to the segmentation, or to a new one.
+
+        >>> outcome = logic.insert(volumeNode, segmentationNode, modelID="lung-nodule-ct", to=centre,
+        ...                       features={"volume_ml": 0.3}, nearest=True, steps=1, solve=False)
+        >>> segmentationNode.GetSegmentation().GetSegment(outcome.segmentID).GetName()
+        'Inserted tumour'
+        """
 
     def series(
         self, volumeNode, segmentationNode, segmentID: str = "", modelID: str = "", *, feature: str,
@@ -340,49 +287,115 @@ class Logic(Protocol):
         """One volume per value of a feature, as a sequence with a browser; the volume itself stays as it is.
 
         :param values: numbers in the unit of `feature` as named, or multiples of the tumour's own value such as "0.5x".
+
+        >>> outcome = logic.series(volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
+        ...                       feature="volume_ml", values=["0.8x", "1.2x"], steps=1, solve=False)
+        >>> outcome.sequenceNodes[0].GetNumberOfDataNodes()
+        2
         """
 
     # After an edit
 
     def history(self) -> list[HistoryEntry]:
-        """All edits of the scene, oldest first, those read from a file too."""
+        """All edits of the scene, oldest first, those read from a file too.
 
-    def canUndo(self) -> bool: ...
+        >>> [entry.edit for entry in logic.history()][:2]
+        ['synthesize', 'remove']
+        """
 
-    def canRedo(self) -> bool: ...
+    def canUndo(self) -> bool:
+        """Whether there is an edit to take back.
+
+        >>> logic.canUndo()
+        True
+        """
+
+    def canRedo(self) -> bool:
+        """Whether there is one to do again.
+
+        >>> logic.canRedo()
+        False
+        """
 
     def undo(self) -> HistoryEntry:
-        """Take back the last edit that isn't, bit for bit."""
+        """Take back the last edit that isn't, bit for bit.
+
+        >>> logic.undo().edit
+        'insert'
+        """
 
     def redo(self) -> HistoryEntry:
-        """Do again the first edit that was taken back."""
+        """Do again the first edit that was taken back.
+
+        >>> logic.redo().edit
+        'insert'
+        """
 
     def repeat(self, entryID: str) -> Outcome:
-        """Compute an edit again from its record, into a new volume; warns if the voxels aren't the same. Blocks."""
+        """Compute an edit again from its record, into a new volume; warns if the voxels aren't the same. Blocks.
+
+        >>> entryID = logic.history()[0].id
+        >>> logic.repeat(entryID).volumeNode.GetName()
+        'Phantom repeated'
+        """
 
     def repeatOptions(self, entryID: str) -> dict[str, Any]:
-        """Edit, nodes, model and options of an edit, to be shown in the panel or given to `start`."""
+        """Edit, nodes, model and options of an edit, to be shown in the panel or given to `start`.
+
+        >>> logic.repeatOptions(entryID)["options"]["features"]
+        {'mean_intensity': -50.0}
+        """
 
     def beforeVolume(self, entryID: str):
-        """A volume node as it was before an edit, for comparison; made at the first call, removed by `hideBefore`."""
+        """A volume node as it was before an edit, for comparison; made at the first call, removed by `hideBefore`.
+
+        >>> logic.beforeVolume(entryID).GetName()
+        'Phantom before'
+        """
 
     def hideBefore(self) -> None:
-        """Remove the volumes that `beforeVolume` made."""
+        """Remove the volumes that `beforeVolume` made.
+
+        >>> logic.hideBefore()
+        """
 
     def keepAsNewVolume(self, entryID: str = ""):
-        """A new volume node with the voxels after an edit (default: the last), with its provenance."""
+        """A new volume node with the voxels after an edit (default: the last), with its provenance.
+
+        >>> logic.keepAsNewVolume(entryID).GetName()
+        'Phantom edited'
+        """
 
     def saveReport(self, folder: str, entryIDs: Sequence[str] = ()) -> str:
-        """Write an HTML report on edits (default: all that aren't undone) into a folder; returns the file's path."""
+        """Write an HTML report on edits (default: all that aren't undone) into a folder; returns the file's path.
+
+        >>> os.path.basename(logic.saveReport(os.path.join(temporary, "report"), [entryID]))
+        'report.html'
+        """
 
     def saveResult(self, path: str, entryID: str = "") -> str:
-        """Write the volume after an edit as NIfTI, NRRD or MetaImage, marked as synthetic, with its JSON sidecar."""
+        """Write the volume after an edit as NIfTI, NRRD or MetaImage, marked as synthetic, with its JSON sidecar.
+
+        >>> os.path.basename(logic.saveResult(os.path.join(temporary, "edited.nii.gz"), entryID))
+        'edited.nii.gz'
+        """
 
     def featureTable(self, entryID: str):
-        """Table node of an edit: feature, before, asked, used, reached, difference."""
+        """Table node of an edit: feature, before, asked, used, reached, difference.
+
+        >>> logic.featureTable(entryID).GetColumnName(0)
+        'Feature'
+        """
 
     def featurePlot(self, entryID: str):
-        """Plot chart node of an edit: asked and reached, in standard deviations from the population's mean."""
+        """Plot chart node of an edit: asked and reached, in standard deviations from the population's mean.
+
+        >>> logic.featurePlot(entryID).GetNumberOfPlotSeriesNodes()
+        2
+        """
 
     def shutdown(self) -> None:
-        """End the worker process and remove temporary files; the next edit starts another."""
+        """End the worker process and remove temporary files; the next edit starts another.
+
+        >>> logic.shutdown()
+        """

@@ -15,14 +15,14 @@ from TumorSynthLib import models
 from TumorSynthLib.errors import InputError, TumorSynthError
 
 from . import checks, dependencies, edits, history, model_rows, nodes, preview, results, subject
-from .api import Check, FeatureRow, HistoryEntry, Measurement, ModelRow, Outcome
+from .api import Check, FeatureRow, HistoryEntry, Logic, Measurement, ModelRow, Outcome
 from .job import EditJob
 from .worker_client import WorkerClient
 
 POLL_MS = 30  # how often the worker's events are looked for
 
 
-class EditLogic:
+class EditLogic(Logic):
     """Edits tumours on MRML nodes.
 
         logic = slicer.util.getModuleLogic("TumorSynthRadiomics")

@@ -19,7 +19,9 @@ def phantom():
     """A volume node with lung, chest wall and a nodule, and a segmentation node with the nodule."""
     rng = np.random.default_rng(1)
     array = rng.normal(-850, 30, SHAPE)
-    array[:, 40:] = rng.normal(40, 20, array[:, 40:].shape)
+    wall = np.ones(SHAPE, bool)
+    wall[:, 5:-5, 5:-5] = False
+    array[wall] = rng.normal(40, 20, int(wall.sum()))
     k, j, i = np.indices(SHAPE)
     x, y, z = SPACING
     mask = ((k - 12) * z) ** 2 + ((j - 20) * y) ** 2 + ((i - 24) * x) ** 2 < 6.0**2

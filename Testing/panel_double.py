@@ -238,6 +238,10 @@ class FakeLogic:
 
     def repeat(self, entryID):
         self._note("repeat", entryID)
+        old = next(entry for entry in self.entries if entry.id == entryID)
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "repeated")
+        job = FakeJob(old.edit, {}, (volume, None, "", old.modelID, {"seed": old.seed}))
+        return self.outcome(job)
 
     def repeatOptions(self, entryID):
         return {}

@@ -46,7 +46,7 @@ def test_the_tumour_is_measured_when_it_is_chosen():
         tree = case.ui.featureTree
         assert texts(tree, 0) == [row.label for row in drivers]
         assert texts(tree, 1)[0] == "12 ml" and texts(tree, 2)[0] == "62 %"
-        assert tree.topLevelItem(0).toolTip(0).startswith(drivers[0].meaning)
+        assert tree.topLevelItem(0).toolTip(0).split("\n")[0] == drivers[0].meaning
         assert not tree.topLevelItem(0).icon(2).isNull()
 
 
@@ -311,7 +311,7 @@ def test_the_line_above_generate():
         case.settle()
         assert case.ui.estimateLabel.text == "On the graphics card, about less than a second, 2 GB of memory."
         lines = case.ui.warningLabel.text.split("\n")
-        assert lines[0] == "The slices are thick" and "PyTorch" in lines[1] and "Contrast 12" in lines[2]
+        assert lines[0] == "The slices are thick." and "PyTorch" in lines[1] and "Contrast 12" in lines[2]
 
 
 def test_an_edit_that_can_not_be_done_says_why():

@@ -83,7 +83,7 @@ def test_the_result_is_summed_up(case):
     job = generate(case)
     names = [row.name for row in case.logic.rows if row.key in ("contrast", "mean_intensity")]
     finish(case, job, differences=dict(zip(names, (0.1, 1.5))), warnings=("the slices are thick",))
-    assert case.ui.outcomeLabel.text == "Done in 4 s. 1 of 2 features reached.\nThe slices are thick"
+    assert case.ui.outcomeLabel.text == "Done in 4 s. 1 of 2 features reached.\nThe slices are thick."
     tree = case.ui.resultTree
     assert {tree.topLevelItem(i).text(0) for i in range(2)} == {"Contrast", "Mean intensity"}
     assert {tree.topLevelItem(i).text(3) for i in range(2)} == {"+0.1 σ", "+1.5 σ"}
@@ -279,7 +279,9 @@ def chooseModel(case, row):
 def test_models_are_described(case):
     assert case.ui.modelTree.topLevelItemCount == 3
     chooseModel(case, 0)
-    assert "CC BY 3.0" in case.ui.modelDetails.text and "Texture, Pearson: 0.81" in case.ui.modelDetails.text
+    assert "CC BY 3.0" in case.ui.modelDetails.text
+    case.ui.scoresButton.click()
+    assert case.ui.scoresText.plainText == "Texture, Pearson: 0.81"
     assert not case.ui.removeModelButton.enabled and "you installed" in case.ui.removeModelButton.toolTip
     chooseModel(case, 2)
     assert case.ui.installButton.enabled and not case.ui.stopInstallButton.enabled

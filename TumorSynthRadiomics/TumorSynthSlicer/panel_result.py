@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 from TumorSynthSlicer import panel_text
 from TumorSynthSlicer.panel_history import History
 from TumorSynthSlicer.panel_run import Run
+from TumorSynthSlicer.panel_tumour import DEVIATION, VARIANCE, withDeviation
 from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, setAvailable, setMessage
 
 REACHED = (
@@ -111,17 +112,19 @@ class ResultSection:
         """The table of the chosen edit."""
         tree, entry = self._ui.resultTree, self.history.chosen()
         tree.clear()
-        asked = dict(entry.asked) if entry is not None else {}
+        asked = withDeviation(entry.asked) if entry is not None else {}
+        reached = withDeviation(entry.reached) if entry is not None else {}
         for row in self._panel.rows():
-            if row.name in asked:
-                self._addRow(tree, entry, row)
+            if row.name in asked and row.name != VARIANCE:  # shown as its root
+                self._addRow(tree, entry, row, asked[row.name], reached.get(row.name))
         tree.setVisible(bool(asked))
         fitHeight(tree, least=1)
 
-    def _addRow(self, tree, entry, row) -> None:
+    def _addRow(self, tree, entry, row, asked, reached) -> None:
         outcome = self._outcomes.get(entry.id)
-        asked, reached = entry.asked[row.name], entry.reached.get(row.name)
-        off = outcome.differences.get(row.name) if outcome is not None else None
+        off = None
+        if outcome is not None:
+            off = outcome.differences.get(VARIANCE if row.name == DEVIATION else row.name)
         item = qt.QTreeWidgetItem(tree)
         texts = [
             row.label,

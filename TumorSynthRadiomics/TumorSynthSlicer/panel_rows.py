@@ -24,8 +24,7 @@ class DriverRow:
         self._connect()
 
     def _make(self) -> None:
-        unit = f" ({self.row.unit})" if self.row.unit else ""
-        self.label = qt.QLabel(self.row.label + unit)
+        self.label = qt.QLabel(panel_text.labelWithUnit(self.row))
         self.mode = qt.QComboBox()
         self.slider = qt.QSlider(qt.Qt.Horizontal)
         self.slider.setRange(0, STEPS)
@@ -108,6 +107,9 @@ class DriverRow:
             if name != KEEP or self._measured is not None:
                 self.mode.addItem(text, name)
         self.mode.setCurrentIndex(self.mode.findData(mode))
+        font = self.label.font
+        font.setBold(mode == SET)  # what the user set stands out among what is kept or free
+        self.label.setFont(font)
         drawn = (self.scale.low, self.scale.high, self._measured)
         if drawn != self._drawn:
             self._drawn = drawn

@@ -29,6 +29,13 @@ def withUnit(value, unit: str) -> str:
     return f"{number(value)} {unit}".strip()
 
 
+def labelWithUnit(row) -> str:
+    """A feature's name for a field that shows its number."""
+    if not row.unit:
+        return row.label
+    return f"{row.label}, {row.unit}" if row.label.endswith(")") else f"{row.label} ({row.unit})"
+
+
 def size(count: float) -> str:
     """Bytes, in decimal units."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -1,5 +1,7 @@
 """Section 1, Tumour: which volume, which segment, which model; the features as measured."""
 
+import math
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -17,9 +19,19 @@ from TumorSynthSlicer.panel_widgets import (
     setMessage,
 )
 
+VARIANCE, DEVIATION = "original_firstorder_Variance", "original_firstorder_StandardDeviation"
 DELAY = 200  # ms after the last change of the selection before it is measured
 VALUE, PERCENTILE = 1, 2
+LONG_UNIT = 8  # letters of a unit that still fit beside its value
 MOST_ROWS = 15  # all main features at a glance; more are scrolled
+
+
+def withDeviation(features) -> dict:
+    """Features with the standard deviation, which pyradiomics gives as its square only."""
+    result = dict(features)
+    if VARIANCE in result:
+        result.setdefault(DEVIATION, math.sqrt(max(0.0, result[VARIANCE])))
+    return result
 
 
 class TumourSection(VTKObservationMixin):
@@ -153,7 +165,7 @@ class TumourSection(VTKObservationMixin):
     @property
     def features(self) -> dict:
         """Measured values by pyradiomics' names; empty before the first measurement."""
-        return dict(self.measurement.features) if self.measurement is not None else {}
+        return withDeviation(self.measurement.features) if self.measurement is not None else {}
 
     # The table
 
@@ -177,14 +189,15 @@ class TumourSection(VTKObservationMixin):
         fitHeight(tree, most=MOST_ROWS)
 
     def _addRow(self, tree, row) -> None:
-        measured = self.measurement.features.get(row.name)
+        measured = self.features.get(row.name)
         if measured is None:
             return
         value = measured / row.factor
-        percentile = self.measurement.percentiles.get(row.name)
+        percentile = self.measurement.percentiles.get(VARIANCE if row.name == DEVIATION else row.name)
         item = qt.QTreeWidgetItem(tree)
         item.setText(0, row.label)
-        item.setText(VALUE, panel_text.withUnit(value, row.unit))
+        unit = row.unit if len(row.unit) <= LONG_UNIT else ""  # else in the tooltip
+        item.setText(VALUE, panel_text.withUnit(value, unit))
         item.setTextAlignment(VALUE, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
         if row.percentiles:
             scale = Scale(row, [value])
@@ -193,10 +206,11 @@ class TumourSection(VTKObservationMixin):
             )
         item.setText(PERCENTILE, panel_text.percentile(percentile))
         for column in range(3):
-            item.setToolTip(column, self._tip(row, percentile))
+            item.setToolTip(column, self._tip(row, value, percentile))
 
-    def _tip(self, row, percentile) -> str:
-        if percentile is None:
-            return row.meaning
-        text = _("{meaning} Higher than in {percent} of the model's tumours.")
-        return text.format(meaning=row.meaning, percent=panel_text.percentile(percentile))
+    def _tip(self, row, value, percentile) -> str:
+        lines = [row.meaning, f"{row.name}: {panel_text.withUnit(value, row.unit)}"]
+        if percentile is not None:
+            text = _("Higher than in {percent} of the model's tumours.")
+            lines.append(text.format(percent=panel_text.percentile(percentile)))
+        return "\n".join(lines)

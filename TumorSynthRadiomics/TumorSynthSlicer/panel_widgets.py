@@ -38,9 +38,8 @@ def fitColumns(tree, first: int = 0) -> None:
 def fitHeight(tree, least: int = 2, most: int = 9) -> None:
     """Give a tree the height of its rows, within limits."""
     rows = min(most, max(least, tree.topLevelItemCount))
-    item = tree.topLevelItem(0)
-    line = tree.visualItemRect(item).height() if item is not None else 0
-    line = max(line, tree.fontMetrics().height() + 4)
+    line = tree.sizeHintForRow(0) if tree.topLevelItemCount else 0
+    line = line if line > 0 else tree.fontMetrics().height() + 2
     tree.setFixedHeight(tree.header().sizeHint.height() + rows * line + 2 * tree.frameWidth)
 
 

@@ -27,6 +27,8 @@ class PanelParameters:
     point: vtkMRMLMarkupsFiducialNode
     insideSegmentation: vtkMRMLSegmentationNode
     insideSegmentID: str = ""
+    nearest: bool = False
+    massEffect: Annotated[float, WithinRange(0.0, 60.0)] = 0.0
     useDonor: bool = False
     donorVolume: vtkMRMLScalarVolumeNode
     donorSegmentation: vtkMRMLSegmentationNode

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -343,6 +344,10 @@ def write(path: Path, out: dict):
 
 
 def main():
+    if sys.argv[1:2] == ["shape"]:  # its own options
+        import shape_scoring
+
+        return shape_scoring.main(sys.argv[2:])
     a = parse()
     if a.threads:
         torch.set_num_threads(a.threads)

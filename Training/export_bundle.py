@@ -214,6 +214,9 @@ def parse(arguments: list[str] | None = None):
         help="bridge times of the default sampler",
     )
     p.add_argument("--eta", type=float, default=1.0, help="fresh noise of the default sampler, 0 to 1")
+    p.add_argument("--shapes", type=Path, help="folder of prepare_shapes.py: the bundle makes shapes too")
+    p.add_argument("--shape-group", help="the population in it")
+    p.add_argument("--shape-run", type=Path, help="folder of train_shape.py; default: shapes without a network")
     p.add_argument("--data-name", help="what the weights were trained on, for layouts of one's own")
     p.add_argument("--data-licence")
     p.add_argument("--data-source", default="")
@@ -231,7 +234,12 @@ def export(a) -> Bundle:
     check_fits(checkpoint, data)
     entries, tensors = population(data.meta)
     files = {"network.safetensors": weights(checkpoint), "population.safetensors": tensors}
-    write_bundle(a.out, manifest(checkpoint, data, entries, a), files)
+    told = manifest(checkpoint, data, entries, a)
+    if a.shapes:
+        from export_shape import FILE, part
+
+        told["shape"], files[FILE] = part(a.shapes, a.shape_group, a.shape_run, [])
+    write_bundle(a.out, told, files)
     bundle = load_bundle(a.out)
     if bundle.bytes > MAX_BYTES:
         raise ModelError(

@@ -1,0 +1,278 @@
+"""Measure a model's shapes against tumours it has never seen: `evaluate.py shape`.
+
+    python Training/evaluate.py shape --model ID --shapes DATA/shapes/lidc_nodule_0p5mm_val.npz --json OUT.json \\
+        [--quick] [--pictures DIR]
+
+`--model` is the id of an installed model or a bundle folder, `--shapes` a file of masks as prepare_shapes.py reads. Each tumour's
+17 shape features, measured by pyradiomics at its own grid, are asked for; what is drawn on the same grid is measured by
+pyradiomics again. `solved` is the product's way (network, then solver), `alone` the network without it (or the
+analytic start of a model that has none). As a control, `shuffled` pairs each result with another case's request.
+Intervals are 95 % bootstraps over patients. The grid asks for volumes and sphericities of the model's population, with one
+seed; diversity is the Dice of 50 draws for one request; coverage compares draws for no request with the file's tumours, all
+scaled to one volume. Timings hold for the machine they were taken on: seconds of the clock, and of processor time, which
+says more where it is busy with other things.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import common  # noqa: F401  (puts the checkout on the path)
+import numpy as np
+from prepare_shapes import masks
+
+from TumorSynthLib.models import find, load_bundle
+from TumorSynthLib.shape import ShapeModel
+from TumorSynthLib.shape.coordinates import NAMES, PREFIX, short
+
+VOLUME, SPHERICITY = PREFIX + "MeshVolume", PREFIX + "Sphericity"
+LEVELS = (10, 30, 50, 70, 90)  # percentiles of the population along each side of the grid
+QUICK_CASES, DRAWS, QUICK_DRAWS = 12, 50, 12
+COMPARED = 4000  # voxels of a shape that is compared with others
+BOOTSTRAPS = 300
+
+
+def pyradiomics_shape(mask: np.ndarray, spacing) -> dict[str, float]:
+    """The 17 shape features by pyradiomics."""
+    import SimpleITK as sitk
+    from radiomics import setVerbosity
+    from radiomics.shape import RadiomicsShape
+
+    setVerbosity(60)
+    label = sitk.GetImageFromArray(mask.astype(np.uint8))
+    label.SetSpacing([float(s) for s in spacing])
+    found = RadiomicsShape(label, label)
+    for name in NAMES:
+        found.enableFeatureByName(short(name))
+    return {PREFIX + name: float(value) for name, value in found.execute().items()}
+
+
+def correlations(rows: list[dict], shuffled: bool = False) -> np.ndarray:
+    """(17,) Pearson of asked and reached across cases; `shuffled` pairs results with the next case's request."""
+    asked, reached = (np.array([[r[k][n] for n in NAMES] for r in rows]) for k in ("asked", "reached"))
+    if shuffled:
+        asked = np.roll(asked, 1, axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.array([np.corrcoef(asked[:, k], reached[:, k])[0, 1] for k in range(len(NAMES))])
+
+
+def interval(rows: list[dict], statistic) -> list[float | None]:
+    """95 % bootstrap interval over patients; of fewer than three there is none."""
+    rng, groups = np.random.default_rng(0), {}
+    for row in rows:
+        groups.setdefault(row["patient"], []).append(row)
+    names = sorted(groups)
+    if len(names) < 3:
+        return [None, None]
+    values = []
+    for _ in range(BOOTSTRAPS):
+        drawn = rng.choice(names, len(names))
+        if len(set(drawn)) > 2:
+            values.append(statistic([r for p in drawn for r in groups[p]]))
+    return [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
+
+
+def table(rows: list[dict]) -> dict:
+    """How well one arm reaches what is asked."""
+    every = correlations(rows)
+    order = np.argsort(every)
+    error = [abs(r["reached"][VOLUME] / r["asked"][VOLUME] - 1) for r in rows]
+    relative = [[abs(r["reached"][n] / r["asked"][n] - 1) for n in NAMES] for r in rows]
+    return {
+        "cases": len(rows), "patients": len({r["patient"] for r in rows}),
+        "median": float(np.median(every)), "interval": interval(rows, lambda some: float(np.nanmedian(correlations(some)))),
+        "worst": float(every.min()), "worst_interval": interval(rows, lambda some: float(np.nanmin(correlations(some)))),
+        "worst_features": {short(NAMES[k]): float(every[k]) for k in order[:5]},
+        "shuffled": float(np.median(correlations(rows, True))),
+        "volume_error": {"mean": float(np.mean(error)), "largest": float(np.max(error))},
+        "relative_error": {short(n): float(e) for n, e in zip(NAMES, np.median(relative, axis=0))},
+        "seconds": {"median": float(np.median([r["seconds"] for r in rows])), "largest": max(r["seconds"] for r in rows)},
+    }  # fmt: skip
+
+
+def fidelity(model: ShapeModel, cases: list, seed: int) -> list[dict]:
+    """One row per case and arm."""
+    rows = []
+    for i, (id, patient, mask, spacing) in enumerate(cases):
+        asked = pyradiomics_shape(mask, spacing)
+        for arm in ("solved", "alone"):
+            start = time.perf_counter()
+            drawn = model.draw(asked, spacing, seed + i, solve=arm == "solved")
+            seconds = time.perf_counter() - start
+            reached = pyradiomics_shape(drawn.mask, spacing)
+            row = {"case": id, "patient": patient, "arm": arm, "voxels": int(mask.sum()), "seconds": seconds}
+            rows.append(row | {"asked": asked, "reached": reached})
+        print(f"{i + 1}/{len(cases)} {id}", flush=True)
+    return rows
+
+
+def levels(model: ShapeModel) -> tuple[list[float], list[float]]:
+    """Volumes (mm³) and sphericities of the grid."""
+    return tuple([list(model.population.quantiles(n, LEVELS)) for n in (VOLUME, SPHERICITY)])
+
+
+def grid(model: ShapeModel, seed: int) -> tuple[dict, list]:
+    """Volume by sphericity: what is reached, and whether it rises along every row and column."""
+    volumes, sphericities = levels(model)
+    shapes = [
+        [model.draw({VOLUME: v, SPHERICITY: s}, (_edge(v),) * 3, seed) for v in volumes] for s in sphericities
+    ]
+    volume, sphericity = (
+        np.array([[d.reached[n] for d in line] for line in shapes]) for n in (VOLUME, SPHERICITY)
+    )
+    found = {
+        "volumes": volumes, "sphericities": sphericities, "reached_volume": volume.tolist(),
+        "reached_sphericity": sphericity.tolist(), "rows_monotone": int((np.diff(volume, axis=1) > 0).all(1).sum()),
+        "columns_monotone": int((np.diff(sphericity, axis=0) > 0).all(0).sum()), "of": len(LEVELS),
+    }  # fmt: skip
+    return found, shapes
+
+
+def _edge(volume: float, voxels: int = COMPARED) -> float:
+    """Edge (mm) of voxels of which a volume (mm³) has that many."""
+    return float((volume / voxels) ** (1 / 3))
+
+
+def laid(mask: np.ndarray, side: int = 64) -> np.ndarray:
+    """A mask in a cube of `side` voxels with its centre of mass in the middle (cut where it is longer)."""
+    centre = np.round(np.argwhere(mask).mean(0))
+    result = np.zeros((side,) * 3, bool)
+    points = np.argwhere(mask) - centre.astype(int) + side // 2
+    points = points[((points >= 0) & (points < side)).all(1)]
+    result[tuple(points.T)] = True
+    return result
+
+
+def dices(some: list[np.ndarray], others: list[np.ndarray]) -> np.ndarray:
+    """(n, m) Dice of all pairs of laid masks."""
+    a, b = (np.stack([m.ravel() for m in part]).astype(np.float32) for part in (some, others))
+    return 2 * (a @ b.T) / (a.sum(1)[:, None] + b.sum(1)[None])
+
+
+def diversity(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:
+    """Mean Dice of pairs of draws for one request: two features, the six sliders, and all 17 of the median case."""
+    middle = {n: model.population.quantiles(n, (50,))[0] for n in NAMES}
+    sliders = ("MeshVolume", "SurfaceArea", "Maximum3DDiameter", "Sphericity", "Elongation", "Flatness")
+    ordered = sorted(cases, key=lambda c: c[2].sum() * np.prod(c[3]))
+    _, _, mask, spacing = ordered[len(ordered) // 2]
+    own = pyradiomics_shape(mask, spacing)
+    requests = {
+        "volume and sphericity": {n: middle[n] for n in (VOLUME, SPHERICITY)},
+        "all sliders but the surface": {PREFIX + n: own[PREFIX + n] for n in sliders if n != "SurfaceArea"},
+        "all 17": own,
+    }
+    out = {}
+    for name, request in requests.items():
+        edge = _edge(request[VOLUME])
+        made = [laid(model.draw(request, (edge,) * 3, seed + k).mask) for k in range(draws)]
+        pairs = dices(made, made)[np.triu_indices(draws, 1)]
+        out[name] = {"dice": float(pairs.mean()), "largest": float(pairs.max()), "draws": draws}
+    return out
+
+
+def coverage(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:
+    """Dice with the nearest neighbour, all scaled to one volume: of real with drawn, drawn with real, real with real."""
+    from TumorSynthLib.shape.field import from_mask
+    from TumorSynthLib.shape.solver import Form, draw
+
+    real = []
+    for _, _, mask, spacing in cases[: 2 * draws]:
+        real.append(
+            laid(
+                draw(Form(*from_mask(mask, spacing)), (_edge(float(mask.sum() * np.prod(spacing))),) * 3).mask
+            )
+        )
+    made = []
+    for k in range(draws):
+        target = model._target(None, seed + k)
+        edge = _edge(target.features[VOLUME])
+        made.append(laid(model.draw(None, (edge,) * 3, seed + k).mask))
+    among, between = dices(real, real), dices(real, made)
+    np.fill_diagonal(among, 0)
+    usual = np.median(among.max(1))
+    return {
+        "real to drawn": float(between.max(1).mean()), "drawn to real": float(between.max(0).mean()),
+        "real to real": float(among.max(1).mean()), "covered": float((between.max(1) >= usual).mean()),
+        "real": len(real), "drawn": len(made),
+    }  # fmt: skip
+
+
+def timings(model: ShapeModel, quick: bool) -> dict:
+    """Seconds of a preview after a slider moved, and of solved shapes at 1 mm."""
+    volumes, sphericities = levels(model)
+    out = {"cores": os.cpu_count()}
+    model.preview({VOLUME: volumes[0]}, 0)
+    asked = [{VOLUME: v, SPHERICITY: s} for v in volumes for s in sphericities][:: 3 if quick else 1]
+    out["preview"] = _timed(lambda request: model.preview(request, 1), asked)
+    largest = model.population.quantiles(VOLUME, (95,))[0]
+    voxels = {"median tumour": volumes[2], "95th percentile": largest}
+    for name, volume in voxels.items():
+        if volume < 100:  # at 1 mm
+            continue
+        requests = [{VOLUME: volume, SPHERICITY: s} for s in sphericities[:: 2 if quick else 1]]
+        out[f"solved at 1 mm, {name}"] = _timed(lambda request: model.draw(request, (1, 1, 1), 1), requests)
+        out[f"solved at 1 mm, {name}"]["ml"] = volume / 1000
+    return out
+
+
+def _timed(call, requests: list) -> dict:
+    clock, processor = [], []
+    for request in requests:
+        start = time.perf_counter(), time.process_time()
+        call(request)
+        clock.append(time.perf_counter() - start[0])
+        processor.append(time.process_time() - start[1])
+    return {
+        "median": float(np.median(clock)), "largest": max(clock), "processor_median": float(np.median(processor)),
+        "processor_largest": max(processor), "times": len(clock),
+    }  # fmt: skip
+
+
+def parse(arguments: list[str] | None = None):
+    p = argparse.ArgumentParser(
+        prog="evaluate.py shape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--model", required=True, help="id of an installed model, or a bundle's folder")
+    p.add_argument("--shapes", type=Path, required=True)
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--pictures", "--figures", type=Path, help="folder for pictures")
+    p.add_argument("--quick", action="store_true", help="a dozen cases and draws")
+    p.add_argument("--seed", type=int, default=0)
+    return p.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    a = parse(arguments)
+    bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
+    model, cases = ShapeModel.from_bundle(bundle), list(masks(a.shapes))
+    if a.quick:
+        cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
+    draws = QUICK_DRAWS if a.quick else DRAWS
+    rows = fidelity(model, cases, a.seed)
+    found, shapes = grid(model, a.seed)
+    command = (
+        f"python Training/evaluate.py shape --model {bundle.id} --shapes {'/'.join(a.shapes.parts[-2:])}"
+    )
+    out = {
+        "task": "shape", "model": bundle.id, "version": bundle.version, "network": model.network is not None,
+        "command": command + (" --quick" if a.quick else "") + f" --seed {a.seed}",
+        "results": {arm: table([r for r in rows if r["arm"] == arm]) for arm in ("solved", "alone")},
+        "grid": found, "diversity": diversity(model, cases, draws, a.seed), "coverage": coverage(model, cases, draws, a.seed),
+        "timings": timings(model, a.quick),
+    }  # fmt: skip
+    a.json.parent.mkdir(parents=True, exist_ok=True)
+    a.json.write_text(json.dumps(out, indent=1) + "\n")
+    a.json.with_suffix(".rows.json").write_text(json.dumps(rows))
+    if a.pictures:
+        import shape_pictures
+
+        shape_pictures.all_of(a.pictures, model, shapes, found, cases, rows, a.seed)
+    print(json.dumps(out, indent=1))
+
+
+if __name__ == "__main__":
+    main()

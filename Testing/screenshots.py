@@ -24,12 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "Resources" / "Screenshots")
     parser.add_argument("--scale", type=float, default=1.5, help="scaling of the screen")
+    parser.add_argument("--case", default="STS_041_T1")
     parser.add_argument("--panel-only", action="store_true", help="only what needs no edit")
     parser.add_argument("--data", type=Path, default=default_data())
     given = parser.parse_args()
     os.environ["QT_SCALE_FACTOR"] = str(given.scale)  # read when Qt starts
     given.out.mkdir(parents=True, exist_ok=True)
-    Session(given.data, given.out).run(given.panel_only)
+    Session(given.data, given.out, given.case).run(given.panel_only)
 
 
 def default_data() -> Path:
@@ -39,7 +40,7 @@ def default_data() -> Path:
 class Session:
     """One walk through the panel, with a picture of each stage."""
 
-    def __init__(self, data: Path, out: Path):
+    def __init__(self, data: Path, out: Path, case: str):
         import panel_case
 
         panel_case.start()
@@ -52,7 +53,9 @@ class Session:
         self.out, self.states = out, {}
         self.case = panel_case.Case(TumorSynthRadiomicsLogic())
         self.ui = self.case.ui
-        self.volume, self.segmentation, _ = slicer_case.sarcoma(data)
+        stem = data / "sts" / "val" / case
+        files = [stem.with_name(f"{case}_{part}.nii.gz") for part in ("image", "mask")]
+        self.volume, self.segmentation, _ = slicer_case.load(*files, "sarcoma")
         self.segmentation.SetName("sarcoma segmentation")
         self.case.root.setFixedWidth(WIDTH)
         self.case.root.resize(WIDTH, 3200)
@@ -203,7 +206,11 @@ class Session:
         return getattr(self.ui, section).grab()
 
     def save(self, picture, name: str) -> None:
-        assert picture.save(str(self.out / name))
+        """Write a picture of widgets with a palette, which makes it a third as large and loses nothing visible."""
+        import qt
+
+        image = picture.toImage().convertToFormat(qt.QImage.Format_Indexed8, qt.Qt.AvoidDither)
+        assert image.save(str(self.out / name), "PNG", 0)
 
 
 def side_by_side(pictures, gap: int = 24):

@@ -130,6 +130,14 @@ def _add_image_and_mask(sub, mask: bool = True) -> None:
     _add_modality(sub)
 
 
+def _add_region(sub, default: str) -> None:
+    sub.add_argument(
+        "--region",
+        metavar="NAME",
+        help=f"one of the model's regions, where it has several; MASK is then a labelmap of all (default: {default})",
+    )
+
+
 def _add_modality(sub) -> None:
     sub.add_argument(
         "--modality",
@@ -249,6 +257,7 @@ def _add_mass_effect(sub) -> None:
 def _add_extract(commands) -> None:
     sub = _add(commands, "extract", "Measure the radiomics features of a tumour.")
     _add_image_and_mask(sub)
+    _add_region(sub, "the only one")
     how = sub.add_mutually_exclusive_group()
     how.add_argument(
         "--model",
@@ -267,6 +276,7 @@ def _add_extract(commands) -> None:
 def _add_synthesize(commands) -> None:
     sub = _add(commands, "synthesize", "Put a tumour with the asked features into a mask.")
     _add_image_and_mask(sub)
+    _add_region(sub, "the only one")
     _add_edit(sub)
     _add_features(sub)
     _add_donor(sub)
@@ -275,6 +285,7 @@ def _add_synthesize(commands) -> None:
 def _add_remove(commands) -> None:
     sub = _add(commands, "remove", "Put healthy tissue in place of a tumour.")
     _add_image_and_mask(sub)
+    _add_region(sub, "all")
     _add_grow(sub, "")
     _add_edit(sub)
 

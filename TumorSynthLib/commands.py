@@ -24,22 +24,23 @@ MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 def extract(args: argparse.Namespace) -> int:
     """`tumorsynth extract`."""
     check_apart([args.out], [args.image, args.mask, args.settings])
-    from TumorSynthLib.volume import read_image, read_mask
+    from TumorSynthLib.volume import read_image
 
     bundle, settings = _extraction(args)
     volume = read_image(args.image)
-    mask = read_mask(args.mask, volume, args.label)
+    mask = painted_mask(args, volume, bundle)
     found: dict[str, Any] = {"features": None, "settings": None, "mask voxels": int(mask.sum())}
     population, unit = None, ""
     if bundle is not None:
         from TumorSynthLib.editor import Editor
 
-        editor = Editor(bundle)
+        editor = Editor(bundle).painting(args.region)
         modality = editor.modality(volume, args.modality)
         found["features"] = editor.extract(volume, mask, modality)
         settings, population = bundle.settings(modality), editor.population(modality)
         unit = bundle.json["intensity"][modality].get("unit", "")
         found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
+        found |= {"region": args.region} if args.region else {}
         found["percentiles"] = _percentiles(population, found["features"])
     else:
         from TumorSynthLib.radiomics.extract import extract_image
@@ -51,6 +52,20 @@ def extract(args: argparse.Namespace) -> int:
             staging.file(args.out).write_text(as_json(found) + "\n", encoding="utf-8")
     print(as_json(found) if args.json else _feature_table(found, "HU" if unit == "HU" else ""))
     return 0
+
+
+def painted_mask(args: argparse.Namespace, volume, bundle):
+    """The voxels to measure, (K, J, I) bool: those of the model's region, or of the label."""
+    from TumorSynthLib.painted import parts
+    from TumorSynthLib.volume import read_mask
+
+    if bundle is None and args.region:
+        raise InputError("--region needs --model, which says what label the region has")
+    if bundle is None or len(bundle.regions) == 1 or args.label is not None:
+        return read_mask(args.mask, volume, args.label)
+    from TumorSynthLib.volume import read_labelmap
+
+    return parts(bundle, read_labelmap(args.mask, volume), bundle.region(args.region).name)[0]
 
 
 def _extraction(args: argparse.Namespace):
@@ -139,19 +154,29 @@ def _edit(args: argparse.Namespace) -> int:
         from TumorSynthLib.editor import Editor
 
         editor = Editor(args.model or entry["model"]["id"], args.device)
-        volume, mask, request = inputs(args, options)
+        volume, mask, request = inputs(args, options, editor.bundle)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
             from TumorSynthLib.provenance import check_repeatable
 
-            notes += check_repeatable(entry, editor.bundle, *images)
+            notes += check_repeatable(entry, editor.bundle, *_painted(editor, images, request))
         read = time.perf_counter()
         result = getattr(editor, args.command)(*images, request, bar)
         edited = time.perf_counter()
+        if editor.several:
+            mask, editor = result.mask, editor.painting(request.region or editor.bundle.regions[0].name)
         _write(args, paths, editor, volume, mask, result)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
     tell(args, paths, result, notes, timing)
     return 0
+
+
+def _painted(editor, images, request):
+    """The images with the mask of what the request changes, in place of a labelmap."""
+    from TumorSynthLib.painted import parts
+
+    volume, *masks = images
+    return (volume, *(parts(editor.bundle, mask, request.region)[0] for mask in masks))
 
 
 def reuse_memory() -> None:
@@ -226,7 +251,7 @@ def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tup
         options = {"modality": args.modality, "seed": args.seed}
         if hasattr(args, "set"):
             options["features"], notes = asked(args)
-        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect"):
+        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "region"):
             if hasattr(args, name):
                 options[name] = getattr(args, name)
         for name in ("to", "at"):
@@ -288,17 +313,22 @@ def read_features(path: str | Path) -> dict[str, float]:
     return inner
 
 
-def inputs(args: argparse.Namespace, options: Mapping[str, Any]):
-    """Volume, mask and whole request of an edit."""
+def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
+    """Volume, mask (a labelmap for a bundle with several regions) and whole request of an edit."""
     from TumorSynthLib.requests import EditRequest
-    from TumorSynthLib.volume import read_image, read_mask
+    from TumorSynthLib.volume import read_image, read_labelmap, read_mask
+
+    def read(path, like, label):
+        if bundle is not None and len(bundle.regions) > 1 and label is None:
+            return read_labelmap(path, like)
+        return read_mask(path, like, label)
 
     volume = read_image(args.image)
-    mask = read_mask(args.mask, volume, args.label) if getattr(args, "mask", None) else None
+    mask = read(args.mask, volume, args.label) if getattr(args, "mask", None) else None
     images: dict[str, Any] = {}
     if getattr(args, "donor", None):
         image = read_image(args.donor[0])
-        images["donor"] = (image, read_mask(args.donor[1], image, args.donor_label))
+        images["donor"] = (image, read(args.donor[1], image, args.donor_label))
     if getattr(args, "inside", None):
         images["inside"] = read_mask(args.inside, volume, args.inside_label)
     return volume, mask, EditRequest(**options, **images)

@@ -35,10 +35,11 @@ class Painter:
     """Draws tumours and healthy tissue with one model, which is loaded once, at the first drawing.
 
     :param device: auto, cpu, cuda or mps.
+    :param parent: painter of another region of the same model, whose network is used.
     """
 
-    def __init__(self, bundle: Bundle, device: str):
-        self.bundle, self.device = bundle, device
+    def __init__(self, bundle: Bundle, device: str, parent: Painter | None = None):
+        self.bundle, self.device, self.parent = bundle, device, parent
         self.texture: Any = None
         self._populations: dict[str, Population | None] = {}
 
@@ -51,6 +52,7 @@ class Painter:
         """Features of the model's training tumours; None where the model has none for the modality."""
         if modality not in self._populations:
             there = (self.bundle.json.get("population") or {}).get(modality)
+            there = there if len(self.bundle.regions) == 1 or self.bundle.painted else None
             self._populations[modality] = self.bundle.population(modality) if there else None
         return self._populations[modality]
 
@@ -122,6 +124,9 @@ class Painter:
             "eta": request.eta,
             "progress": job.report,
         }
+        if self.bundle.painted:
+            others = {name: region.resample_mask(mask) for name, mask in job.others.items()}
+            options |= {"region": self.bundle.painted.name, "others": others}
         with job.clock.stage("texture"):
             try:
                 return texture.sample(region.array, region.mask, job.modality, features, **options)
@@ -133,6 +138,8 @@ class Painter:
 
     def load(self, device: str | None = None):
         """The texture model, on the editor's device, or from now on on another one."""
+        if self.parent is not None:
+            return self.parent.load(device)
         if self.texture is None or device is not None:
             from TumorSynthLib.texture.generator import TextureModel
 

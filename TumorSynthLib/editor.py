@@ -4,7 +4,8 @@
     result = editor.synthesize(volume, mask, EditRequest(features={"contrast": 12.0, "mean_intensity": -40.0}, seed=3))
     write_volume(result.volume, "edited.nii.gz")
 
-Masks are (K, J, I) bool on the grid of their `Volume`. Nothing outside the mask changes. Each method checks its input
+Masks are (K, J, I) bool on the grid of their `Volume`. Models that paint several regions take a labelmap instead, and
+`EditRequest.region` says which of them. Nothing outside the mask changes. Each method checks its input
 before any heavy work and raises `InputError` or `ModelError`; a progress callback that raises `Cancelled` stops it.
 """
 
@@ -23,6 +24,7 @@ from TumorSynthLib.drawing import REACHED, Painter
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.job import Clock, Job, Progress, listed, measured, short
 from TumorSynthLib.models import Bundle, find
+from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed, window_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.population import Population
@@ -54,6 +56,26 @@ class Editor:
         self.bundle = model if isinstance(model, Bundle) else find(model)
         self._painter = Painter(self.bundle, device)
         self._shaper = Shaper(self.bundle, device)
+        self._regions: dict[str, Editor] = {}
+
+    @property
+    def several(self) -> bool:
+        """Whether the model paints several regions, and this editor isn't that of one of them."""
+        return len(self.bundle.regions) > 1 and self.bundle.painted is None
+
+    def painting(self, region: str | None) -> Editor:
+        """The editor of one of the model's regions, with the same network; itself where the model has only one.
+
+        :raises InputError: there is no such region, or there are several and none is named.
+        """
+        chosen = self.bundle.region(region)
+        if not self.several:
+            return self
+        if chosen.name not in self._regions:
+            editor = Editor(self.bundle.painting(chosen.name), self._painter.device)
+            editor._painter.parent = self._painter
+            self._regions[chosen.name] = editor
+        return self._regions[chosen.name]
 
     def modality(self, volume: Volume, wanted: str | None = None) -> str:
         """The model's modality that an image has. Raises InputError where it has none of them."""
@@ -72,14 +94,20 @@ class Editor:
         return suitability.estimate(volume, check_mask(mask, volume), self.bundle, steps)
 
     def extract(
-        self, volume: Volume, mask: np.ndarray, modality: str | None = None, classes=None
+        self,
+        volume: Volume,
+        mask: np.ndarray,
+        modality: str | None = None,
+        classes=None,
+        region: str | None = None,
     ) -> dict[str, float]:
         """Features on the model's grid with its settings, equal to pyradiomics' with `models params`.
 
         :param classes: see `radiomics.extract.extract`; None is all.
+        :param region: of a labelmap, where the model paints several; None is all of them together.
         """
         check_image(volume)
-        mask = check_mask(mask, volume)
+        mask = check_mask(parts(self.bundle, mask, region)[0], volume)
         modality = self.modality(volume, modality)
         region = Region.around(volume, mask, self.bundle.spacing)
         return measured(region, region.native, self.bundle.settings(modality), classes)
@@ -92,7 +120,10 @@ class Editor:
         progress: Progress | None = None,
     ) -> EditResult:
         """A tumour in the mask, with the asked features; those not asked for are free, all of them without any."""
-        return self._retextured(self._prepare(volume, mask, request or EditRequest(), progress))
+        request = request or EditRequest()
+        if self.several:
+            return self.painting(request.region).synthesize(volume, mask, request, progress)
+        return self._retextured(self._prepare(volume, mask, request, progress))
 
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
@@ -109,8 +140,11 @@ class Editor:
         request: EditRequest | None = None,
         progress: Progress | None = None,
     ) -> EditResult:
-        """Healthy tissue in place of the tumour. Features can't be asked for."""
+        """Healthy tissue in place of the tumour, with all its regions where none is named. Features can't be asked for."""
         request = request or EditRequest()
+        if self.several:
+            region = request.region or self.bundle.regions[0].name
+            return self.painting(region).remove(volume, mask, request, progress)
         if request.features or request.donor is not None:
             raise InputError(
                 "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
@@ -272,6 +306,13 @@ class Editor:
 
     def _open(self, volume: Volume, request: EditRequest, progress: Progress | None) -> Job:
         """Check all that needs no mask."""
+        if self.several:
+            raise InputError(
+                f"model {self.bundle.id!r} paints several regions, which can be measured, synthesized and removed: "
+                "use a model with one region for other edits"
+            )
+        if request.region is not None:
+            self.bundle.region(request.region)
         clock, report = Clock(), progress or (lambda stage, fraction: None)
         report("prepare", 0.0)
         with clock.stage("prepare"):
@@ -287,7 +328,8 @@ class Editor:
         """Check everything that can be checked, cheapest first, and cut out the region of the mask, grown by mm."""
         job = self._open(volume, request, progress)
         with job.clock.stage("prepare"):
-            mask = grown(check_mask(mask, volume), volume.spacing, grow)
+            own, job.others = parts(self.bundle, mask, request.region)
+            mask = grown(check_mask(own, volume), volume.spacing, grow)
             job = self._around(job, mask)
             return replace(job, origin=self._hashed(volume, mask))
 
@@ -325,7 +367,7 @@ class Editor:
             return {}
         image, mask = job.request.donor
         return self._painter.texture_of(
-            self.extract(image, mask, job.modality, TEXTURE_CLASSES), job.modality
+            self.extract(image, mask, job.modality, TEXTURE_CLASSES, job.request.region), job.modality
         )
 
     def _drawn(self, job: Job, spacing) -> tuple[Part, Form, list[str]]:

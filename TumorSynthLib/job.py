@@ -47,6 +47,7 @@ class Job:
     :param form: the shape that the edit makes, if it makes one.
     :param boxes: of the (K, J, I) array, which together hold all that changed; empty where that is the mask's alone.
     :param notes: further entries of the provenance.
+    :param others: masks (K, J, I) of the model's other regions by name, which stay as they are.
     """
 
     volume: Volume
@@ -65,6 +66,7 @@ class Job:
     form: Form | None = None
     boxes: list[tuple[slice, ...]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def without_image(cls, request: EditRequest, progress: Progress | None) -> Job:

@@ -259,6 +259,8 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("to", "at"):
         if request.get(name) is not None:
             arguments[name] = tuple(float(v) for v in request[name])
+    if request.get("region") is not None:
+        arguments["region"] = str(request["region"])
     if request.get("window") is not None:
         arguments["window"] = tuple(slice(int(a), int(b)) for a, b in request["window"])
     return arguments

@@ -226,7 +226,7 @@ class Region:
         return (cast_like_itk(values, self.volume.array.dtype) if as_stored else values).astype(np.float32)
 
     def resample_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Another mask (K, J, I) bool of the volume, e.g. a second region of the tumour, as (D, H, W) bool on the working grid."""
+        """Another mask (K, J, I) bool of the volume, e.g. of a second region, as (D, H, W) bool on the working grid."""
         if not mask.any():
             return np.zeros(self.shape, bool)
         samples = [np.arange(first, first + size) for first, size in zip(self.window, self.shape)]

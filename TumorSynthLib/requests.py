@@ -32,6 +32,7 @@ class EditRequest:
     :param features: feature (pyradiomics' name or a driver's, e.g. `intensity_sd`) to value; any subset, the rest is free.
     :param donor: image and mask (K, J, I) whose texture is taken; `features` override single ones.
     :param modality: one of the model's; None finds it from the intensities.
+    :param region: which of the model's regions is painted, where it has several; the mask is then a labelmap.
     :param steps: evaluations of the network; None is the model's own choice.
     :param eta: noise of the sampler, 0 (deterministic) to 1 (the paper's); None is the model's own choice.
     :param samples: how many are drawn; the one nearest to the request is used.
@@ -62,6 +63,7 @@ class EditRequest:
     grow: float = 0.0
     mass_effect: float = 0.0
     window: tuple[slice, slice, slice] | None = None
+    region: str | None = None
 
     def __post_init__(self):
         _check_whole("seed", self.seed, 0, 2**63 - 1)
@@ -86,6 +88,8 @@ class EditRequest:
         for name in ("to", "at"):
             if getattr(self, name) is not None:
                 options[name] = [float(v) for v in getattr(self, name)]
+        if self.region is not None:
+            options["region"] = self.region
         if self.window is not None:
             options["window"] = [[s.start, s.stop] for s in self.window]
         return options

@@ -28,6 +28,7 @@ __all__ = [
     "check_mask",
     "check_output",
     "read_image",
+    "read_labelmap",
     "read_mask",
     "resample_like_pyradiomics",
     "write_volume",
@@ -143,6 +144,27 @@ def read_mask(path: str | os.PathLike, like: Volume, label: int | None = None) -
     if not mask.same_grid(like):
         chosen = _onto_grid(replace(mask, array=chosen), like, str(path))
     return chosen
+
+
+def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:
+    """Read a labelmap onto the grid of an image, nearest neighbour where it has a grid of its own.
+
+    :returns: (K, J, I) uint8 on the grid of `like`.
+    :raises InputError: unreadable, empty, not over the image, or labels that aren't whole numbers from 0 to 255.
+    """
+    labels = _read(Path(path))
+    check_image(labels, str(path))
+    values = np.unique(labels.array)
+    if not np.isin(values, np.arange(256)).all():
+        raise InputError(f"{path} holds {_listed(values.tolist())}: labels must be whole numbers from 0 to 255")
+    if not values.any():
+        raise InputError(f"{path} is empty: draw the tumour first")
+    if labels.same_grid(like):
+        return labels.array.astype(np.uint8)
+    result = np.zeros(like.array.shape, np.uint8)
+    for value in values[values > 0]:
+        result[_onto_grid(replace(labels, array=labels.array == value), like, str(path))] = value
+    return result
 
 
 def check_image(volume: Volume, name: str = "the image") -> None:

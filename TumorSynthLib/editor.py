@@ -12,7 +12,6 @@ before any heavy work and raises `InputError` or `ModelError`; a progress callba
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +25,7 @@ from TumorSynthLib.job import Clock, Job, Progress, listed, measured, short
 from TumorSynthLib.models import Bundle, find
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed, window_of
+from TumorSynthLib.preparing import around, hashed, in_hounsfield, open_job, prepared, region_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.table import FEATURES
@@ -40,7 +40,7 @@ from TumorSynthLib.requests import (
     storable,
 )
 from TumorSynthLib.resampling import bounding_box
-from TumorSynthLib.shaping import Form, Shaper, measured_shape
+from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
 
@@ -123,7 +123,7 @@ class Editor:
         request = request or EditRequest()
         if self.several:
             return self.painting(request.region).synthesize(volume, mask, request, progress)
-        return self._retextured(self._prepare(volume, mask, request, progress))
+        return self._retextured(prepared(self.bundle, volume, mask, request, progress))
 
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
@@ -149,7 +149,7 @@ class Editor:
             raise InputError(
                 "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
             )
-        job = self._prepare(volume, mask, request, progress, request.grow)
+        job = prepared(self.bundle, volume, mask, request, progress, request.grow)
         return self._finish("remove", job, self._painter.removed(job))
 
     def move(
@@ -163,7 +163,7 @@ class Editor:
         """
         if request.to is None:
             raise InputError("say where to: the new centre of the tumour, x y z in LPS mm")
-        return self._replanted("move", self._prepare(volume, mask, request, progress))
+        return self._replanted("move", prepared(self.bundle, volume, mask, request, progress))
 
     def reshape(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
@@ -177,20 +177,20 @@ class Editor:
             raise InputError(
                 "say which shape: at least one shape feature, e.g. volume_ml, sphericity or elongation"
             )
-        return self._replanted("reshape", self._prepare(volume, mask, request, progress))
+        return self._replanted("reshape", prepared(self.bundle, volume, mask, request, progress))
 
     def insert(self, volume: Volume, request: EditRequest, progress: Progress | None = None) -> EditResult:
         """A new tumour with its centre of mass at `request.at`. What isn't asked of its shape and texture is drawn as in the
         model's population; `before` are the features of the healthy tissue there."""
         if request.at is None:
             raise InputError("say where: the centre of the new tumour, x y z in LPS mm (at)")
-        job = self._open(volume, request, progress)
-        origin = self._hashed(volume, np.zeros(volume.array.shape, bool))
+        job = open_job(self.bundle, volume, request, progress)
+        origin = hashed(volume, np.zeros(volume.array.shape, bool))
         part, form, warnings = self._drawn(job, _lps_spacing(volume))
         new, note = placed(
-            volume, part, request.at, self._is_ct(job), request.inside, nearest=request.nearest
+            volume, part, request.at, in_hounsfield(self.bundle, job), request.inside, nearest=request.nearest
         )
-        job = replace(self._around(job, new), origin=origin, form=form)
+        job = replace(around(self.bundle, job, new), origin=origin, form=form)
         job.warn(*warnings, note)
         texture = split(request.features)[0]
         job.asked = self._donated(job) | texture
@@ -216,7 +216,7 @@ class Editor:
         request = request or EditRequest()
         name = series.checked(feature, values)
         form = FEATURES[name].cls == "shape"
-        job = self._prepare(volume, mask, request, progress)
+        job = prepared(self.bundle, volume, mask, request, progress)
         own = job.measure() | measured_shape(Frame.of(volume.direction).view(job.mask), _lps_spacing(volume))
         numbers = series.absolute(feature, values, own)
         jobs = []
@@ -228,6 +228,7 @@ class Editor:
                 else series.step_features(name, feature, number, asked, own[series.MEAN])
             )
             storable(split(asked)[0], volume.array.dtype)
+            check_room(split(asked)[1], tuple(n * s for n, s in zip(volume.size, volume.spacing)))
             jobs.append(job.again(replace(request, features=asked)))
         drawn = (
             self._series_shapes(jobs)
@@ -254,7 +255,7 @@ class Editor:
         window = window_of(
             first.volume, grown(first.mask, first.volume.spacing, first.request.grow), [d[0] for d in drawn]
         )
-        region = self._region(first.volume, first.mask, replace(first.request, window=window))
+        region = region_of(self.bundle, first.volume, first.mask, replace(first.request, window=window))
         for job in jobs:
             job.request, job.region = replace(job.request, window=window), region
         return drawn
@@ -281,10 +282,15 @@ class Editor:
         if like is not None:
             if request.at is None:
                 raise InputError("say where on the image: the centre of the tumour, x y z in LPS mm (at)")
-            job = self._open(like, request, progress)
+            job = open_job(self.bundle, like, request, progress)
             part, form, warnings = self._drawn(job, _lps_spacing(like))
             mask, note = placed(
-                like, part, request.at, self._is_ct(job), request.inside, nearest=request.nearest
+                like,
+                part,
+                request.at,
+                in_hounsfield(self.bundle, job),
+                request.inside,
+                nearest=request.nearest,
             )
             grid, warnings = like.with_array(mask.astype(np.uint8)), [*warnings, *([note] if note else [])]
         else:
@@ -303,57 +309,6 @@ class Editor:
             self._shaper.spread(),
         )
         return replace(result, provenance=provenance.of_shape(self.bundle, request, result))
-
-    def _open(self, volume: Volume, request: EditRequest, progress: Progress | None) -> Job:
-        """Check all that needs no mask."""
-        if self.several:
-            raise InputError(
-                f"model {self.bundle.id!r} paints several regions, which can be measured, synthesized and removed: "
-                "use a model with one region for other edits"
-            )
-        if request.region is not None:
-            self.bundle.region(request.region)
-        clock, report = Clock(), progress or (lambda stage, fraction: None)
-        report("prepare", 0.0)
-        with clock.stage("prepare"):
-            check_image(volume)
-            storable(split(request.features)[0], volume.array.dtype)
-            modality, warnings = suitability.modality_of(self.bundle, request.modality, volume)
-            settings = self.bundle.settings(modality)
-        return Job(volume, request, modality, settings, warnings, report, clock)
-
-    def _prepare(
-        self, volume, mask, request: EditRequest, progress: Progress | None, grow: float = 0.0
-    ) -> Job:
-        """Check everything that can be checked, cheapest first, and cut out the region of the mask, grown by mm."""
-        job = self._open(volume, request, progress)
-        with job.clock.stage("prepare"):
-            own, job.others = parts(self.bundle, mask, request.region)
-            mask = grown(check_mask(own, volume), volume.spacing, grow)
-            job = self._around(job, mask)
-            return replace(job, origin=self._hashed(volume, mask))
-
-    def _around(self, job: Job, mask: np.ndarray) -> Job:
-        """The edit in a mask, after the checks that need it."""
-        warnings = suitability.check_fit(job.volume, mask, self.bundle)
-        job.warn(*warnings)
-        return replace(job, mask=mask, region=self._region(job.volume, mask, job.request))
-
-    def _hashed(self, volume: Volume, mask: np.ndarray) -> Future:
-        """Fingerprint of the input, made beside the network: hashing a large image takes as long as a small edit."""
-        hashing = ThreadPoolExecutor(1)
-        origin = hashing.submit(provenance.fingerprint, volume, mask)
-        hashing.shutdown(wait=False)
-        return origin
-
-    def _region(self, volume: Volume, mask: np.ndarray, request: EditRequest) -> Region:
-        from TumorSynthLib.texture.network import MULTIPLE
-
-        margin = float(self.bundle.json["margin_mm"])
-        return Region.around(volume, mask, self.bundle.spacing, margin, MULTIPLE, window=request.window)
-
-    def _is_ct(self, job: Job) -> bool:
-        return suitability.is_ct(job.modality, self.bundle.json["intensity"][job.modality])
 
     def _decide(self, job: Job) -> None:
         """Fill in what is asked (features and donor) and the nearest request that a tumour can meet."""
@@ -396,7 +351,11 @@ class Editor:
         """
         request, volume = job.request, job.volume
         texture, shape = split(request.features)
-        options = {"ct": self._is_ct(job), "inside": request.inside, "nearest": request.nearest}
+        options = {
+            "ct": in_hounsfield(self.bundle, job),
+            "inside": request.inside,
+            "nearest": request.nearest,
+        }
         arrange = shift = None
         if shape:
             part, job.form, warnings = drawn or self._reshaped(job)
@@ -415,7 +374,7 @@ class Editor:
     def _keeping(self, job: Job, cleared: Volume, new: np.ndarray, shift) -> Arrange:
         """Puts the tumour's own voxels into a drawn sample of the moved one, all but its rim."""
         volume = cleared.with_array(carried(job.volume, job.mask, cleared, shift))
-        native = self._region(volume, new, job.request).native
+        native = region_of(self.bundle, volume, new, job.request).native
         return lambda region, sample: with_rim(region, native, sample)
 
     def _cleared(self, job: Job, new: np.ndarray) -> Volume:
@@ -425,7 +384,7 @@ class Editor:
         if not job.request.mass_effect and not (hole & ~new).any():
             return job.volume
         if hole is not job.mask:
-            job = replace(job, mask=hole, region=self._region(job.volume, hole, job.request))
+            job = replace(job, mask=hole, region=region_of(self.bundle, job.volume, hole, job.request))
         return job.volume.with_array(job.region.paste(self._painter.removed(job)))
 
     def _planted(
@@ -443,7 +402,7 @@ class Editor:
         """
         if source.request.mass_effect:
             volume = self._with_room(source, volume, new)
-        job = self._around(replace(source, volume=volume), new)
+        job = around(self.bundle, replace(source, volume=volume), new)
         with job.clock.stage("request"):
             job.used = self._painter.feasible(job) if feasible else dict(job.asked)
         draw = (lambda sample: arrange(job.region, sample)) if arrange else None

@@ -20,6 +20,7 @@ from TumorSynthLib.resampling import bounding_box
 
 PREFIX = "original_shape_"
 SHAPE_FEATURES = 17
+FILLED = 0.6  # part of an image that a tumour may fill: a ball fills half of the cube around it
 COARSE = 3.0  # voxels across the smallest drawn tumour, below which its shape can't be told
 MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
 
@@ -131,6 +132,24 @@ def _check_extent(asked: Mapping[str, float]) -> None:
         if power and value ** (1 / power) > MAX_EXTENT:
             raise InputError(
                 f"{name} = {value:g} is larger than any patient: check its unit (mm, mm², mm³; volume_ml is in ml)"
+            )
+
+
+def check_room(asked: Mapping[str, float], size_mm: tuple[float, float, float]) -> None:
+    """Raise InputError for a request that no image of this size (x, y, z) mm holds, before anything is drawn."""
+    image = " × ".join(f"{s:.0f}" for s in size_mm)
+    for name in ("MeshVolume", "VoxelVolume"):
+        volume, most = asked.get(PREFIX + name, 0.0), FILLED * float(np.prod(size_mm))
+        if volume > most:
+            raise InputError(
+                f"a tumour of {volume / 1000:.4g} ml is larger than the image of {image} mm: ask for less than "
+                f"{most / 1000:.3g} ml"
+            )
+    for name in ("Maximum3DDiameter", "MajorAxisLength"):
+        length, most = asked.get(PREFIX + name, 0.0), float(np.linalg.norm(size_mm))
+        if length > most:
+            raise InputError(
+                f"{name} = {length:.4g} mm is larger than the image of {image} mm: ask for less than {most:.0f} mm"
             )
 
 

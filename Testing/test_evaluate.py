@@ -220,13 +220,13 @@ def texture(bundle, cases, tmp_path_factory) -> tuple[Path, dict]:
 def test_texture_evaluation_has_every_part(texture):
     folder, out = texture
     assert out["of_cases"] == PATIENTS and len(out["cases"]) == 4 and out["budget"]["patients"] == 4
-    assert {
-        "CT donor network",
-        "CT own network",
-        "CT own codec",
-        "CT own mask only",
-        "CT donor other seed",
-    } == set(out["results"])
+    arms_of = {
+        "own": ("network", "unguided", "codec", "mask only"),
+        "donor": ("network", "unguided", "other seed"),
+    }
+    assert set(out["results"]) == {
+        f"CT {request} {arm}" for request, names in arms_of.items() for arm in names
+    }
     ceiling = out["results"]["CT own codec"]["groups"]
     assert (
         ceiling["steered"]["median"] > 0.999 and ceiling["audit"]["concordance"] > 0.99

@@ -1,7 +1,8 @@
 """Tumours to judge: cases of patients that were never trained on, and every way ("arm") of making a tumour in their masks.
 
 full        the network's sample, moved by the solver until the features hold: the product's default
-network     the network alone
+network     the network alone, as the library draws: guided to the asked moments on its way, where the codec is lossless
+unguided    the same without: what the network itself has learned
 field       the solver on a Gaussian random field with the real tumour's mean and spread: no network
 mask only   the network told the population's mean features, whatever is asked: what the mask alone gives away
 codec       the real tumour through the model's codec and back: the ceiling
@@ -130,6 +131,7 @@ class Bench:
 
     def __post_init__(self):
         self.editor = Editor(self.bundle, self.device)
+        self.plain = Editor(self.bundle, self.device)
         self.kept: dict[str, Drawn] = {}
         self.code = source_hash()
         if self.cache:
@@ -194,6 +196,9 @@ class Bench:
             mean = dict(zip(population.names, map(float, population.mean)))
             asked = {n: mean[n] for n in asked if n in mean}
         editor = self.baselines.get(arm, self.editor)
+        if arm == "unguided":
+            editor = self.plain
+            editor.load().guided = False
         wish = EditRequest(features=asked, modality=modality, seed=seed, steps=steps, solve=arm == "full")
         return editor.synthesize(volume, mask, wish).volume
 

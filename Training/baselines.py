@@ -5,9 +5,9 @@ ldm         latent diffusion: the same network, denoising from pure noise, the m
 bridge      our bridge with the plain loss: what `gan` and `ldm` compare with at an equal number of steps
 unordered   that bridge with the release's conditioner: tokens that don't know which feature they stand for
 
-All of them start from the mean that is asked for, because it is in the masked image they see; only the bridge's sampler
-also holds the asked mean and variance on its way. `train_baseline.py` makes checkpoints, `load_baseline` opens one as an
-editor that `evaluate.py` uses beside the model's own.
+All of them start from the mean that is asked for, because it is in the masked image they see; none is guided to the asked
+moments on its way, as the shipped model's draws are (the arm `unguided` is that model without). `train_baseline.py` makes
+checkpoints, `load_baseline` opens one as an editor that `evaluate.py` uses beside the model's own.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ class UnorderedTokens(FeatureTokens):
         return tokens, self.pool(tokens.mean(1))
 
 
-def make_network(config: NetworkConfig, unordered: bool = False) -> BridgeNetwork:
-    network = BridgeNetwork(config)
-    if unordered:
-        c = config
-        network.tokens = UnorderedTokens(c.features, c.token, c.embedding, c.modalities)
+def make_unordered(network: BridgeNetwork) -> BridgeNetwork:
+    """The network with tokens that don't know their feature; scaling as it was."""
+    old, c = network.tokens, network.config
+    tokens = UnorderedTokens(c.features, c.token, c.embedding, len(old.center))
+    tokens.set_scaling(old.center, old.scale, old.log)
+    network.tokens = tokens.to(old.center.device)
     return network
 
 
@@ -81,9 +82,9 @@ class BaselineModel(TextureModel):
 
     kind = "gan"
 
-    def draw(self, predict, x, hole, valid, features, intensity, times, eta, seed, progress=None):
+    def draw(self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None):
         """x (1, 1, D, H, W) with the hole filled; as `TextureModel.draw`, `times` and `eta` are the bridge's and ignored."""
-        x = complete(x, hole, valid)
+        x, intensity = complete(x, hole, valid), self.intensity[modality]
         level = torch.as_tensor(intensity.forward(np.array([(features or {}).get(LEVEL, np.nan)]))).to(
             x.device
         )
@@ -145,7 +146,8 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
             f"{path} was trained at {meta['spacing']} mm on {meta['modalities']}, but {bundle.id} works at "
             f"{bundle.spacing} mm on {list(bundle.modalities)}; give the data's own baseline"
         )
-    network = make_network(NetworkConfig.from_dict(config["network"]), config["unordered"])
+    network = BridgeNetwork(NetworkConfig.from_dict(config["network"]))
+    network = make_unordered(network) if config["unordered"] else network
     network.load_state_dict(saved["ema"])
     codec.load_state_dict(saved["codec"])
     ranges = {m: bundle.json["intensity"][m].get("range", (-np.inf, np.inf)) for m in bundle.modalities}
@@ -153,7 +155,7 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
     where, bridge = pick_device(device), config["kind"] == "bridge"
     texture = (TextureModel if bridge else BaselineModel)(
         network.eval().to(where), codec.eval().to(where), tuple(config["names"]), tuple(meta["modalities"]),
-        maps, tuple(meta["spacing"]), FEW_STEP_NODES, 1.0, device=where,
+        maps, tuple(meta["spacing"]), FEW_STEP_NODES, 1.0, device=where, guided=False,
     )  # fmt: skip
     if not bridge:
         texture.kind = config["kind"]

@@ -87,7 +87,7 @@ class Texture:
         ] = {}  # (modality, arm) -> [(case, sample)], requests of donors
 
     def arms(self) -> list[str]:
-        every = ["network", *self.bench.baselines, "full", "field"]
+        every = ["network", "unguided", *self.bench.baselines, "full", "field"]
         return [x for x in every if not self.a.arms or x in self.a.arms]
 
     def donors(self, i: int, arm: str) -> list[int]:
@@ -131,13 +131,8 @@ class Texture:
     def fidelity(self) -> dict:
         """Asked against reached for donors' and own requests, by arm, and the controls."""
         self.draw_donors()
-        own_arms = [
-            "network",
-            *self.bench.baselines,
-            *(["full"] if self.budget.own else []),
-            "codec",
-            "mask only",
-        ]
+        alone = ["network", "unguided", *self.bench.baselines]
+        own_arms = [*alone, *(["full"] if self.budget.own else []), "codec", "mask only"]
         for i, tumour in enumerate(self.bench.tumours):
             for arm in own_arms:
                 if self.a.arms and arm not in (*self.a.arms, "codec", "mask only"):

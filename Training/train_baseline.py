@@ -21,7 +21,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
-from baselines import KINDS, diffused, make_network
+from baselines import KINDS, diffused, make_unordered
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
@@ -30,18 +30,17 @@ from torch.nn.parallel import DistributedDataParallel
 from train_texture import (
     BACKGROUND_WEIGHT,
     Sampler,
+    build,
     conditioning,
+    configuration,
     intensity_maps,
     loss_of,
     open_codec,
     rate,
-    scaling,
-    standardise,
 )
 
 from TumorSynthLib.texture.bridge import Bridge
 from TumorSynthLib.texture.context import complete, masked, noise_cells
-from TumorSynthLib.texture.network import NetworkConfig
 
 EDGE_WEIGHT = 1.0  # of the L1 of edges next to the L1 of intensities, as in Ea-GAN
 ADVERSARIAL_WEIGHT = 0.01  # pix2pix's 1 : 100
@@ -91,7 +90,7 @@ def prepared(codec, batch: dict) -> dict:
 
 
 def guess(network, batch: dict, state, y, times):
-    told = (batch[k] for k in ("modality", "values", "given", "removal"))
+    told = (batch[k] for k in ("modality", "values", "given", "removal", "region"))
     return network(state, y, batch["conditions"], times, *told).float()
 
 
@@ -110,9 +109,9 @@ def denoising_loss(network, codec, batch: dict) -> torch.Tensor:
 class Gan:
     """Discriminator, its optimiser, and the two losses of a step."""
 
-    def __init__(self, run: common.Run, tokens, crop: tuple[int, ...], lr: float, saved: dict | None):
-        self.run, self.tokens = run, tokens
-        self.critic = Critic(tokens.center.shape[1], crop).to(run.device)
+    def __init__(self, run: common.Run, network, crop: tuple[int, ...], lr: float, saved: dict | None):
+        self.run, self.network = run, network
+        self.critic = Critic(network.config.features, crop).to(run.device)
         self.optimiser = torch.optim.AdamW(self.critic.parameters(), lr, betas=(0.5, 0.9))
         if saved:
             self.critic.load_state_dict(saved["critic"])
@@ -123,7 +122,8 @@ class Gan:
     def told(self, batch: dict) -> torch.Tensor:
         """Standardised features and which were given (B, 2F); none in a removal."""
         given = batch["given"] & ~batch["removal"][:, None]
-        values = self.tokens.standardise(batch["values"], batch["modality"])
+        row = self.network.scaling_row(batch["modality"], batch["region"])
+        values = self.network.tokens.standardise(batch["values"], row)
         return torch.cat([torch.where(given, values, torch.zeros_like(values)), given.to(values.dtype)], 1)
 
     def generator_loss(self, network, codec, batch: dict) -> torch.Tensor:
@@ -186,8 +186,10 @@ class Trainer:
         self.maps = intensity_maps(self.data)
         self.sampler = Sampler(self.data, [self.data.meta["names"].index(n) for n in self.names], self.maps)
         torch.manual_seed(a.seed)
-        self.codec, self.codec_config = open_codec(a.codec)
-        self._build(saved)
+        codec, self.codec_config = open_codec(a.codec)
+        widths = saved["config"]["network"]["widths"] if saved else a.widths
+        self.codec, self.network = build(self.run, self.data, self.sampler, codec, widths)
+        self.network = make_unordered(self.network) if a.unordered else self.network
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01
         )
@@ -195,24 +197,11 @@ class Trainer:
         if saved:
             self._resume(saved)
         crop = self.data.images.shape[1:]
-        self.gan = Gan(self.run, self.network.tokens, crop, a.lr / 3, saved) if a.kind == "gan" else None
+        self.gan = Gan(self.run, self.network, crop, a.lr / 3, saved) if a.kind == "gan" else None
         world = self.run.world > 1
         self.model = (
             DistributedDataParallel(self.network, find_unused_parameters=True) if world else self.network
         )
-
-    def _build(self, saved):
-        standardise(self.codec, self.sampler)
-        widths = tuple(saved["config"]["network"]["widths"] if saved else self.a.widths)
-        config = NetworkConfig(
-            self.codec.channels, len(self.names), len(self.data.meta["modalities"]), widths=widths
-        )
-        self.network = make_network(config, self.a.unordered)
-        rows = self.sampler.tumours
-        features = self.data.features[rows][:, self.sampler.columns]
-        self.network.tokens.set_scaling(**scaling(features, self.data.modality[rows]))
-        self.network.to(self.run.device)
-        self.codec.to(self.run.device).eval().requires_grad_(False)
 
     def _resume(self, saved: dict):
         self.network.load_state_dict(saved["network"])
@@ -249,17 +238,8 @@ class Trainer:
 
     def save(self):
         a = self.a
-        config = {
-            "kind": a.kind,
-            "unordered": a.unordered,
-            "batch": a.batch * self.run.world,
-            "names": self.names,
-        }
-        config["network"] = self.network.config.as_dict()
-        config["meta"] = {k: self.data.meta[k] for k in ("layout", "spacing", "modalities")}
-        config["intensity"] = {
-            m: [f.center, f.scale] for m, f in zip(self.data.meta["modalities"], self.maps)
-        }
+        config = configuration(self.network, self.names, self.data, self.maps)
+        config |= {"kind": a.kind, "unordered": a.unordered, "batch": a.batch * self.run.world}
         state = {
             "network": self.network.state_dict(), "ema": self.ema.shadow, "optimiser": self.optimiser.state_dict(),
             "codec": self.codec.state_dict(), "codec_config": self.codec_config, "config": config,

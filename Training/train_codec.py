@@ -1,4 +1,4 @@
-"""Train the paper's compression, a VQ-GAN at factor 2, on prepared crops, and measure what survives its round trip.
+"""Train the paper's compression, a VQ-GAN at factor 2 (or 4), on prepared crops, and measure what survives its round trip.
 
     one CPU core         python Training/train_codec.py --data runs/data/sts --out runs/sts_codec --minutes 30 --threads 1
     one GPU              python Training/train_codec.py --data runs/data/sts --out runs/sts_codec --steps 20000 --batch 16
@@ -12,7 +12,8 @@ has no codebook to learn. `--batch` is per process. The same command goes on fro
 
 At the end the latents' mean and deviation are set, and crops of patients that were held out go through the codec: PSNR
 inside the tumour, and for each class of features the concordance between the crop's and its reconstruction's, next to
-the Haar codec's, which loses nothing. `--measure` does only that. The checkpoint is what train_texture.py's --codec takes.
+the Haar codec's, which loses nothing. `--measure` does only that. The checkpoint is what train_texture.py's --codec takes (at
+factor 2), and what `evaluate.py codec` puts into one table.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from train_texture import intensity_maps, rate
 
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.settings import Settings
-from TumorSynthLib.texture.codec import make_codec, pool_any
+from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.context import IntensityMap
 
 TUMOUR_WEIGHT = 10.0  # the paper's release: L1 inside the tumour counts this much more
@@ -113,7 +114,8 @@ def standardise(codec: nn.Module, crops: Crops, count: int = 200):
     device = codec.mean.device
     for i in rng.choice(crops.tumours, min(count, len(crops.tumours)), replace=False):
         x, mask = crops.crop(int(i))
-        cells.append(codec.raw(x.to(device))[0][:, (pool_any(mask)[0, 0] > 0).to(device)])
+        touched = nn.functional.max_pool3d(mask.float(), codec.factor)[0, 0] > 0
+        cells.append(codec.raw(x.to(device))[0][:, touched.to(device)])
     z = torch.cat(cells, 1)
     codec.mean.copy_(z.mean(1))
     codec.std.copy_(z.std(1).clamp_min(1e-4))
@@ -126,8 +128,8 @@ def concordance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def round_trip(codec: nn.Module, crops: Crops, count: int) -> dict:
-    """What held-out tumours look like after encode and decode.
+def round_trip(codec: nn.Module, crops: Crops, count: int, measured=extract) -> dict:
+    """What held-out tumours look like after encode and decode; `measured` extracts features as `extract` does.
 
     PSNR in dB over the tumour's voxels, median over crops; its peak is the spread between the 1st and 99th percentile of
     the modality's held-out crops. Concordance per feature across crops; per class the median and the worst.
@@ -150,7 +152,7 @@ def round_trip(codec: nn.Module, crops: Crops, count: int) -> dict:
         error = float(np.mean((back - image)[mask] ** 2))
         psnr[m].append(20 * np.log10(peak[m]) - 10 * np.log10(max(error, 1e-12)))
         for values, found in ((image, before), (back, after)):
-            features = extract(values, mask, tuple(data.meta["spacing"]), settings, TEXTURE_CLASSES)
+            features = measured(values, mask, tuple(data.meta["spacing"]), settings, TEXTURE_CLASSES)
             found.append([features[n] for n in data.meta["names"]])
     kept = {
         n: concordance(a, b) for n, a, b in zip(data.meta["names"], np.array(before).T, np.array(after).T)
@@ -211,6 +213,9 @@ def parse():
         default=[33, 33, 33, 33],
         help="quantisation levels of each latent channel",
     )
+    p.add_argument(
+        "--factor", type=int, choices=(2, 4), default=2, help="compression per axis; 4 only to compare"
+    )
     p.add_argument("--critic", type=int, default=16, help="channels of the discriminator; 0 for none")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
@@ -226,7 +231,9 @@ class Trainer:
     def __init__(self, a, run: common.Run, saved: dict | None, crop: tuple[int, ...]):
         self.a, self.run = a, run
         self.config = (
-            saved["config"] if saved else {"kind": "vqgan", "width": a.width, "levels": list(a.levels)}
+            saved["config"]
+            if saved
+            else {"kind": "vqgan", "width": a.width, "levels": list(a.levels), "factor": a.factor}
         )
         self.codec = make_codec(self.config).to(run.device)
         self.critic = discriminator(a.critic, crop).to(run.device) if a.critic else None

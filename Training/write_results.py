@@ -15,9 +15,10 @@ Written by `Training/write_results.py` from the JSON files in this folder, which
 patients that were never trained on. Features are re-extracted by pyradiomics from the edited file's voxels; intervals are
 95 % bootstraps over patients.
 
-- **network**: the network alone; **full**: network and solver, the default; **field**: solver on a Gaussian field, without
-  network; **mask only**: the network told the population's mean features; **codec**: the real tumour through the codec and
-  back, the ceiling; **other seed**: the network's result for one seed, taken as the request, against that for another.
+- **network**: the network alone, its draws guided to the asked mean, spread and percentiles; **unguided**: without that;
+  **full**: network and solver, the default; **field**: solver on a Gaussian field, without network; **mask only**: the
+  network told the population's mean features; **codec**: the real tumour through the codec and back, the ceiling;
+  **other seed**: the network's result for one seed, taken as the request, against that for another.
 - **gan**, **ldm**, **unordered**, **bridge**: the paper's baselines, the release's conditioner and our bridge, trained on
   the same data with the same number of steps (stated at each table), without the solver.
 - **own**: a tumour asked for with its own features; **donor**: with another patient's.

@@ -307,6 +307,9 @@ def _addPythonFiles() -> None:
     genuine = source()
     if genuine is not None:
         slicer.__path__.append(str(genuine))
+        import qt_runtime  # the genuine files import qt and ctk
+
+        qt_runtime.install(slicer.app.temporaryPath)
         return
     import module_doubles
 

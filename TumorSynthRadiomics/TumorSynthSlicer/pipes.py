@@ -100,7 +100,8 @@ class QtPipe:
         self._process.write(data)
 
     def readLines(self, waitSeconds: float = 0.0) -> list[bytes]:
-        if waitSeconds and not self._process.bytesAvailable():
+        if self.isRunning() and not self._process.bytesAvailable():
+            # With 0 ms it only looks: what has arrived is then there without the event loop, too.
             self._process.waitForReadyRead(int(1000 * waitSeconds))
         self._readErrors()
         *lines, self._rest = (self._rest + _bytes(self._process.readAllStandardOutput())).split(b"\n")

@@ -4,8 +4,8 @@
     python Testing/screenshots.py --scale 1 --out DIR   elsewhere, at another scaling
 
 The panel is the module's own, on real nodes and on the real logic; only Slicer's application around it is missing (see
-qt_runtime.py). The case is STS_041 of the soft-tissue sarcoma data (CC BY 3.0), which no bundled model was trained on; it is
-looked for as in the tests (TUMORSYNTH_TEST_DATA). Takes a few minutes, most of them for three edits.
+qt_runtime.py). The case is the CT of STS_041 of the soft-tissue sarcoma data (CC BY 3.0), which no bundled model was trained
+on; it is looked for as in the tests (TUMORSYNTH_TEST_DATA). Takes a few minutes, most of them for three edits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "Resources" / "Screenshots")
     parser.add_argument("--scale", type=float, default=1.5, help="scaling of the screen")
-    parser.add_argument("--case", default="STS_041_T1")
+    parser.add_argument("--case", default="STS_041_CT")
     parser.add_argument("--panel-only", action="store_true", help="only what needs no edit")
     parser.add_argument("--data", type=Path, default=default_data())
     given = parser.parse_args()
@@ -50,7 +50,7 @@ class Session:
         slicer_runtime.loadModule()
         from TumorSynthRadiomics import TumorSynthRadiomicsLogic
 
-        self.out, self.states = out, {}
+        self.out, self.states, self.box = out, {}, None
         self.case = panel_case.Case(TumorSynthRadiomicsLogic())
         self.ui = self.case.ui
         stem = data / "sts" / "val" / case
@@ -105,8 +105,7 @@ class Session:
         selector.activated.emit(selector.findData("volume_ml"))
         found["series"] = self.grab("editSection")
         self.task("textureButton")
-        self.slide("contrast", 0.8)
-        self.slide("intensity_sd", 0.75)
+        self.preset("texture/rough")
         found["texture"] = self.grab("editSection")
         return found
 
@@ -145,10 +144,6 @@ class Session:
 
     def preset(self, name: str) -> None:
         self.ui.presetSelector.activated.emit(self.ui.presetSelector.findData(name))
-        self.settle()
-
-    def slide(self, key: str, fraction: float) -> None:
-        self.case.widget(key + "_slider").value = round(1000 * fraction)
         self.settle()
 
     def point(self) -> None:
@@ -191,15 +186,17 @@ class Session:
     # Pictures
 
     def keep(self, name: str) -> None:
-        """Remember the voxels and the segment as they are now."""
+        """Remember the voxels and the segment around the first tumour as they are now."""
         import slicer
 
         parameters = self.case.panel.parameters
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(
             parameters.segmentation, parameters.segmentID, self.volume
         )
-        voxels = slicer.util.arrayFromVolume(self.volume).copy()
-        self.states[name] = (voxels, mask > 0, self.volume.GetSpacing())
+        spacing = self.volume.GetSpacing()
+        self.box = self.box or around(mask > 0, spacing)
+        voxels = slicer.util.arrayFromVolume(self.volume)[self.box].copy()
+        self.states[name] = (voxels, mask[self.box] > 0, spacing)
 
     def grab(self, section: str):
         self.wait(lambda: False, 0.2, strict=False)
@@ -239,6 +236,15 @@ def side_by_side(pictures, gap: int = 24):
 
 
 # The tumour before and after
+
+
+def around(mask, spacing, margin: float = 25.0):
+    """The box of a (K, J, I) mask and mm around it."""
+    import numpy as np
+
+    found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    room = [round(margin / d) for d in spacing[::-1]]
+    return tuple(slice(max(0, f[0] - r), f[-1] + r + 1) for f, r in zip(found, room))
 
 
 def views(states: dict, path: Path, height: int = 300) -> None:
@@ -317,26 +323,24 @@ def surface_picture(mask, spacing, width: int, height: int):
     return to_pixmap(grabbed.GetOutput(), qt)
 
 
-def surface_actor(mask, spacing):
-    """Smooth surface of a mask in mm."""
+def surface_actor(mask, spacing, step: float = 1.0):
+    """Smooth surface of a mask in mm, from a grid with voxels of that many mm."""
     import numpy as np
     import vtk
+    from scipy import ndimage
     from vtk.util.numpy_support import numpy_to_vtk
 
+    fine = ndimage.zoom(mask.astype(np.float32), [d / step for d in spacing[::-1]], order=1)
+    fine = np.ascontiguousarray(ndimage.gaussian_filter(fine, 1.5 / step))
     image = vtk.vtkImageData()
-    image.SetDimensions(*mask.shape[::-1])
-    image.SetSpacing(*spacing)
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(mask, np.uint8).ravel(), deep=True))
-    contour = vtk.vtkDiscreteFlyingEdges3D()
+    image.SetDimensions(*fine.shape[::-1])
+    image.SetSpacing(step, step, step)
+    image.GetPointData().SetScalars(numpy_to_vtk(fine.ravel(), deep=True))
+    contour = vtk.vtkFlyingEdges3D()
     contour.SetInputData(image)
-    contour.SetValue(0, 1)
-    smooth = vtk.vtkWindowedSincPolyDataFilter()
-    smooth.SetInputConnection(contour.GetOutputPort())
-    smooth.SetNumberOfIterations(30)
-    smooth.SetPassBand(0.02)
-    smooth.NormalizeCoordinatesOn()
+    contour.SetValue(0, 0.5)
     mapper = vtk.vtkPolyDataMapper()
-    mapper.SetInputConnection(smooth.GetOutputPort())
+    mapper.SetInputConnection(contour.GetOutputPort())
     mapper.ScalarVisibilityOff()
     actor = vtk.vtkActor()
     actor.SetMapper(mapper)
@@ -346,7 +350,7 @@ def surface_actor(mask, spacing):
 
 
 def look(renderer, shape, spacing) -> None:
-    """From the front and a little above, at the whole volume's middle."""
+    """From the front and a little above, at the middle of what is shown."""
     extent = [n * d for n, d in zip(shape[::-1], spacing)]
     middle = [e / 2 for e in extent]
     camera = renderer.GetActiveCamera()
@@ -357,7 +361,7 @@ def look(renderer, shape, spacing) -> None:
     camera.SetViewUp(0, 0, 1)
     camera.ParallelProjectionOn()
     camera.SetParallelScale(0.5 * max(extent[0], extent[2]))
-    renderer.ResetCameraClippingRange(0, extent[0], 0, extent[1], 0, extent[2])
+    renderer.ResetCameraClippingRange((0, extent[0], 0, extent[1], 0, extent[2]))
 
 
 def to_pixmap(image, qt):

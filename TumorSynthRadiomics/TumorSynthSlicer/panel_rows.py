@@ -87,10 +87,11 @@ class DriverRow:
             self._measured = measured
             mode, value = request.mode(self.row.key), request.value(self.row.key)
             self.scale = Scale(self.row, [v for v in (measured, value) if v is not None])
-            self.spin.setDecimals(panel_text.decimals(self.scale.high - self.scale.low))
+            shown = self._shown(value)
+            self.spin.setDecimals(panel_text.decimals(self.scale.high - self.scale.low, shown))
             self.spin.setSingleStep((self.scale.high - self.scale.low) / 50 or 1.0)
             self._showMode(mode if measured is not None or mode != KEEP else FREE)
-            self._showValue(self._shown(value))
+            self._showValue(shown)
         finally:
             self._updating = False
 

@@ -60,7 +60,7 @@ class Series:
             spin.enabled = row is not None
             if row is not None:
                 spread = (row.high or 1.0) - (row.low or 0.0)
-                spin.setDecimals(panel_text.decimals(spread))
+                spin.setDecimals(panel_text.decimals(spread, value))
                 spin.setSingleStep(spread / 50 or 1.0)
                 spin.setSuffix(" " + row.unit if row.unit else "")
             spin.setValue(value)

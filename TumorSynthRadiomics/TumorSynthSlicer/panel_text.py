@@ -18,11 +18,13 @@ def number(value) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def decimals(spread: float) -> int:
-    """Decimals of a spin box for values that differ by about `spread`."""
+def decimals(spread: float, value: float = 0.0) -> int:
+    """Decimals of a spin box that shows a value with four digits, among values that differ by about `spread`."""
     if not (spread > 0 and math.isfinite(spread)):
         return 3
-    return min(8, max(0, 3 - math.floor(math.log10(spread))))
+    coarse = 3 - math.floor(math.log10(spread))
+    fine = 3 - math.floor(math.log10(abs(value))) if value else coarse
+    return min(8, max(0, coarse, min(fine, coarse + 3)))
 
 
 def withUnit(value, unit: str) -> str:

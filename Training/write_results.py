@@ -64,18 +64,16 @@ def agreement(results: dict) -> list[str]:
         "",
         "Medians over features: Spearman, Lin's concordance, Pearson after both were freed of the region's volume.",
         "",
-        "| | steered: Pearson | Spearman | concordance | without volume "
-        "| audit: Pearson | Spearman | concordance | without volume | PSNR / SSIM, mask + 5 mm |",
+        "| | steered: Pearson [shuffled] | Spearman | concordance | without volume "
+        "| audit: Pearson [shuffled] | Spearman | concordance | without volume | PSNR / SSIM, mask + 5 mm |",
         "|" + "---|" * 10,
     ]
     for key, r in results.items():
         cells = []
         for group in ("steered", "audit"):
             g = r["groups"].get(group, {})
-            cells += [
-                f"{g[k]:.3f}" if k in g else ""
-                for k in ("median", "spearman", "concordance", "without_volume")
-            ]
+            cells.append(f"{g['median']:.3f} [{g['shuffled']:.2f}]" if g else "")
+            cells += [f"{g[k]:.3f}" if k in g else "" for k in ("spearman", "concordance", "without_volume")]
         like = f"{r['psnr']:.1f} / {r['ssim']:.3f}" if "psnr" in r else ""
         lines.append(f"| {key} | {' | '.join(cells)} | {like} |")
     return lines

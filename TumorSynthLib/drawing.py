@@ -9,6 +9,7 @@ import numpy as np
 
 from TumorSynthLib.job import Job, listed, short
 from TumorSynthLib.models import Bundle
+from TumorSynthLib.radiomics.identities import RANGES
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.requests import differences, steerable
 from TumorSynthLib.resampling import bounding_box
@@ -16,6 +17,7 @@ from TumorSynthLib.resampling import bounding_box
 NOTED = 0.05  # population standard deviations from which a changed request is told
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
+RIDGE = 1e-3  # of the correlation of asked features, which may say the same twice
 VARIANCE = "original_firstorder_Variance"
 #: Features that fix how far intensities spread.
 SPREADS = {
@@ -60,6 +62,31 @@ class Painter:
         """Those of a tumour's features that make a request: the model knows them, and they don't follow the size."""
         kept, population = steerable(features)[0], self.population(modality)
         return {name: value for name, value in kept.items() if population is None or name in population.names}
+
+    def edited(
+        self, own: Mapping[str, float], wanted: Mapping[str, float], modality: str
+    ) -> dict[str, float]:
+        """A tumour's features with some of them asked to be different: the others follow as they do in the population.
+
+        Without that, sixty own features would outvote the asked one: a mean can't rise while all percentiles stay.
+        """
+        population = self.population(modality)
+        names = [n for n in own if population is not None and n in population.names]
+        changed = [n for n in wanted if n in names]
+        if not changed:
+            return {**own, **wanted}
+        index = [population.names.index(n) for n in names]
+        spread = np.maximum(population.std[index], 1e-12)
+        correlation = population.covariance[np.ix_(index, index)] / np.outer(spread, spread)
+        at = [names.index(n) for n in changed]
+        step = np.array([wanted[n] - own[n] for n in changed]) / spread[at]
+        along = np.linalg.solve(correlation[np.ix_(at, at)] + RIDGE * np.eye(len(at)), step)
+        moved = np.array([own[n] for n in names]) + spread * (correlation[:, at] @ along)
+        possible = {
+            n: min(max(float(v), RANGES[n][0]), RANGES[n][1]) if n in RANGES else float(v)
+            for n, v in zip(names, moved)
+        }
+        return {**own, **possible, **wanted}
 
     def feasible(self, job: Job) -> dict[str, float]:
         population = self.population(job.modality)

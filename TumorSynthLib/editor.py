@@ -193,7 +193,7 @@ class Editor:
         job = replace(around(self.bundle, job, new), origin=origin, form=form)
         job.warn(*warnings, note)
         texture = split(request.features)[0]
-        job.asked = self._donated(job) | texture
+        job.asked = self._painter.edited(self._donated(job), texture, job.modality)
         return self._planted("insert", job, volume, new, bool(job.asked))
 
     def series(
@@ -313,7 +313,7 @@ class Editor:
     def _decide(self, job: Job) -> None:
         """Fill in what is asked (features and donor) and the nearest request that a tumour can meet."""
         with job.clock.stage("request"):
-            job.asked = self._donated(job) | resolved(job.request.features)
+            job.asked = self._painter.edited(self._donated(job), resolved(job.request.features), job.modality)
             job.used = self._painter.feasible(job) if job.asked else {}
 
     def _donated(self, job: Job) -> dict[str, float]:
@@ -365,7 +365,8 @@ class Editor:
         else:
             new, shift, note = moved_mask(volume, job.mask, request.to, **options)
         job.warn(note)
-        job.asked = self._painter.texture_of(job.measure(), job.modality) | self._donated(job) | texture
+        own = self._painter.texture_of(job.measure(), job.modality) | self._donated(job)
+        job.asked = self._painter.edited(own, texture, job.modality)
         cleared = self._cleared(job, new)
         if not shape and request.donor is None:
             arrange = self._keeping(job, cleared, new, shift)

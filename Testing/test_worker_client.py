@@ -165,6 +165,14 @@ def test_files_of_results_are_taken_away():
     exchange.remove()
 
 
+def test_forgotten_folder_is_removed():
+    exchange = Exchange()
+    path = exchange.path
+    assert path.is_dir()
+    del exchange
+    assert not path.exists()
+
+
 def test_python_of_slicer_is_preferred(monkeypatch, tmp_path):
     name = "PythonSlicer.exe" if os.name == "nt" else "PythonSlicer"
     (tmp_path / "bin").mkdir()

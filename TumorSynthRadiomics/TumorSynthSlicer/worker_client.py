@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Exchange:
     def __init__(self):
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._there: dict[str, tuple] = {}
+        # Also where nobody has stopped the client, at the end of the process at the latest.
+        self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.path), True)
 
     def sendVolume(self, key: str, volume, state) -> Iterator[float]:
         """Write an engine `Volume`'s voxels chunk by chunk, yielding the fraction done; nothing if they are there already.
@@ -101,7 +104,7 @@ class Exchange:
         return text
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._finalizer()
 
 
 class WorkerClient:

@@ -30,7 +30,7 @@ from TumorSynthLib.volume import read_image, read_mask  # noqa: E402
 SPACING = (1.0, 1.0, 2.0)
 PATIENTS = 5
 TINY = evaluate.Budget(
-    4, 1, 1, 0, False, 1, 0, (-1.0, 1.0), 3, (1, 2), folds=2, patch_steps=2, repeats=1, package=False
+    4, 1, 1, 1, 0, False, 1, 0, (-1.0, 1.0), 3, (1, 2), folds=2, patch_steps=2, repeats=1, package=False
 )
 
 

@@ -52,8 +52,9 @@ class Budget:
 
     patients: int | None = None  # None: all
     each: int | None = 2  # cases per patient and modality
-    donors: int = 4  # requests of other patients per case, network and baselines
-    solved: int = 2  # of those, by arms with the solver
+    donors: int = 19  # requests of other patients per case, by the network; with its own at least twenty
+    compared: int = 4  # of those, by the baselines
+    solved: int = 2  # of those, by arms with the solver; so many of every arm are shown to the detectors
     own: bool = True  # a tumour's own features by `full` too
     sweep_cases: int = 6
     sweep_solved: int = 3  # of those, with the solver
@@ -64,13 +65,25 @@ class Budget:
     patch_steps: int = 250
     repeats: int = 2
     package: bool = True  # Fréchet distance by frd-score as well (filters each image)
+    crops: int = 1200  # training crops that copies are looked for in
 
 
 BUDGETS = {
-    "quick": Budget(8, 1, 1, 1, False, 2, 0, (-2.0, 0.0, 2.0), 6, (1, 2, 4, 8), 4, 80, 1, False),
-    "medium": Budget(20, 1, 2, 1, True, 4, 2, STEPS, 10, NFE, 5, 150, 2, True),
+    "quick": Budget(7, 1, 1, 1, 1, False, 2, 0, (-2.0, 0.0, 2.0), 6, (1, 2, 4, 8), 4, 80, 1, False, 300),
+    "medium": Budget(20, 1, 2, 1, 1, True, 4, 2, STEPS, 10, NFE, 5, 150, 2, True),
     "full": Budget(),
 }
+
+
+def few(made: list, count: int) -> list:
+    """The first `count` samples of every case."""
+    seen: dict[int, int] = {}
+    kept = []
+    for i, drawn in made:
+        seen[i] = seen.get(i, 0) + 1
+        if seen[i] <= count:
+            kept.append((i, drawn))
+    return kept
 
 
 class Texture:
@@ -82,16 +95,15 @@ class Texture:
             m for m in bench.bundle.modalities if any(t.case.modality == m for t in bench.tumours)
         ]
         self.rows: list[dict] = []
-        self.samples: dict[
-            tuple[str, str], list
-        ] = {}  # (modality, arm) -> [(case, sample)], requests of donors
+        self.samples: dict[tuple[str, str], list] = {}  # (modality, arm): [(case, sample)], donors' requests
 
     def arms(self) -> list[str]:
         every = ["network", "unguided", *self.bench.baselines, "full", "field"]
         return [x for x in every if not self.a.arms or x in self.a.arms]
 
     def donors(self, i: int, arm: str) -> list[int]:
-        count = self.budget.solved if arm in SOLVED else self.budget.donors
+        b = self.budget
+        count = b.solved if arm in SOLVED else b.compared if arm in self.bench.baselines else b.donors
         return self.bench.mates(i)[:count]
 
     def draw_donors(self):
@@ -162,7 +174,7 @@ class Texture:
             self._row(i, "donor", "other seed", first.features, second)
 
     def sweeps(self) -> dict:
-        cases = self._spread(self.budget.sweep_cases)
+        cases = self._in_turn(self.budget.sweep_cases)
         out = {"cases": [self.bench.tumours[i].key for i in cases]}
         for arm, count in (("network", len(cases)), ("full", self.budget.sweep_solved)):
             if count and (not self.a.arms or arm in self.a.arms):
@@ -170,11 +182,11 @@ class Texture:
         return out
 
     def evaluations(self) -> dict:
-        cases = self._spread(self.budget.nfe_cases)
+        cases = self._in_turn(self.budget.nfe_cases)
         pairs = [(i, self.bench.mates(i)[0]) for i in cases if self.bench.mates(i)]
         return evaluations(self.bench, pairs, self.budget.nfe, seed=self.a.seed)
 
-    def _spread(self, count: int) -> list[int]:
+    def _in_turn(self, count: int) -> list[int]:
         """Indices of `count` cases, in turn from each modality, of as many patients as possible."""
         order = sorted(
             range(len(self.bench.tumours)),
@@ -199,8 +211,9 @@ class Texture:
                 made = self.samples.get((modality, arm), [])
                 if len({self.bench.tumours[i].case.patient for i, _ in made}) < 4:
                     continue
-                # One sample per case where sets are compared with the real ones, which have one each.
-                first = list({i: (i, d) for i, d in reversed(made)}.values())
+                # As many of every arm; one per case where sets are compared with the real ones, which have one each.
+                made = few(made, max(b.solved, 1))
+                first = few(made, 1)
                 found = {
                     "detectors": detect(self.bench, made, b.folds, b.patch_steps, b.repeats, self.a.seed),
                     "frechet_population": to_population(population, [d.features for _, d in first]),
@@ -218,12 +231,11 @@ class Texture:
         self.draw_donors()
         out = {}
         for modality in self.modalities:
-            training = Training(self.a.prepared, modality)
+            training = Training(self.a.prepared, modality, self.budget.crops)
             for arm in (x for x in self.arms() if x != "field"):
                 made = self.samples.get((modality, arm), [])
-                first = list({i: (i, d) for i, d in reversed(made)}.values())
-                if first:
-                    out[f"{modality} {arm}"] = memorised(self.bench, first, training)
+                if made:
+                    out[f"{modality} {arm}"] = memorised(self.bench, few(made, 1), training)
         return out
 
     def figures(self, out: dict):

@@ -101,11 +101,12 @@ class Run:
     def first(self) -> bool:
         return self.rank == 0
 
-    def log(self, **values):
-        """One JSON line, on the screen and in log.jsonl."""
+    def log(self, quiet: bool = False, **values):
+        """One JSON line, in log.jsonl and, unless `quiet`, on the screen."""
         if self.first:
             line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()})
-            print(line, flush=True)
+            if not quiet:
+                print(line, flush=True)
             with open(self.folder / "log.jsonl", "a") as f:
                 f.write(line + "\n")
 

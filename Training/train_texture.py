@@ -7,19 +7,23 @@
                          Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
 
 `--data` is a folder made by prepare.py, `--batch` is per process. The same command goes on from the last
-checkpoint; the learning rate follows the share of --steps or --minutes that is used up.
+checkpoint; the learning rate follows the share of --steps or --minutes that is used up. `--val` watches patients that were
+held out (prepare.py --hold-out): the best checkpoint is kept as best.pt, and training stops when none better comes.
+Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to TensorBoard, pictures to samples/.
 """
 
 from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import common
 import numpy as np
 import torch
+from monitor import Patience, ProgressBar, check_validation, picture, tensorboard, validation_loss
 from steering import Steering
 from torch.nn.parallel import DistributedDataParallel
 
@@ -195,7 +199,9 @@ def loss_of(network, codec, batch, bridge: Bridge):
         x0, y = codec.encode(x), codec.encode(masked(x, hole, batch["level"]))
         cells = noise_cells(hole)
         m, noise = (t.to(x.device) for t in draws(batch["seed"], x0.shape[1:]))
-        m = torch.where(batch["removal"] & (batch["seed"] % 2 == 0), torch.ones_like(m), m)  # its mean counts most
+        m = torch.where(
+            batch["removal"] & (batch["seed"] % 2 == 0), torch.ones_like(m), m
+        )  # its mean counts most
         noisy = torch.where(cells > 0, bridge.noised(x0, y, m, noise), x0)
     told = ("modality", "values", "given", "removal", "region")
     guess = network(noisy, y, batch["conditions"], m, *(batch[k] for k in told))
@@ -243,6 +249,19 @@ def parse():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)
+    p.add_argument(
+        "--val", type=Path, help="prepared folder of other patients: its loss is logged, the best is best.pt"
+    )
+    p.add_argument("--val-every", type=int, default=500, help="steps between validations")
+    p.add_argument("--val-items", type=int, default=64, help="items of a validation, always the same")
+    p.add_argument(
+        "--patience",
+        type=int,
+        default=20,
+        help="stop after so many validations without a better one; 0: never",
+    )
+    p.add_argument("--samples-every", type=int, default=0, help="steps between sample pictures; 0: none")
+    p.add_argument("--tensorboard", action="store_true", help="write losses and pictures for TensorBoard too")
     return common.parse(p, "train_texture")
 
 
@@ -289,84 +308,178 @@ def conditioning(names: list[str]) -> list[str]:
     return [n for n in names if FEATURES[n].size == "free"]
 
 
-def main():
-    a = parse()
-    run = common.Run(a.out, a.threads)
-    data = common.Prepared(a.data)
-    saved = run.load()
-    start = None if saved or not a.init else TextureModel.from_bundle(load_bundle(a.init), "cpu")
-    names = saved["config"]["names"] if saved else conditioning(data.meta["names"])
-    names = list(start.features) if start else names
-    maps = intensity_maps(data)
-    sampler = Sampler(data, [data.meta["names"].index(n) for n in names], maps)
-    torch.manual_seed(a.seed)
-    codec, codec_config = open_codec(a.codec)
-    widths = saved["config"]["network"]["widths"] if saved else a.widths
-    widths = start.network.config.widths if start else widths
-    codec, network = build(run, data, sampler, codec, widths)
-    if start:
-        network.load_state_dict(start.network.state_dict())
-        codec.load_state_dict(start.codec.state_dict())
-    optimiser = torch.optim.AdamW(network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    ema, step, spent = common.Ema(network), 0, 0.0
-    if saved:
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        ema.shadow, ema.count = {k: v.to(run.device) for k, v in saved["ema"].items()}, saved["step"]
-        codec.load_state_dict(saved["codec"])
-        step, spent = saved["step"], saved["spent"]
-    model = DistributedDataParallel(network, find_unused_parameters=True) if run.world > 1 else network
-    config = configuration(network, names, data, maps)
+class Trainer:
+    """One run: data, network, optimiser, and what has been done so far."""
 
-    def state():
+    def __init__(self, a):
+        self.a, self.run, self.data = a, common.Run(a.out, a.threads), common.Prepared(a.data)
+        saved = self.run.load()
+        start = None if saved or not a.init else TextureModel.from_bundle(load_bundle(a.init), "cpu")
+        names = saved["config"]["names"] if saved else conditioning(self.data.meta["names"])
+        self.names = list(start.features) if start else names
+        self.maps = intensity_maps(self.data)
+        self.sampler = self._sampler(self.data)
+        torch.manual_seed(a.seed)
+        codec, self.codec_config = open_codec(a.codec)
+        widths = saved["config"]["network"]["widths"] if saved else a.widths
+        widths = start.network.config.widths if start else widths
+        self.codec, self.network = build(self.run, self.data, self.sampler, codec, widths)
+        if start:
+            self.network.load_state_dict(start.network.state_dict())
+            self.codec.load_state_dict(start.codec.state_dict())
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        self.ema, self.step, self.spent = common.Ema(self.network), 0, 0.0
+        self.average, self.patience = {}, Patience(a.patience)
+        if saved:
+            self._resume(saved)
+        self.used = self.spent
+        many = self.run.world > 1
+        self.model = (
+            DistributedDataParallel(self.network, find_unused_parameters=True) if many else self.network
+        )
+        self.config = configuration(self.network, self.names, self.data, self.maps)
+        self.bridge = Bridge()
+        self.steering = self._steering() if a.steer > 0 and self.codec.lossless else None
+        self.val = self._validation() if a.val else None
+        self.bar = ProgressBar()
+        self.board = tensorboard(self.run.folder) if a.tensorboard and self.run.first else None
+
+    def _sampler(self, data: common.Prepared) -> Sampler:
+        return Sampler(data, [data.meta["names"].index(n) for n in self.names], self.maps)
+
+    def _validation(self) -> Sampler:
+        val = common.Prepared(self.a.val)
+        check_validation(self.data, val)
+        return self._sampler(val)
+
+    def _steering(self) -> Steering:
+        return Steering(
+            self.sampler, self.names, self.maps, self.data.meta, self.codec, self.network, self.bridge, self.run.device
+        )  # fmt: skip
+
+    def _resume(self, saved: dict):
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.ema.shadow = {k: v.to(self.run.device) for k, v in saved["ema"].items()}
+        self.ema.count = saved["step"]
+        self.codec.load_state_dict(saved["codec"])
+        self.step, self.spent = saved["step"], saved["spent"]
+        self.average = dict(saved.get("average", {}))
+        self.patience = Patience(self.a.patience, *saved.get("validation", (None, 0)))
+
+    def state(self) -> dict:
+        """All that a resumed run needs to go on as if it had not stopped."""
         return {
-            "network": network.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.shadow,
-            "codec": codec.state_dict(), "codec_config": codec_config, "config": config,
-            "step": step, "spent": used,
+            "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "ema": self.ema.shadow,
+            "codec": self.codec.state_dict(), "codec_config": self.codec_config, "config": self.config,
+            "step": self.step, "spent": self.used, "average": self.average,
+            "validation": [self.patience.best, self.patience.since],
         }  # fmt: skip
 
-    bridge, average, off, used = Bridge(), None, None, spent
-    steering = None
-    if a.steer > 0 and codec.lossless:
-        steering = Steering(sampler, names, maps, data.meta, codec, network, bridge, run.device)
-    while True:
-        used = spent + run.elapsed()
-        done = used / (60 * a.minutes) if a.minutes else step / a.steps
-        if done >= 1 or step >= a.steps:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = rate(a, done)
-        value = 0.0
+    def done(self) -> float:
+        """Share of the budget that is used up."""
+        self.used = self.spent + self.run.elapsed()
+        return self.used / (60 * self.a.minutes) if self.a.minutes else self.step / self.a.steps
+
+    def train(self):
+        """Steps until the budget or the patience is used up."""
+        while True:
+            done = self.done()
+            if done >= 1 or self.step >= self.a.steps or self.patience.spent:
+                break
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate(self.a, done)
+            self._step()
+            self._report()
+        self.run.save(self.state())
+        self.bar.close()
+        if self.board:
+            self.board.close()
+        self.run.close()
+
+    def _step(self):
+        a, world, value = self.a, self.run.world, 0.0
         for part in range(a.accumulate):
-            first = (part * run.world + run.rank) * a.batch
-            batch = {k: v.to(run.device) for k, v in sampler.batch(a.batch, step, first, a.seed).items()}
+            first = (part * world + self.run.rank) * a.batch
+            batch = self.sampler.batch(a.batch, self.step, first, a.seed)
+            batch = {k: v.to(self.run.device) for k, v in batch.items()}
             # Gradients are exchanged with what comes last only.
-            alone = run.world > 1 and (steering or part + 1 < a.accumulate)
-            with model.no_sync() if alone else nullcontext():
-                with run.autocast():
-                    loss = loss_of(model, codec, batch, bridge).mean() / a.accumulate
+            alone = world > 1 and (self.steering or part + 1 < a.accumulate)
+            with self.model.no_sync() if alone else nullcontext():
+                with self.run.autocast():
+                    loss = loss_of(self.model, self.codec, batch, self.bridge).mean() / a.accumulate
                 loss.backward()
             value += float(loss.detach())
-        if steering:
-            missed = steering.backward(
-                model, network.tokens, step, run.rank * a.draws, a.draws, a.steer, a.seed
+        found = {"loss": value}
+        if self.steering:
+            found["missed"] = self.steering.backward(
+                self.model, self.network.tokens, self.step, self.run.rank * a.draws, a.draws, a.steer, a.seed
             )
-            off = missed if off is None else 0.98 * off + 0.02 * missed
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        ema.update(network)
-        step += 1
-        average = value if average is None else 0.98 * average + 0.02 * value
-        if step % 20 == 0 or step == a.steps:
-            left = used / max(done, 1e-6) - used
-            missed = {"missed": run.mean(off)} if steering else {}
-            rate_now = optimiser.param_groups[0]["lr"]
-            run.log(step=step, loss=run.mean(average), **missed, lr=rate_now, seconds=used, left=left)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.ema.update(self.network)
+        self.step += 1
+        self.average = {k: 0.98 * self.average.get(k, v) + 0.02 * v for k, v in found.items()}
+
+    def _report(self):
+        """What is due after a step: log, validation, pictures, checkpoint."""
+        a, step, last = self.a, self.step, self.step == self.a.steps
+        if step % 20 == 0 or last:
+            done = self.done()
+            values = {k: self.run.mean(v) for k, v in self.average.items()}
+            values["lr"] = self.optimiser.param_groups[0]["lr"]
+            left = self.used / max(done, 1e-6) - self.used
+            self.run.log(step=step, **values, seconds=self.used, left=left, quiet=self.bar.shown)
+            self.bar.show(done, left, step=step, **values)
+            self._board(values)
+        if self.val and (step % a.val_every == 0 or last):
+            self._validate()
+        if a.samples_every and step % a.samples_every == 0 and self.run.first:
+            self._picture()
         if step % a.save_every == 0:
-            run.save(state())
-    run.save(state())
-    run.close()
+            self.run.save(self.state())
+
+    def averaged(self) -> BridgeNetwork:
+        """The network with its averaged weights, which are those that are exported."""
+        network = deepcopy(self.network)
+        network.load_state_dict(self.ema.shadow)
+        return network.eval()
+
+    def _validate(self):
+        network = self.averaged()
+        value = validation_loss(
+            lambda batch: loss_of(network, self.codec, batch, self.bridge),
+            self.val,
+            self.run,
+            self.a.val_items,
+        )
+        better = self.patience.better(value)
+        self.run.log(step=self.step, val=value, best=self.patience.best, quiet=self.bar.shown)
+        self._board({"val": value})
+        if better:
+            self.run.save(self.state(), "best.pt")
+
+    def _picture(self):
+        meta, path = self.data.meta, self.run.folder / "samples" / f"{self.step:07d}.png"
+        model = TextureModel(
+            self.averaged(), self.codec, tuple(self.names), tuple(meta["modalities"]),
+            dict(zip(meta["modalities"], self.maps)), tuple(meta["spacing"]), FEW_STEP_NODES, bridge=self.bridge,
+            device=self.run.device, regions=tuple(self.data.regions),
+        )  # fmt: skip
+        image = picture(path, model, self.val or self.sampler, self.names, (1, 2))
+        if image is not None and self.board:
+            self.board.add_image("samples", image, self.step, dataformats="HWC")
+
+    def _board(self, values: dict[str, float]):
+        for name, value in values.items() if self.board else ():
+            self.board.add_scalar(name, value, self.step)
+
+
+def main():
+    Trainer(parse()).train()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import editor_case
 import numpy as np
 import pytest
+import shape_case
 
 from TumorSynthLib import cli, samples
 from TumorSynthLib.phantom import chest
@@ -133,10 +134,11 @@ def small(monkeypatch):
     to = tuple(volume.points(np.array([16, 24, 9])))
     case = demo.Case("generated phantom, not a patient", False, volume, mask, editor_case.ct(3), to)
     monkeypatch.setattr(demo, "generated", lambda: case)
+    monkeypatch.setattr(demo, "VALUES", ("1x", "1.4x"))
 
 
 def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, monkeypatch, small):
-    editor_case.model(tmp_path / "tiny")
+    shape_case.model(tmp_path / "tiny")
     pip_that(1, monkeypatch, stderr="ERROR: Could not find a version")
     out = tmp_path / "out"
     code = cli.main(["demo", "--out", str(out), "--model", str(tmp_path / "tiny"), "--device", "cpu"])
@@ -145,14 +147,28 @@ def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, mon
     assert "not a patient" in shown and str(out / "report.html") in shown and "not for diagnosis" in shown
     page = (out / "report.html").read_text()
     assert "not a patient" in page
-    names = ["removed", "own-features", "a-donors-features", "higher-contrast", "lower-contrast", "moved"]
+    names = [
+        "removed",
+        "own-features",
+        "a-donors-features",
+        "higher-contrast",
+        "lower-contrast",
+        "moved",
+        "twice-the-volume",
+        "inserted",
+    ]
+    steps = ["series-1", "series-2"]
     for name in names:
         assert is_marked(read_image(out / f"{name}.nii.gz").metadata), name
         assert read_sidecar(out / f"{name}.json")["synthetic"] is True
     assert not is_marked(read_image(out / "original.nii.gz").metadata)
     assert {p.name for p in out.glob("*.nii.gz")} == {
-        f"{n}.nii.gz" for n in [*names, "original", "mask", "moved-mask"]
+        f"{n}.nii.gz"
+        for n in [*names, *steps, *(f"{n}-mask" for n in [*names[5:], *steps]), "original", "mask"]
     }
+    assert all(read_sidecar(out / f"{n}.json")["series"]["named"] == "volume_ml" for n in steps)
+    assert {p.name for p in out.glob("series*.png")} == {"series.png", "series-contact-sheet.png"}
+    assert len((out / "series.csv").read_text().splitlines()) == 3 and "Series of volume_ml" in page
     assert json.loads((out / "features.json").read_text())["features"]
     contrast = [
         read_sidecar(out / f"{n}.json")["features"]["reached"]["original_glcm_Contrast"] for n in names[3:5]

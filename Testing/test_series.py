@@ -238,8 +238,10 @@ def test_shape_command(run, data, tmp_path):
     assert run("shape", "--repeat", tmp_path / "m.json", "--out", again)[0] == 0
     assert np.array_equal(voxels(out), voxels(again))
     at = sitk.ReadImage(str(data[0])).TransformIndexToPhysicalPoint((16, 24, 9))
-    code, _, err = run("shape", "--model", "tiny", "--set", "volume_ml=1", "--like", data[0], "--at", *at, "--out", tmp_path / "on.nii",
-                       "--report", tmp_path / "report")  # fmt: skip
+    place = ["--like", data[0], "--at", *at, "--report", tmp_path / "report"]
+    code, _, err = run(
+        "shape", "--model", "tiny", "--set", "volume_ml=1", *place, "--out", tmp_path / "on.nii"
+    )
     assert code == 0, err
     assert (
         voxels(tmp_path / "on.nii").shape == voxels(data[0]).shape

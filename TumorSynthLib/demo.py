@@ -1,4 +1,4 @@
-"""The main job on one lung tumour: measure, remove, put back, give other textures, move; one report of it all."""
+"""The main job on one lung tumour: measure, remove, put back, give other textures and sizes, move, insert; one report."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from TumorSynthLib.cli import SAFETY
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.outputs import Staging
 from TumorSynthLib.requests import EditRequest, EditResult
+from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
 
 #: LPS mm, in the left lung away from large vessels: of lung1, and of the phantom.
 LUNG1_TO, PHANTOM_TO = (65.0, -131.0, -627.5), (58.0, 5.0, 5.0)
 GRAINIER, SMOOTHER = 1.6, 0.6  # times the tumour's own GLCM contrast
 GROW_MM = 2.0  # the rim of the tumour that slices of 5 mm show outside its contour
+MARGIN_MM = 20.0  # around the tumour of twice the volume, within which the lung makes room for it
+VALUES = ("0.5x", "1x", "2x")  # of the series: times the tumour's own volume
 DRIVERS = ("mean_intensity", "intensity_sd", "skewness", "entropy", "contrast", "correlation")
+ROUND = 0.75  # sphericity of the inserted tumour
 MEAN, CONTRAST = "original_firstorder_Mean", "original_glcm_Contrast"
+VOLUME = "original_shape_MeshVolume"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +83,22 @@ def run(
         )
     shown, told, said = [], {}, set()
     for name, (method, request) in _edits(case, features, modality).items():
+        images = (case.volume,) if method == "insert" else (case.volume, case.mask)
         with Bar(quiet, title=f"{name:<20} ") as bar:
-            result = getattr(editor, method)(case.volume, case.mask, request, bar)
+            result = getattr(editor, method)(*images, request, bar)
             told[name] = _write(out, name, method, result, case)
         say(f"{name:<20} {_told(result)}")
         for warning in result.warnings:
             if warning not in said:
                 say(f"{'':<20}   {warning}")
         said.update(result.warnings)
-        title = name.capitalize()
-        shown.append(ReportEdit(title, case.volume, result, case.mask, editor.population(modality), modality))
+        old = None if method == "insert" else case.mask
+        shown.append(
+            ReportEdit(name.capitalize(), case.volume, result, old, editor.population(modality), modality)
+        )
+    told["series"], lead = _series(out, editor, case, modality, quiet, say)
     with Staging() as staging:
-        write_report(staging.folder(out), f"Demonstration: {case.name}", shown)
+        write_report(staging.folder(out), f"Demonstration: {case.name}", shown, lead)
     seconds = time.perf_counter() - start
     say(
         f"\nDone in {seconds:.0f} s. Volumes, masks and sidecars: {out.resolve()}\nReport: {(out / 'report.html').resolve()}"
@@ -144,14 +153,54 @@ def _edits(case: Case, features: Mapping[str, float], modality: str) -> dict[str
         asked = {MEAN: features[MEAN], CONTRAST: factor * features[CONTRAST]}
         return EditRequest(features=asked, modality=modality)
 
+    ml = measured_shape(case.mask, case.volume.spacing)[VOLUME] / 1000
+    grown = EditRequest(
+        features={"volume_ml": 2 * ml}, modality=modality, grow=GROW_MM, nearest=True, mass_effect=MARGIN_MM
+    )
+    wanted = {"volume_ml": ml, "sphericity": ROUND, MEAN: features[MEAN]}
+    inserted = EditRequest(features=wanted, modality=modality, at=case.to, nearest=True)
     return {
         "removed": ("remove", EditRequest(modality=modality, grow=GROW_MM)),
         "own features": ("synthesize", EditRequest(donor=(case.volume, case.mask), modality=modality)),
         "a donor's features": ("retexture", EditRequest(donor=case.donor, modality=modality)),
         "higher contrast": ("synthesize", texture(GRAINIER)),
         "lower contrast": ("synthesize", texture(SMOOTHER)),
-        "moved": ("move", EditRequest(to=case.to, modality=modality)),
+        "moved": ("move", EditRequest(to=case.to, modality=modality, grow=GROW_MM)),
+        "twice the volume": ("reshape", grown),
+        "inserted": ("insert", inserted),
     }
+
+
+def _series(out: Path, editor, case: Case, modality: str, quiet: bool, say) -> tuple[dict[str, Any], str]:
+    """The tumour in several sizes: written, and what `--json` and the report say of it."""
+    from TumorSynthLib.commands import write_edit
+    from TumorSynthLib.png import encode_apng, encode_png
+    from TumorSynthLib.provenance import sidecar_path
+    from TumorSynthLib.series import table_text, whole
+    from TumorSynthLib.series_figures import section, series_pictures, there_and_back
+
+    start = time.perf_counter()
+    request = EditRequest(modality=modality, grow=GROW_MM, nearest=True)
+    with Bar(quiet, title=f"{'series':<20} ") as bar:
+        results = editor.series(case.volume, case.mask, "volume_ml", VALUES, request, whole(bar, len(VALUES)))
+    values = [result.provenance["series"]["value"] for result in results]
+    frames, sheet = series_pictures(case.volume, results, case.mask, modality, values)
+    animation, contact = encode_apng(there_and_back(frames)), encode_png(sheet)
+    files = {"image": out / "original.nii.gz", "mask": out / "mask.nii.gz"}
+    with Staging() as staging:
+        for i, result in enumerate(results, 1):
+            image = out / f"series-{i}.nii.gz"
+            paths = {"image": image, "sidecar": sidecar_path(image), "mask": out / f"series-{i}-mask.nii.gz"}
+            write_edit(staging, paths, result, files)
+        staging.file(out / "series.csv").write_text(table_text("volume_ml", results), encoding="utf-8")
+        staging.file(out / "series.png").write_bytes(animation)
+        staging.file(out / "series-contact-sheet.png").write_bytes(contact)
+    reached = [result.reached[VOLUME] / 1000 for result in results]
+    seconds = time.perf_counter() - start
+    said = ", ".join(f"{number(a)} → {number(b)}" for a, b in zip(values, reached))
+    say(f"{'series':<20} {seconds:5.1f} s   volume_ml asked → reached: {said}")
+    told = {"asked": values, "reached": reached, "seconds": seconds, "animation": str(out / "series.png")}
+    return told, section("volume_ml", animation, contact, results)
 
 
 def _write(out: Path, name: str, method: str, result: EditResult, case: Case) -> dict[str, Any]:
@@ -161,8 +210,8 @@ def _write(out: Path, name: str, method: str, result: EditResult, case: Case) ->
 
     image = out / f"{name.replace(' ', '-').replace(chr(39), '')}.nii.gz"
     paths = {"image": image, "sidecar": sidecar_path(image)}
-    if method == "move":
-        paths["mask"] = out / "moved-mask.nii.gz"
+    if method in ("move", "reshape", "insert"):
+        paths["mask"] = out / f"{name.replace(' ', '-')}-mask.nii.gz"
     with Staging() as staging:
         write_edit(staging, paths, result, {"image": out / "original.nii.gz", "mask": out / "mask.nii.gz"})
     off = result.differences
@@ -181,8 +230,11 @@ def _told(result: EditResult) -> str:
     text = f"{result.timing['total']:5.1f} s"
     if len(off) > 4:
         return f"{text}   {len(off)} features asked, median miss {statistics.median(map(abs, off.values())):.2f} σ"
-    parts = [f"{n.removeprefix('original_')} {number(result.before[n])} → asked {number(v)}, reached {number(result.reached[n])}"
-             for n, v in result.asked.items()]  # fmt: skip
+    parts = [
+        f"{n.removeprefix('original_')} {number(result.before.get(n))} → asked {number(v)}, "
+        f"reached {number(result.reached[n])}"
+        for n, v in result.asked.items()
+    ]
     return "   ".join([text, *parts])
 
 

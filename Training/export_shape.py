@@ -22,7 +22,7 @@ from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.shape import ShapeModel
-from TumorSynthLib.shape.coordinates import NAMES
+from TumorSynthLib.shape.coordinates import NAMES, logs
 from TumorSynthLib.shape.model import FILE, TENSOR
 from TumorSynthLib.shape.network import FormGenerator, Generator, ShapeConfig
 
@@ -111,9 +111,10 @@ def difference(bundle: Bundle, run: Path) -> float:
     network = Generator(ShapeConfig.from_dict(checkpoint["config"]))
     network.load_state_dict(checkpoint["ema"])
     model = ShapeModel.from_bundle(bundle, "cpu")
-    logs = model._gauss[0]
-    mine = FormGenerator(network, bundle.json["shape"]["network"]["group"]).form(logs, 0)
-    return float(np.abs(mine.values - model.network.form(logs, 0).values).max() / mine.values.std())
+    mine = FormGenerator(network, bundle.json["shape"]["network"]["group"])
+    base = logs(dict(zip(model.population.names, model.population.values[0])))
+    one, other = (g.field(base, np.random.default_rng(0)) for g in (mine, model.network))
+    return float(np.abs(one - other).max() / one.std())
 
 
 def add(a) -> Bundle:

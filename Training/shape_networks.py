@@ -110,7 +110,7 @@ def _widths(occupancy: torch.Tensor) -> torch.Tensor:
     """(B, 4) largest widths of (B, n, n, n): in space, and within planes across z, y and x."""
     n = occupancy.shape[-1]
     line = torch.linspace(-1 + 0.5 / n, 1 - 0.5 / n, n, device=occupancy.device)
-    seen = (occupancy + 1e-4).log()
+    seen = 4 * (occupancy + 1e-4).log()  # so that what is far outside does not count, however far it is
     k = torch.arange(DIRECTIONS, device=occupancy.device) + 0.5
     height, turn = k / DIRECTIONS, math.pi * (1 + 5**0.5) * k
     ring = (1 - height**2).sqrt()

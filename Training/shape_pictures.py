@@ -21,7 +21,8 @@ def shaded(mask: np.ndarray, spacing: tuple[float, float, float], mm: float, sid
     """(side, side) grey picture of a (K, J, I) mask from the front, `mm` wide; nan beside the tumour."""
     steps = np.array(spacing[::-1], float)
     smooth = ndimage.gaussian_filter(np.pad(mask, 3).astype(np.float32), 0.9)
-    centre = np.argwhere(np.pad(mask, 3)).mean(0)
+    centre = (np.array(smooth.shape) - 1) / 2  # of the box, which is tight
+    mm = 1.08 * mm
     line = (np.arange(side) + 0.5) / side * mm - mm / 2
     depth = np.arange(-mm / 2, mm / 2, min(steps) / FINE)
     z, x, y = np.meshgrid(-line, line, depth, indexing="ij")

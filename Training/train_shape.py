@@ -7,7 +7,8 @@
                          Training/train_shape.py --data runs/shapes --out runs/shape --batch 32
 
 The discriminator has a hinge loss on real fields with their features against drawn ones and against real ones with another
-tumour's features. Drawn fields also have to show the features asked for (differentiable surface, diameters and axes). So that
+tumour's features. Drawn fields also have to show the features asked for (differentiable surface, diameters and axes), and
+others for another code. So that
 a CPU gets somewhere in an hour, half of each batch is drawn from codes of an encoder that has seen the real field (a
 variational autoencoder); the GAN joins when a fifth of the budget is used. `--batch` is per process. The same command goes on
 from the last checkpoint; export with `export_bundle.py --shape`.
@@ -30,9 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 from TumorSynthLib.shape.coordinates import BASE, DX, DY, DZ, NAMES, short
 from TumorSynthLib.shape.network import VALUES, Generator, ShapeConfig, free_of_size
 
-LOSSES = {"field": 5.0, "code": 1e-3, "features": 1.0, "adversarial": 0.15}
+LOSSES = {"field": 5.0, "code": 4e-3, "features": 1.0, "variety": 2.0, "adversarial": 0.15}
 JOINS = 0.2  # share of the budget after which the GAN joins, and over which its weight then rises
 NOISE = 0.04  # on fields that the discriminator sees, so that it doesn't count quantisation steps
+VARIETY = 0.3  # mean difference of two fields for the same features, of what two codes should differ by
 SPREAD = 0.1  # logarithm: an error of the soft features that costs 1
 #: Columns of the 18 values whose token tells a soft feature (surface, diameters, axes).
 TOLD = [[short(n) for n in NAMES].index(n) for n in BASE if not n.endswith("Volume")]
@@ -106,12 +108,14 @@ class Painter(torch.nn.Module):
 
 def generator_losses(again, new, price, b, clip: float) -> dict[str, torch.Tensor]:
     """All but the adversarial one."""
-    near = 1 + 4 * (b["field"].abs() < 0.6)
+    near = 1.0 + 4.0 * (b["field"].abs() < 0.6)
     with torch.no_grad():
         asked = soft_features(clip * b["field"])
     off = (soft_features(clip * new) - asked).abs().clamp_max(10 * SPREAD) * b["given"][:, TOLD]
+    apart = ((again.detach() - new).abs() * near).mean((1, 2, 3, 4)) / near.mean((1, 2, 3, 4))
     return {
         "field": ((again - b["field"]).abs() * near).mean(), "code": price, "features": off.mean() / SPREAD,
+        "variety": F.relu(VARIETY - apart).mean(),
     }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from .surface import surface_nets
 
-EXTENT = 0.8  # half the largest width of a new field's tumour, in u: leaves room to grow at every side
+EXTENT = 0.8  # half the largest width of a new field's tumour, in u
+ROOM = 0.86  # half the width from which a field gets more room around
 COARSE = 120_000  # voxels of a grid that is interpolated point by point; finer grids are, from a coarser one, axis by axis
 
 
@@ -62,6 +63,36 @@ def closed(values: np.ndarray) -> np.ndarray:
         side = np.moveaxis(values, axis, 0)
         side[[0, -1]] = np.minimum(side[[0, -1]], -1e-3)
     return values
+
+
+def whole(values: np.ndarray) -> np.ndarray:
+    """The field of its largest part alone, without holes, and closed."""
+    values = closed(values)
+    if not (values > 0).any():  # nothing to be seen: its highest part is taken
+        values = closed(values - np.quantile(values, 0.98))
+    inside = one_piece(values > 0)
+    wrong = inside != (values > 0)
+    if (
+        wrong.any()
+    ):  # islands and holes get the distance to the rest, so that the next change doesn't bring them back
+        from scipy import ndimage
+
+        near = ndimage.binary_dilation(wrong, iterations=2)
+        cell = 2 / (len(values) - 1)
+        outer = ndimage.distance_transform_edt(~inside) - 0.5
+        inner = ndimage.distance_transform_edt(inside) - 0.5
+        distance = cell * np.where(inside, inner, -outer)
+        values = np.where(wrong | (near & (np.abs(distance) > cell)), distance, values)
+    return values
+
+
+def widened(values: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
+    """The field on a cube that has so many more cells at each side; and how much longer its unit of u is."""
+    size = len(values)
+    factor = (size + 2 * cells - 1) / (size - 1)
+    beyond = np.maximum(0, np.abs(np.arange(size + 2 * cells) - (size - 1) / 2 - cells) - (size - 1) / 2)
+    distance = np.sqrt(beyond[:, None, None] ** 2 + beyond[None, :, None] ** 2 + beyond[None, None] ** 2)
+    return (np.pad(values, cells, mode="edge") - distance * (2 / (size - 1))) / factor, factor
 
 
 def outline(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from ..radiomics.population import Population
 from ..radiomics.shape_features import shape as shape_features
 from . import feasible, solver
 from .coordinates import NAMES, PREFIX, SCALE, V, logs, short
-from .field import from_mask, one_piece, outline
+from .field import from_mask
 from .solver import Form
 from .start import analytic
 from .surface import Surface
@@ -164,10 +164,7 @@ class ShapeModel:
         edge = (float(np.exp(target.logs[V])) / PREVIEW_VOXELS) ** (1 / 3)
         spacing, rng = (edge,) * 3, np.random.default_rng([seed, 1])
         form, drawn = solver.sketch(self._form(target, seed), target, spacing, rng, PREVIEW_STEPS)
-        whole = one_piece(form.values > 0)
-        vertices, faces = outline(
-            np.where(whole, np.maximum(form.values, 1e-6), np.minimum(form.values, -1e-6))
-        )
+        vertices, faces = form.outline
         vertices = (vertices @ form.matrix.T)[:, ::-1]  # to x, y, z, which turns the faces' sense
         faces = faces[:, ::-1] if np.linalg.det(form.matrix) > 0 else faces
         return Surface(vertices - vertices.mean(0), np.ascontiguousarray(faces), _cut(drawn.mask)[0], spacing)

@@ -20,11 +20,13 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from .coordinates import NAMES, SCALE, V, rows
-from .field import closed
+from .field import whole, widened
 from .solver import Form
 
 SIDE = 32
 VALUES = len(NAMES) + 1  # the features, and the radius
+MARGIN = 3  # cells around what is drawn, for the solver to move in
+SMALLEST = 0.002  # share of the cube that a form fills at least
 REACH = 4.0  # standardised values are not extrapolated beyond
 
 
@@ -223,13 +225,24 @@ class FormGenerator:
             ) from None
 
     @torch.inference_mode()
-    def form(self, logs: np.ndarray, seed: int) -> Form:
-        """A form for base logarithms (10,); not yet scaled: its matrix is the identity."""
-        rng = np.random.default_rng([seed, 3])
+    def field(self, logs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(32, 32, 32) distances in u, as the network gives them."""
         code = torch.from_numpy(rng.normal(size=(1, self.network.config.code))).float()
         values = torch.from_numpy(free_of_size(np.asarray(logs)[None])).float()
         given = torch.ones(1, VALUES, dtype=torch.bool)
-        field = self.network(code, values, given, torch.tensor([self.group]))[0, 0].double().numpy()
-        if not (field > 0).any():
-            raise ModelError("the shape network drew nothing; install the model again, or take another seed")
-        return Form(closed(field * self.network.config.clip), np.eye(3))
+        field = self.network(code, values, given, torch.tensor([self.group]))[0, 0]
+        return field.double().numpy() * self.network.config.clip
+
+    def form(self, logs: np.ndarray, seed: int) -> Form:
+        """A form for base logarithms (10,), not yet scaled."""
+        rng = np.random.default_rng([seed, 3])
+        # Mirror images have the same features, so they are as likely.
+        field = np.flip(self.field(logs, rng), [a for a in range(3) if rng.random() < 0.5])
+        values, factor = widened(field, MARGIN)
+        solid = whole(values)
+        if (solid > 0).mean() < SMALLEST:  # crumbs: where most of them are, is a tumour
+            from scipy import ndimage
+
+            blurred = ndimage.gaussian_filter(values, 3.0)
+            solid = whole(blurred - np.quantile(blurred, 0.95))
+        return Form(solid, np.eye(3) * factor)

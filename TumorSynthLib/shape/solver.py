@@ -16,7 +16,7 @@ import numpy as np
 
 from .coordinates import BASE, L1, L2, L3, A, V, W, rows
 from .feasible import Target
-from .field import Waves, closed, gradient, one_piece, outline, rasterise, sample
+from .field import ROOM, Waves, closed, gradient, one_piece, outline, rasterise, sample, whole, widened
 from .measure import Measure, measure
 from .surface import Slopes, slopes
 
@@ -25,8 +25,10 @@ ITERATIONS = 12
 CLOSE = 1.2  # root mean square of the asked gaps, in units of their tolerances, at which the loop ends
 TOLERANCE = {"MeshVolume": 0.001, "VoxelVolume": 0.001}  # of the logarithm; else
 USUAL_TOLERANCE = 0.003
+GOOD = 2.5  # the same, at which it isn't tried again with other waves
+TRIES = 2
 STRETCH = 0.15  # usual size of a stretch, of a wave (u), and of a change of roughness in a step
-WAVE = 0.02
+WAVE = 0.03
 ROUGH = 0.3
 STAIRS = 0.06  # what the steps of voxels add to the logarithm of a smooth surface's area
 CORRECTIONS = 2  # times that the difference between coarse and fine grid is measured
@@ -111,21 +113,31 @@ def solve(
     """The form nearest to `form` with the target's features on a grid of `spacing` (x, y, z) mm, and its mask there."""
     rng = np.random.default_rng([seed, 1])
     coarse = solving_grid(float(np.exp(target.logs[V])), spacing)
-    form, drawn = sketch(form, target, coarse, rng, iterations, progress)
+    tries = []
+    for _ in range(TRIES):
+        tries.append(sketch(form, target, coarse, rng, iterations, progress))
+        if cost(target.logs - tries[-1][1].found.logs, target) < GOOD:
+            break
+    form, drawn = min(tries, key=lambda t: cost(target.logs - t[1].found.logs, target))
     if coarse == tuple(float(s) for s in spacing):
         return _polish(form, drawn, target, rng)
+    best = None
     for k in range(CORRECTIONS + 1):
         exact = draw(form, spacing, whole=False)
-        if k == CORRECTIONS or cost(target.logs - exact.found.logs, target) < CLOSE:
+        value = cost(target.logs - exact.found.logs, target)
+        if best is None or value < best[0]:
+            best = value, form, exact
+        if k == CORRECTIONS or value < CLOSE:
             break
         goal = target.logs - (exact.found.logs - drawn.found.logs)
         form, drawn = _loop(form, goal, target, coarse, rng, 4, progress)
-    return form, _level(exact, target)
+    return best[1], _level(best[2], target)
 
 
 def sketch(form: Form, target: Target, spacing, rng, iterations: int, progress: Progress | None = None):
     """(form, drawn) solved on the grid of `spacing` only."""
-    form = roughen(to_volume(form, target), target, rng)
+    form = to_volume(replace(form, values=whole(form.values)), target)
+    form = roughen(roomy(form, ROOM / 1.25), target, rng)
     return _loop(form, target.logs, target, spacing, rng, iterations, progress)
 
 
@@ -144,6 +156,16 @@ def _moved(values: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return closed(ndimage.shift(values, -cells, order=1, mode="nearest"))
 
 
+def roomy(form: Form, limit: float = ROOM) -> Form:
+    """The same form with more of the cube around it, if it reaches farther than `limit` in u."""
+    reach = np.abs(form.outline[0]).max(initial=0.0)
+    if reach <= limit:
+        return form
+    cells = int(np.ceil((reach / limit - 1) * (len(form.values) - 1) / 2))
+    values, factor = widened(form.values, cells)
+    return Form(values, form.matrix * factor)
+
+
 def roughen(form: Form, target: Target, rng: np.random.Generator) -> Form:
     """Waves on a form that is much smoother than asked, a blur of one that is much rougher."""
     from scipy import ndimage
@@ -158,9 +180,9 @@ def roughen(form: Form, target: Target, rng: np.random.Generator) -> Form:
 
     def at(amount: float) -> Form:
         if first > 0:
-            return replace(form, values=closed(form.values + amount * relief))
+            return replace(form, values=whole(form.values + amount * relief))
         blurred = ndimage.gaussian_filter(form.values, amount * len(form.values))
-        return replace(form, values=closed(blurred))
+        return replace(form, values=whole(blurred))
 
     # The area changes about with the square of the amount.
     amount, low, high = (0.05 if first > 0 else 0.03), 0.0, 0.16
@@ -175,7 +197,7 @@ def roughen(form: Form, target: Target, rng: np.random.Generator) -> Form:
         low, high = (amount, high) if gap * first > 0 else (low, amount)
         guess = amount * np.sqrt(abs(first / (first - gap))) if np.isfinite(gap) and first != gap else 0.0
         amount = guess if low < guess < high else (low + high) / 2
-    return best[2]
+    return roomy(best[2])
 
 
 def _log_area(form: Form) -> float:
@@ -212,7 +234,7 @@ def _loop(form, goal, target, spacing, rng, iterations, progress):
         if cost(best[3], target) < CLOSE and (k >= ENOUGH or np.abs(best[3] / target.leeway).max() < 2):
             break
         if k + 1 < iterations:
-            form = _step(form, drawn, cautious * gap, target, rng)
+            form = roomy(_step(form, drawn, cautious * gap, target, rng))
     return best[1], best[2]
 
 
@@ -221,7 +243,7 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
     from scipy import ndimage
 
     n = len(form.values)
-    waves = Waves.draw(rng, WAVES, 3.0, 16.0, WAVE)
+    waves = Waves.draw(rng, WAVES, 2.0, 12.0, WAVE, 1.0)
     relief = form.values - ndimage.gaussian_filter(form.values, 0.06 * n)
     moves = Moves.of(form, waves, relief)
     jacobian = _jacobian(form, moves, drawn)
@@ -230,7 +252,7 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
     amounts = _damped(lines @ jacobian, lines @ gap)
     stretch = np.eye(3) + STRETCH * amounts[:9].reshape(3, 3)
     values = form.values + waves.on_grid(amounts[9:-1] * waves.heights, n) + ROUGH * amounts[-1] * relief
-    return Form(closed(values), stretch @ form.matrix)
+    return Form(whole(values), stretch @ form.matrix)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from .coordinates import D3, DX, DY, DZ, L1, L2, L3
-from .field import EXTENT, Waves, closed, grid
+from .field import Waves, closed, grid
 from .solver import Form
 
+EXTENT = 0.64  # half the widths of a new form in u: bumps need room
 TURNS = 300  # random rotations to choose from
 BUMPS = 0.05  # standard deviation of the bumps in u
 

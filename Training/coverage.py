@@ -63,20 +63,22 @@ def measure(data: common.Prepared) -> tuple[dict, list[tuple[str, np.ndarray, np
     for group in sorted(set(groups[kinds == "real"])):
         own = (groups == group) & (kinds != "context")
         values, limits = deviations(data.features[own], kinds[own] == "real", names)
+        found = {kind: kinds[own] == kind for kind in KINDS} | {"all": np.ones(own.sum(), bool)}
         result[group] = {
-            kind: {
-                c: {
-                    f"{r:g}": round(share(values[kinds[own] == kind][:, at], limits[:, at], r), 3)
-                    for r in REACH
-                }
-                for c, at in _columns(names).items()
-            }
-            | {"crops": int((kinds[own] == kind).sum())}
-            for kind in KINDS
-            if (kinds[own] == kind).any()
+            kind: _shares(values[rows], limits, names) | {"crops": int(rows.sum())}
+            for kind, rows in found.items()
+            if rows.any()
         }
         seen.append((group, values, kinds[own]))
     return result, seen
+
+
+def _shares(values: np.ndarray, limits: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
+    """Share by class and reach."""
+    return {
+        c: {f"{r:g}": round(share(values[:, at], limits[:, at], r), 3) for r in REACH}
+        for c, at in _columns(names).items()
+    }
 
 
 def _columns(names: list[str]) -> dict[str, np.ndarray]:

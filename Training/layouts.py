@@ -25,8 +25,7 @@ from pathlib import Path
 import numpy as np
 from common import patient_of
 
-from TumorSynthLib.errors import InputError
-from TumorSynthLib.volume import Volume, read_image, read_mask
+from TumorSynthLib.volume import Volume, read_image, read_labelmap
 
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha")
 REGION, OTHER = 1, 2  # labels of masks that are read from contours: the tumour, and lesions besides it
@@ -36,7 +35,7 @@ BRATS = ("t1ce", "flair", "t1", "t2")
 def read_pair(case: Case) -> tuple[Volume, np.ndarray]:
     """Image and labelmap of two files."""
     volume = read_image(case.image)
-    return volume, read_labels(case.mask, volume)
+    return volume, read_labelmap(case.mask, volume)
 
 
 @dataclass(frozen=True)
@@ -69,23 +68,6 @@ class Layout:
     find: Callable[[Path], Iterator[Case]]
     regions: dict[str, tuple[int, ...]] | None = None
     healthy: tuple[int, ...] = ()
-
-
-def read_labels(path: Path, like: Volume) -> np.ndarray:
-    """Labelmap (K, J, I) uint8 on the grid of an image, nearest neighbour where it has a grid of its own.
-
-    :raises InputError: unreadable, empty, or labels that are not whole numbers from 0 to 255.
-    """
-    labels = read_image(path)
-    values = np.unique(labels.array)
-    if not np.isin(values, np.arange(256)).all():
-        raise InputError(f"{path} holds {values[:5]} ...: labels must be whole numbers from 0 to 255")
-    if labels.same_grid(like):
-        return labels.array.astype(np.uint8)
-    result = np.zeros(like.array.shape, np.uint8)
-    for value in values[values > 0]:
-        result[read_mask(path, like, value.item())] = value
-    return result
 
 
 def paired(folder: Path) -> Iterator[Case]:

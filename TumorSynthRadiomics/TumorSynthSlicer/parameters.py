@@ -23,7 +23,7 @@ class PanelParameters:
     edit: str = "retexture"
     textureRequest: str = "{}"
     shapeRequest: str = "{}"
-    grow: Annotated[float, WithinRange(0.0, 10.0)] = 2.0
+    grow: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
     point: vtkMRMLMarkupsFiducialNode
     insideSegmentation: vtkMRMLSegmentationNode
     insideSegmentID: str = ""

@@ -527,6 +527,11 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
         torch.testing.assert_close(again["ema"][name], value, rtol=1e-3, atol=1e-6)
     assert torch.equal(again["codec"]["std"], trained[1]["codec"]["std"])
     assert again["config"]["names"] == trained[1]["config"]["names"]
+    further = export(tmp_path / "again", prepared, tmp_path / "further", "--init", bundle.folder)
+    assert further.json["training"]["steps"] == 1
+    assert further.json["training"]["before"] == [
+        {"version": bundle.version, **{k: bundle.json["training"][k] for k in ("steps", "minutes")}}
+    ]
 
 
 # Steering by drawn tumours

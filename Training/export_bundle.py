@@ -131,9 +131,23 @@ def training(checkpoint: dict, data: common.Prepared, a) -> dict:
     return {
         "data": name, "licence": licence, "source": source, "patients": len({common.patient_of(r["patient"]) for r in data.rows}),
         "crops": {k: kinds.count(k) for k in sorted(set(kinds))}, "crop_voxels": list(data.images.shape[1:]),
-        "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1),
+        "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1), **before(a.init),
         **({"scaled_to_median": data.meta["median"]} if data.meta.get("median") else {}),
     }  # fmt: skip
+
+
+def before(init: Path | None) -> dict:
+    """What the bundle was trained for that `train_texture.py --init` started from."""
+    if init is None:
+        return {}
+    bundle = load_bundle(init)
+    past = bundle.json["training"]
+    return {
+        "before": [
+            *past.get("before", []),
+            {"version": bundle.version, **{k: past[k] for k in ("steps", "minutes")}},
+        ]
+    }
 
 
 def manifest(checkpoint: dict, data: common.Prepared, entries: dict, a) -> dict:
@@ -216,7 +230,10 @@ def parse(arguments: list[str] | None = None):
     p.add_argument("--eta", type=float, default=1.0, help="fresh noise of the default sampler, 0 to 1")
     p.add_argument("--shapes", type=Path, help="folder of prepare_shapes.py: the bundle makes shapes too")
     p.add_argument("--shape-group", help="the population in it")
-    p.add_argument("--shape-run", type=Path, help="folder of train_shape.py; default: shapes without a network")
+    p.add_argument(
+        "--shape-run", type=Path, help="folder of train_shape.py; default: shapes without a network"
+    )
+    p.add_argument("--init", type=Path, help="the bundle that train_texture.py --init started from")
     p.add_argument("--data-name", help="what the weights were trained on, for layouts of one's own")
     p.add_argument("--data-licence")
     p.add_argument("--data-source", default="")

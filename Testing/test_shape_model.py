@@ -77,6 +77,22 @@ def test_one_piece_without_holes_in_an_empty_margin(model):
     assert drawn.centre == pytest.approx(np.argwhere(drawn.mask).mean(0))
 
 
+@pytest.mark.parametrize("fraction", [0.15, 0.5])
+def test_a_core_lies_in_its_rim(model, fraction):
+    outer, core = model.draw_nested({"volume_ml": 6.0}, SPACING, fraction, seed=2)
+    assert core.sum() / outer.mask.sum() == pytest.approx(fraction, rel=0.03)
+    assert ndimage.label(core)[1] == 1 and ndimage.label(~core)[1] == 1
+    assert not (ndimage.binary_dilation(core, np.ones((3, 3, 3))) & ~outer.mask).any()
+    other = model.draw_nested({"volume_ml": 6.0}, SPACING, fraction, seed=3)[1]
+    assert other.shape != core.shape or not np.array_equal(other, core)
+
+
+def test_a_core_without_a_rim_is_refused(model):
+    for fraction in (0.99, 0.0, 1.5):
+        with pytest.raises(InputError, match="core"):
+            model.draw_nested({"volume_ml": 1.0}, SPACING, fraction)
+
+
 def test_seeds_repeat_and_differ(model):
     one, same, other = (model.draw({"volume_ml": 4.0}, SPACING, seed=s) for s in (5, 5, 6))
     assert np.array_equal(one.mask, same.mask)

@@ -39,7 +39,7 @@ class Waves:
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """(n, p) values at points (n, 3)."""
-        return np.cos(points @ self.numbers.T + self.phases)
+        return np.cos((points @ self.numbers.T + self.phases).astype(np.float32))
 
     def on_grid(self, weights: np.ndarray, n: int) -> np.ndarray:
         """(n, n, n) sum of the waves with the given weights (p,)."""
@@ -72,17 +72,16 @@ def whole(values: np.ndarray) -> np.ndarray:
         values = closed(values - np.quantile(values, 0.98))
     inside = one_piece(values > 0)
     wrong = inside != (values > 0)
-    if (
-        wrong.any()
-    ):  # islands and holes get the distance to the rest, so that the next change doesn't bring them back
+    if wrong.any():  # sunk with what is around them, so that the next change doesn't bring them back
         from scipy import ndimage
 
-        near = ndimage.binary_dilation(wrong, iterations=2)
-        cell = 2 / (len(values) - 1)
-        outer = ndimage.distance_transform_edt(~inside) - 0.5
-        inner = ndimage.distance_transform_edt(inside) - 0.5
-        distance = cell * np.where(inside, inner, -outer)
-        values = np.where(wrong | (near & (np.abs(distance) > cell)), distance, values)
+        depth = 3.0 / len(values)
+        around = ndimage.binary_dilation(wrong, iterations=2)
+        beside = ndimage.binary_dilation(inside) != ndimage.binary_erosion(
+            inside
+        )  # where the surface is made
+        sunk = np.where(inside, np.maximum(values, depth), np.minimum(values, -depth))
+        values = np.where(wrong | (around & ~beside), sunk, values)
     return values
 
 

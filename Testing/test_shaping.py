@@ -171,6 +171,32 @@ def test_the_organ_is_kept_to(case):
         placed(volume, part, at, True, organ)
 
 
+def test_air_in_the_body_and_under_it_is_no_place(case):
+    """A windpipe inside; a mattress, as dense as lung, outside."""
+    volume = case[0]
+    array = np.full((20, 80, 80), 40, np.int16)
+    array[:, :, :12] = -1000
+    array[:, 66:] = -880
+    array[:, 72:76] = -1000
+    array[:, 20:32, 30:42] = -1000  # filled as a hole of the body
+    array[:, 36:54, 22:60] = -850  # lung
+    image = replace(volume, array=array)
+    part = Part.of(np.ones((3, 6, 6), bool))
+    for j, i, there in ((45, 40, True), (30, 60, True), (26, 36, False), (69, 40, False), (40, 5, False)):
+        if there:
+            assert placed(image, part, place(image, 10, j, i), True)[0].sum() == part.mask.sum()
+        else:
+            with pytest.raises(InputError, match="leave the body"):
+                placed(image, part, place(image, 10, j, i), True)
+
+
+def test_a_crop_of_thin_lung_counts_as_body(case):
+    array = np.random.default_rng(0).normal(-930, 30, (12, 40, 40)).astype(np.int16)
+    image = replace(case[0], array=array)
+    mask, note = placed(image, Part.of(np.ones((3, 6, 6), bool)), place(image, 6, 20, 20), True)
+    assert mask.sum() == 108 and not note
+
+
 def test_move_takes_the_rim_too(editor, case):
     volume, mask = case
     result = editor.move(volume, mask, EditRequest(to=place(volume, 9, 26, 16), grow=2.0, solve=False))

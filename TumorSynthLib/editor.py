@@ -238,6 +238,7 @@ class Editor:
         results = []
         for i, (step, shape) in enumerate(zip(jobs, drawn)):
             job.report("step", i / len(jobs))
+            step.clock.resume()
             result = self._replanted("reshape", step, shape) if shape else self._retextured(step)
             entry = {
                 "feature": name,

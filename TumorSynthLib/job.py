@@ -35,6 +35,10 @@ class Clock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    def resume(self) -> None:
+        """Leave out of the total the time since the last stage, in which other edits went on."""
+        self.start = time.perf_counter() - sum(self.seconds.values())
+
     def done(self) -> dict[str, float]:
         rounded = {name: round(value, 3) for name, value in self.seconds.items()}
         return rounded | {"total": round(time.perf_counter() - self.start, 3)}

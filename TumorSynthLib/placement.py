@@ -16,8 +16,12 @@ from TumorSynthLib.resampling import bounding_box
 
 GRID_MM = 3.0
 BODY_HU = -500.0  # soft tissue above it, air and lung below
-OUTER_AIR_HU = -940.0  # median of air outside the body below it, of lung above it
-GAS_HU = -955.0  # mean over about 9 mm: windpipe and bowel gas below it, almost all lung above it
+OUTER_AIR_HU = -940.0  # air outside the body below it, lung above it
+GAS_HU, GAS_MM = (
+    -955.0,
+    9.0,
+)  # mean over so many mm: windpipe and bowel gas below it, almost all lung above it
+LEAST = 0.05  # of an image is body; where less is found, as in a crop of emphysema, all of it counts as body
 BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
 
@@ -82,7 +86,7 @@ def placed(
 
     :param to: (x, y, z) LPS mm.
     :param ct: intensities are HU.
-    :param inside: (K, J, I) bool, an organ to stay in.
+    :param inside: (K, J, I) bool, an organ to stay in; the body isn't looked for then.
     :param also: (K, J, I) bool, where it may lie whatever the image shows there: the old tumour.
     :param nearest: put it at the nearest place where it fits; the note then says where, and is empty otherwise.
     :raises InputError: it is larger than the image, or the place is out of the image, the body or the organ; the message
@@ -139,17 +143,20 @@ class _Places(_Grid):
         self._check_size()
         self.steps = tuple(max(1, int(GRID_MM / s)) for s in self.spacing)
         coarse = tuple(slice(None, None, s) for s in self.steps)
-        seen = self.frame.view(volume.array)[coarse]
-        self.map = _body(seen, ct)
-        if ct:
-            self.map &= ~_gas(seen)
-        if also is not None:
-            self.map |= self.frame.view(also)[coarse]
         self.organ = inside is not None
         if self.organ:
             if inside.shape != volume.array.shape or not inside.any():
                 raise InputError("the organ's mask is empty or not on the image's grid: check it")
-            self.map &= self.frame.view(inside)[coarse].astype(bool)
+            self.map = self.frame.view(inside)[coarse].astype(bool)
+        else:
+            seen = self.frame.view(volume.array)[coarse]
+            self.map = _body(seen, ct)
+            if self.map.mean() < LEAST:
+                self.map[:] = True
+            if ct:
+                self.map &= ~_gas(seen, self.spacing * self.steps)
+            if also is not None:
+                self.map |= self.frame.view(also)[coarse]
 
     def _check_size(self) -> None:
         if (np.array(self.part.mask.shape) > self.size).any():
@@ -241,11 +248,13 @@ def _body(view: np.ndarray, ct: bool) -> np.ndarray:
     return result
 
 
-def _gas(view: np.ndarray) -> np.ndarray:
-    """Air without lung tissue in a coarse CT: windpipe, bowel gas, outer air."""
+def _gas(view: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Air without lung tissue in a coarse CT with (z, y, x) mm: windpipe, bowel gas, outer air."""
     from scipy import ndimage
 
-    return ndimage.uniform_filter(view.astype(np.float32), 3, mode="nearest") < GAS_HU
+    size = [max(1, int(GAS_MM / s)) for s in spacing]
+    middle = ndimage.uniform_filter(view.astype(np.float32), size, mode="nearest") < GAS_HU
+    return ndimage.binary_dilation(middle, np.ones(size, bool)) & (view < GAS_HU)
 
 
 def _mr_threshold(values: np.ndarray) -> float:
@@ -255,14 +264,20 @@ def _mr_threshold(values: np.ndarray) -> float:
 
 
 def _cut_lung(values: np.ndarray, air: np.ndarray) -> np.ndarray:
-    """Parts of a slice's air that are lung by their density."""
+    """Parts of a slice's air that are lung by their density.
+
+    What holds a corner of the slice is outer air as a rule, and the mattress in it is as dense as lung: there hardly any
+    voxel may be as thin as air.
+    """
     from scipy import ndimage
 
     labels, count = ndimage.label(air)
     if not count:
         return np.zeros_like(air)
-    medians = ndimage.median(values, labels, np.arange(1, count + 1))
-    return np.isin(labels, 1 + np.flatnonzero(np.asarray(medians) > OUTER_AIR_HU))
+    density = np.array(ndimage.median(values, labels, np.arange(1, count + 1)), float)
+    for corner in set(labels[[0, 0, -1, -1], [0, -1, 0, -1]]) - {0}:
+        density[corner - 1] = np.percentile(values[labels == corner], 5)
+    return np.isin(labels, 1 + np.flatnonzero(density > OUTER_AIR_HU))
 
 
 def _point(position) -> str:

@@ -284,6 +284,25 @@ def test_field_arm_reaches_and_page_is_written(texture, bundle, cases, monkeypat
     assert f"{out['believable']['CT network']['arrangement']:.2f}" in page
 
 
+def test_a_run_that_breaks_off_keeps_what_it_had(bundle, cases, tmp_path, texture, monkeypatch):
+    folder, first = texture
+    monkeypatch.setattr(evaluate.Texture, "evaluations", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(
+            "texture",
+            bundle,
+            cases,
+            tmp_path / "half.json",
+            "--cache",
+            folder / "cache",
+            "--parts",
+            "sweeps",
+            "evaluations",
+        )
+    half = json.loads((tmp_path / "half.json").read_text())
+    assert half["sweeps"] == first["sweeps"] and "evaluations" not in half and half["model"] == first["model"]
+
+
 def test_removal_next_to_biharmonic(bundle, tmp_path):
     """Two patients with a small tumour in a corner, which leaves room for holes."""
     rng = np.random.default_rng(0)

@@ -65,7 +65,15 @@ def by_package(bench: Bench, made: list[tuple[int, Drawn]]) -> float | None:
                     path = Path(folder) / f"{side}_{part}_{k:04d}.nii.gz"
                     sitk.WriteImage(image, str(path))
                     paths[part][side].append(str(path))
-        return float(compute_frd(list(paths[0]), paths_masks=list(paths[1]), num_workers=1))
+        try:
+            return float(compute_frd(list(paths[0]), paths_masks=list(paths[1]), num_workers=1))
+        except (
+            ValueError,
+            RuntimeError,
+            np.linalg.LinAlgError,
+        ) as error:  # e.g. too few cases for its filters
+            print(f"frd-score: {error}", flush=True)
+            return None
 
 
 def arrangement(bench: Bench, made: list[tuple[int, Drawn]]) -> float:

@@ -265,8 +265,8 @@ class Texture:
             figures.evaluations_curve(out["evaluations"], folder / "evaluations.png", title)
 
 
-def texture(a, bundle, baselines) -> dict:
-    """All asked parts, with the budget, the cases and the refused requests."""
+def texture(a, bundle, baselines, head: dict) -> dict:
+    """All asked parts, with the budget, the cases and the refused requests; written after each, below `head`."""
     budget = BUDGETS["quick" if a.quick else a.budget]
     asked = {k: getattr(a, k) for k in ("patients", "donors", "sweep_cases", "nfe_cases")}
     budget = replace(budget, **{k: v for k, v in asked.items() if v is not None})
@@ -277,7 +277,8 @@ def texture(a, bundle, baselines) -> dict:
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
     for part in a.parts:
         out["results" if part == "fidelity" else part] = getattr(task, part)()
-    out["refused"] = bench.refused
+        out["refused"] = bench.refused
+        write(a.json, head | out | {"rows": task.rows})
     if a.figures:
         task.figures(out)
     return out | {"rows": task.rows}
@@ -371,9 +372,10 @@ def main():
         baselines = dict(load_baseline(path, bundle, a.device) for path in a.baseline)
     out = {"task": a.task, "model": bundle.id, "version": bundle.version, "command": command(a, bundle.id)}
     out |= {"baselines": {name: e.budget for name, e in baselines.items()}} if baselines else {}
-    out |= {"texture": texture, "removal": removal}[a.task](a, bundle, baselines)
+    out |= texture(a, bundle, baselines, out) if a.task == "texture" else removal(a, bundle, baselines)
     write(a.json, out)
-    print(json.dumps(compact(out), indent=1))
+    if "results" in out:
+        print(json.dumps(compact(out), indent=1))
 
 
 if __name__ == "__main__":

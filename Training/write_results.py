@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+EXACT_DB = 120.0  # after rounding to whole grey values nothing is left to tell apart
+
 HEAD = """# Results
 
 Written by `Training/write_results.py` from the JSON files in this folder, which `Training/evaluate.py` wrote. All cases are of
@@ -205,7 +207,7 @@ def codec(out: dict) -> list[str]:
         "|" + "---|" * (len(kinds) + 3),
     ]
     for name, r in rows.items():
-        psnr = ", ".join(f"{m} {v:.1f}" for m, v in r["psnr"].items())
+        psnr = ", ".join(f"{m} {v:.1f}" if v < EXACT_DB else f"{m} exact" for m, v in r["psnr"].items())
         cells = [
             f"{c['median']:.3f} ({c['worst']:.2f} {c['feature'].split('_')[-1]})"
             for c in r["concordance"].values()

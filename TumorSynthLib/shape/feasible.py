@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ STEADY_FORM = 0.02  # and standard deviation of the logarithms of its other feat
 STEADY_SIZE = 2e-3  # of its volume, where no size is asked for
 ASKED = 1e-3  # of the logarithm of an asked feature, so that a contradiction is shared between the asked ones
 BINDING = 3e-4  # of a limit that would be passed
-FREE = 0.03  # of features that were not asked for: near what such tumours have
+FREE = 0.08  # of features that were not asked for: near what such tumours have
 KEPT = 0.01  # of features of a tumour that is being changed
 SAME = 2e-3  # relative difference up to which an asked feature counts as kept
 
@@ -32,6 +32,7 @@ class Target:
     :param logs: (10,) base logarithms; `leeway` (10,): how far each may stay off where it was not asked for.
     :param asked: as requested, by full name; `used`: the nearest feasible values of the same features.
     :param warnings: what had to give way.
+    :param aims: the features to be reached exactly: those asked for, and the volume of a tumour that keeps its size.
     """
 
     logs: np.ndarray
@@ -39,6 +40,7 @@ class Target:
     asked: dict[str, float]
     used: dict[str, float]
     warnings: tuple[str, ...] = ()
+    aims: tuple[str, ...] = ()
 
     @property
     def features(self) -> dict[str, float]:
@@ -114,7 +116,7 @@ def complete(
             warnings.append(
                 f"{short(name)} {value:g} does not go together with the rest of the request: {features[name]:g} is used"
             )
-    return Target(base, np.full(len(base), leeway), dict(asked), used, tuple(warnings))
+    return Target(base, np.full(len(base), leeway), dict(asked), used, tuple(warnings), tuple(asked))
 
 
 def keep(asked: Mapping[str, float], own: np.ndarray) -> Target:
@@ -132,6 +134,7 @@ def keep(asked: Mapping[str, float], own: np.ndarray) -> Target:
     target = complete(asked, own, covariance, leeway=KEPT)
     if not resized:
         target.leeway[[V, W]] = STEADY_SIZE
+        target = replace(target, aims=(*target.aims, PREFIX + "MeshVolume"))
     return target
 
 

@@ -127,7 +127,7 @@ def solve(
         value = cost(target.logs - exact.found.logs, target)
         if best is None or value < best[0]:
             best = value, form, exact
-        if k == CORRECTIONS or value < CLOSE:
+        if k == CORRECTIONS or value < (CLOSE if exact.mask.sum() < PLENTY else GOOD):
             break
         goal = target.logs - (exact.found.logs - drawn.found.logs)
         form, drawn = _loop(form, goal, target, coarse, rng, 4, progress)
@@ -205,13 +205,13 @@ def _log_area(form: Form) -> float:
 
 
 def cost(gap: np.ndarray, target: Target) -> float:
-    """Root mean square of the asked features' gaps in units of their tolerances."""
+    """Root mean square of the gaps of the features that are aimed at, in units of their tolerances."""
     weights, _, tolerance = _asked(target)
     return float(np.sqrt(np.mean((weights @ gap / tolerance) ** 2))) if len(weights) else 0.0
 
 
 def _asked(target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    names = list(target.asked) or ["MeshVolume"]
+    names = list(target.aims) or ["MeshVolume"]
     weights, constants = rows(names)
     tolerance = np.array([TOLERANCE.get(n.rsplit("_", 1)[-1], USUAL_TOLERANCE) for n in names])
     return weights, constants, tolerance
@@ -341,7 +341,7 @@ def _level(drawn: Drawn, target: Target) -> Drawn:
 
 
 def _size_asked(target: Target) -> bool:
-    return any(n.endswith("Volume") for n in target.asked) or not target.asked
+    return any(n.endswith("Volume") for n in target.aims) or not target.aims
 
 
 def _polish(form: Form, drawn: Drawn, target: Target, rng: np.random.Generator) -> tuple[Form, Drawn]:

@@ -315,7 +315,7 @@ def wait_until_at_work(process):
     maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
     while maps.exists() and "libtorch" not in maps.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1.5)
+    time.sleep(4)
     assert process.poll() is None, process.stderr.read()
 
 

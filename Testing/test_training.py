@@ -374,7 +374,7 @@ def test_codec_trains_resumes_and_feeds_the_texture_network(train_codec, prepare
     arguments += ["--threads", 1, "--crops", 4, "--save-every", 4]
     call(train_codec, *arguments, "--out", tmp_path / "whole")
     whole = torch.load(tmp_path / "whole/last.pt", weights_only=True)
-    assert whole["config"] == {"kind": "vqgan", "width": 8, "levels": [9, 9, 9]} and whole["step"] == 6
+    assert whole["config"] == {"kind": "vqgan", "width": 8, "levels": [9, 9, 9], "factor": 2} and whole["step"] == 6
     standardise = train_codec.standardise
     with monkeypatch.context() as patch:
         patch.setattr(train_codec, "standardise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -30,7 +30,8 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   Features that grow with the region are left out.
 - **How much these numbers were chosen**: how removals fill a hole, treat the rim, their range and thick slices was decided by
   looking at lung1 and at holes in these validation patients, so the removal figures are not independent of those choices,
-  those of lung1 least of all. Stopping times and the sampler were not chosen on these cases.
+  those of lung1 least of all. That draws are guided, and by which moments, was decided on the lung cases of this split and
+  kept for the sarcomas. Stopping times were not chosen on these cases.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 

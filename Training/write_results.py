@@ -237,8 +237,8 @@ def removal(results: dict) -> list[str]:
 def shape(out: dict) -> list[str]:
     """Asked and reached shape features, the grid, variety and timings."""
     lines = [
-        "**solved**: network and solver, the default; **alone**: the network, scaled to the volume. Pearson over tumours of asked "
-        "and reached, each of 17 features: median (interval by patient), worst feature; in brackets the shuffled control.",
+        "**solved**: network and solver, the default; **alone**: the network, scaled to the volume. Pearson over tumours of "
+        "asked and reached, each of 17 features: median (interval by patient), worst feature; in brackets the shuffled control.",
         "",
         "| | tumours (patients) | median | worst | volume error, mean (largest) | s |",
         "|---|---|---|---|---|---|",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,7 +130,8 @@ class ShapeModel:
         form = self._form(target, seed)
         _check_size(target, spacing)
         if solve:
-            _, drawn = solver.solve(form, target, spacing, seed, progress=progress)
+            spare = partial(_other_start, target, seed)
+            _, drawn = solver.solve(form, target, spacing, seed, spare, progress)
         else:
             drawn = solver.draw(solver.to_volume(form, target), spacing)
         return _shape(drawn.mask, spacing, target)
@@ -188,6 +189,11 @@ class ShapeModel:
 
     def _form(self, target: feasible.Target, seed: int) -> Form:
         return self.network.form(target.logs, seed) if self.network else analytic(target.logs, seed)
+
+
+def _other_start(target: feasible.Target, seed: int, attempt: int) -> Form:
+    """A form to start from where the network's doesn't lead to what is asked: its axes and its turn are right already."""
+    return analytic(target.logs, seed + 1_000_003 * attempt)
 
 
 def _checked(spacing) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .coordinates import BASE, L1, L2, L3, A, V, W, rows
+from .coordinates import BASE, D3, L1, L2, L3, A, V, W, rows
 from .feasible import Target
 from .field import ROOM, Waves, closed, gradient, one_piece, outline, rasterise, sample, whole, widened
 from .measure import Measure, measure
@@ -26,7 +26,7 @@ CLOSE = 1.2  # root mean square of the asked gaps, in units of their tolerances,
 TOLERANCE = {"MeshVolume": 0.001, "VoxelVolume": 0.001}  # of the logarithm; else
 USUAL_TOLERANCE = 0.003
 GOOD = 2.5  # the same, at which it isn't tried again with other waves
-TRIES = 2
+TRIES = 3
 STRETCH = 0.15  # usual size of a stretch, of a wave (u), and of a change of roughness in a step
 WAVE = 0.03
 ROUGH = 0.3
@@ -107,15 +107,19 @@ def solve(
     target: Target,
     spacing,
     seed: int = 0,
-    iterations: int = ITERATIONS,
+    spare: Callable[[int], Form] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Form, Drawn]:
-    """The form nearest to `form` with the target's features on a grid of `spacing` (x, y, z) mm, and its mask there."""
+    """The form nearest to `form` with the target's features on a grid of `spacing` (x, y, z) mm, and its mask there.
+
+    :param spare: gives another form to start from, for the second try on, where the first doesn't get there.
+    """
     rng = np.random.default_rng([seed, 1])
     coarse = solving_grid(float(np.exp(target.logs[V])), spacing)
     tries = []
-    for _ in range(TRIES):
-        tries.append(sketch(form, target, coarse, rng, iterations, progress))
+    for k in range(TRIES):
+        begin = spare(k) if spare and k else form
+        tries.append(sketch(begin, target, coarse, rng, ITERATIONS, progress))
         if cost(target.logs - tries[-1][1].found.logs, target) < GOOD:
             break
     form, drawn = min(tries, key=lambda t: cost(target.logs - t[1].found.logs, target))
@@ -249,7 +253,8 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
     jacobian = _jacobian(form, moves, drawn)
     weights, _, tolerance = _asked(target)
     lines = np.vstack([weights / tolerance[:, None], np.eye(len(BASE)) / target.leeway[:, None]])
-    amounts = _damped(lines @ jacobian, lines @ gap)
+    rival, excess = _rivals(form, moves, drawn, gap, target)
+    amounts = _damped(np.vstack([lines @ jacobian, rival]), np.concatenate([lines @ gap, excess]))
     stretch = np.eye(3) + STRETCH * amounts[:9].reshape(3, 3)
     values = form.values + waves.on_grid(amounts[9:-1] * waves.heights, n) + ROUGH * amounts[-1] * relief
     return Form(whole(values), stretch @ form.matrix)
@@ -303,16 +308,31 @@ def _jacobian(form: Form, moves: Moves, drawn: Drawn) -> np.ndarray:
     squares = ((moves.x - surface.centre) @ vectors) ** 2
     moments = (squares.T @ through) / surface.volume / values[:, None]
     result[[L3, L2, L1]] = 0.5 * (moments - volume)
-    result[3:7] = _diameters(surface, moves, drawn)
+    result[3:7] = _widening(form, moves, drawn, drawn.found.ends)
     return result
 
 
-def _diameters(surface: Slopes, moves: Moves, drawn: Drawn) -> np.ndarray:
-    """(4, 9 + p) of the logarithms of the diameters: how far their ends move outwards."""
-    normal = surface.push / np.maximum(np.linalg.norm(surface.push, axis=1, keepdims=True), 1e-12)
+def _rivals(form: Form, moves: Moves, drawn: Drawn, gap: np.ndarray, target: Target):
+    """Lines and gaps, in tolerances, of the widths that are above what their diameter shall become."""
+    weights, _, _ = _asked(target)
+    lines, gaps = [np.zeros((0, 9 + moves.heights.shape[1]))], [np.zeros(0)]
+    for k, pairs in enumerate(drawn.found.rivals):
+        goal = drawn.found.logs[D3 + k] + gap[D3 + k]
+        excess = goal - np.log(np.linalg.norm(pairs[:, 0] - pairs[:, 1], axis=1))
+        above = excess < 0
+        tolerance = USUAL_TOLERANCE if len(weights) and weights[:, D3 + k].any() else target.leeway[D3 + k]
+        lines.append(_widening(form, moves, drawn, pairs[above]) / tolerance)
+        gaps.append(excess[above] / tolerance)
+    return np.concatenate(lines), np.concatenate(gaps)
+
+
+def _widening(form: Form, moves: Moves, drawn: Drawn, pairs: np.ndarray) -> np.ndarray:
+    """(n, 9 + p) change of the logarithm of widths with ends (n, 2, 3) mm: how far their ends move outwards."""
+    push = form.surface.push
+    normal = push / np.maximum(np.linalg.norm(push, axis=1, keepdims=True), 1e-12)
     offset = drawn.origin * np.array(drawn.spacing[::-1])
-    result = np.zeros((4, 9 + moves.heights.shape[1]))
-    for k, ends in enumerate(drawn.found.ends):
+    result = np.zeros((len(pairs), 9 + moves.heights.shape[1]))
+    for k, ends in enumerate(pairs):
         across = ends[0] - ends[1]
         width = np.linalg.norm(across) + 1e-9
         for end, outwards in ((ends[0], across / width), (ends[1], -across / width)):

@@ -60,6 +60,7 @@ def test_growth_is_one_tumour_growing(case, growth):
     for result, factor in zip(growth, (0.6, 1.0, 1.4)):
         assert result.reached[VOLUME] == pytest.approx(factor * own, rel=0.01)
         assert not (result.volume.array != volume.array)[~(mask | result.mask)].any()
+    assert np.array_equal(growth[1].mask, mask)
     for small, large in zip(growth, growth[1:]):
         assert (
             small.mask & ~large.mask

@@ -20,6 +20,9 @@ from TumorSynthLib.resampling import bounding_box
 
 PREFIX = "original_shape_"
 SHAPE_FEATURES = 17
+SAME = (
+    1e-3  # relative difference up to which a tumour has a feature already: its mask then stays to the voxel
+)
 FILLED = 0.6  # part of an image that a tumour may fill: a ball fills half of the cube around it
 COARSE = 3.0  # voxels across the smallest drawn tumour, below which its shape can't be told
 MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
@@ -99,6 +102,8 @@ class Shaper:
         """A mask with the asked features that begins with the form of a tumour; what isn't asked stays as it is."""
         _check_extent(asked)
         before = measured_shape(part.mask, spacing)
+        if all(abs(before[name] / value - 1) <= SAME for name, value in asked.items()):
+            return part, Form(dict(asked), dict(asked), before, before), []
         drawn = self.model.reshape(
             np.pad(part.mask, 1), spacing, dict(asked), spacing=spacing, seed=seed, progress=_fraction(report)
         )

@@ -145,7 +145,7 @@ class Texture:
         self.draw_donors()
         alone = ["network", "unguided", *self.bench.baselines]
         own_arms = [*alone, *(["full"] if self.budget.own else []), "codec", "mask only"]
-        for i, tumour in enumerate(self.bench.tumours):
+        for i, tumour in enumerate(self.bench.tumours if "own" in self.a.requests else ()):
             for arm in own_arms:
                 if self.a.arms and arm not in (*self.a.arms, "codec", "mask only"):
                     continue
@@ -304,6 +304,10 @@ def parse():
     p.add_argument("--baseline", type=Path, nargs="+", default=[], help="checkpoints of train_baseline.py")
     p.add_argument("--codec", type=Path, nargs="+", default=[], help="codec: checkpoints of train_codec.py")
     p.add_argument("--prepared", type=Path, help="the folder of prepare.py that the model was trained on")
+    p.add_argument(
+        "--requests", nargs="+", choices=["own", "donor"], default=["own", "donor"],
+        help="texture, fidelity: donor leaves a tumour's own features and the controls out",
+    )  # fmt: skip
     p.add_argument("--cache", type=Path, help="folder that keeps samples")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
@@ -336,6 +340,8 @@ def command(a, id: str) -> str:
             line += f" --{name.replace('_', '-')} {getattr(a, name)}"
     if a.task == "texture" and list(a.parts) != list(PARTS):
         line += f" --parts {' '.join(a.parts)}"
+    if a.task == "texture" and "own" not in a.requests:
+        line += " --requests donor"
     for name in ("arms", "baseline", "codec"):
         values = getattr(a, name) or []
         line += f" --{name} {' '.join('/'.join(Path(v).parts[-2:]) for v in values)}" if values else ""

@@ -16,6 +16,7 @@ from TumorSynthLib.resampling import bounding_box
 
 GRID_MM = 3.0
 BODY_HU = -500.0  # soft tissue above it, air and lung below
+CORNER_AIR_HU = -985.0  # fifth percentile of outer air below it, of lung that fills a crop's corner above it
 OUTER_AIR_HU = -940.0  # air outside the body below it, lung above it
 GAS_HU, GAS_MM = (
     -955.0,
@@ -276,7 +277,8 @@ def _cut_lung(values: np.ndarray, air: np.ndarray) -> np.ndarray:
         return np.zeros_like(air)
     density = np.array(ndimage.median(values, labels, np.arange(1, count + 1)), float)
     for corner in set(labels[[0, 0, -1, -1], [0, -1, 0, -1]]) - {0}:
-        density[corner - 1] = np.percentile(values[labels == corner], 5)
+        thin = np.percentile(values[labels == corner], 5) <= CORNER_AIR_HU  # in a crop a corner may hold lung
+        density[corner - 1] = OUTER_AIR_HU if thin else max(density[corner - 1], OUTER_AIR_HU + 1)
     return np.isin(labels, 1 + np.flatnonzero(density > OUTER_AIR_HU))
 
 

@@ -16,6 +16,8 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from TumorSynthLib.texture.precision import autocast  # noqa: E402
+
 
 def parse(
     parser: argparse.ArgumentParser, section: str, arguments: list[str] | None = None
@@ -66,14 +68,6 @@ def recipe_arguments(parser: argparse.ArgumentParser, options: dict, where: str)
     return words
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """GPUs, and CPUs with matrix tiles (AMX), halve a step with it; other CPUs are up to thirty times slower."""
-    if device.type == "cuda":
-        return True
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch >= 2.5
-    return device.type == "cpu" and tiles is not None and bool(tiles())
-
-
 class Run:
     """One process of a run: rank, device, folder, log; started alone or by torchrun."""
 
@@ -120,7 +114,7 @@ class Run:
 
     def autocast(self):
         """bfloat16 where the device is faster with it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device))
+        return autocast(self.device)
 
     def save(self, state: dict, name: str = "last.pt"):
         """Checkpoint, whole or not at all."""

@@ -24,6 +24,7 @@ from TumorSynthLib.radiomics.differentiable import (
 )
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.generator import TextureModel
+from TumorSynthLib.texture.precision import autocast
 
 LEVELS = 128  # grey levels at most; brighter voxels count as the last level
 NODES = {2: 0.15, 3: 0.2, 4: 0.3, 5: 0.35}  # which evaluation is corrected, and how often
@@ -104,7 +105,7 @@ class Steering:
         times = self.model.few_steps[: last + 1]
 
         def predict(state, y, m):
-            with torch.set_grad_enabled(m == times[-1]):
+            with torch.set_grad_enabled(m == times[-1]), autocast(state.device):
                 time = torch.full((1,), m, device=state.device)
                 told = ("modality", "values", "given", "removal", "region")
                 return network(state, y, item["conditions"], time, *(item[k] for k in told)).float()

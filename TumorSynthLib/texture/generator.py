@@ -23,6 +23,7 @@ from TumorSynthLib.texture.context import (
     region_masks,
 )
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
+from TumorSynthLib.texture.precision import autocast
 
 Progress = Callable[[str, float], None]
 
@@ -149,7 +150,8 @@ class TextureModel:
 
         def predict(state, y, m):
             time = torch.full((1,), m, device=self.device)
-            return self.network(state, y, around, time, modal, values, given, without, which).float()
+            with autocast(self.device):
+                return self.network(state, y, around, time, modal, values, given, without, which).float()
 
         eta = self.eta if eta is None else eta
         times, valid = nodes(steps, self.few_steps), known | hole

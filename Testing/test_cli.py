@@ -338,6 +338,26 @@ def test_signal_stops_cleanly(data, tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_an_import_stops_cleanly(number):
+    """Imports run texts by exec, in which CPython treats KeyboardInterrupt in a way of its own."""
+    code = (
+        "import sys; from TumorSynthLib import cli, commands\n"
+        "text = 'import time; print(1, flush=True); time.sleep(30)'\n"
+        "commands.extract = lambda args: exec(text)\n"
+        "sys.exit(cli.main(['extract', 'image', 'mask']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=listen_to_ctrl_c,
+    )  # fmt: skip
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"
+
+
 def test_staging_is_all_or_nothing(tmp_path):
     (tmp_path / "old").write_text("old")
     with pytest.raises(RuntimeError), Staging() as staging:

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line on stderr."""
-    previous = _terminate_cleanly()
+    previous = _stop_cleanly()
     try:
         args = parser().parse_args(argv)
         return args.run(args) or 0
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"internal error: {type(error).__name__}: {error}; set {DEBUG_VARIABLE}=1 to see where", 1
         )
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, code: int) -> int:
@@ -63,16 +63,27 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _terminate_cleanly():
-    """Make SIGTERM (e.g. of a cluster's scheduler) stop like Ctrl-C; returns the previous handler."""
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, as a class of its own.
+
+    Where a plain KeyboardInterrupt leaves `exec` of a text (importing torch runs hundreds), CPython notes it and ends the
+    process by SIGINT, although it was caught since.
+    """
+
+
+def _stop_cleanly() -> dict:
+    """Make Ctrl-C and SIGTERM (e.g. of a cluster's scheduler) raise `_Stopped`; returns the handlers of before by signal."""
 
     def stop(number, frame):
-        raise KeyboardInterrupt
+        raise _Stopped
 
+    wanted = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+        wanted.append(signal.SIGINT)
     try:
-        return signal.signal(signal.SIGTERM, stop)
+        return {number: signal.signal(number, stop) for number in wanted}
     except ValueError:  # not the main thread
-        return None
+        return {}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -164,9 +164,9 @@ class FakeLogic:
     def measure(self, volumeNode, segmentationNode, segmentID="", modelID="", modality=None):
         return self.measurement()
 
-    def previewShape(self, modelID, features, seed=0, to=None, modelNode=None):
+    def previewShape(self, modelID, features, seed=0, to=None, modelNode=None, *, onDone=None, onError=None):
         self._note("previewShape", dict(features), to, modelNode)
-        return modelNode or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Preview")
+        onDone(modelNode or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Preview"))
 
     # Edits
 

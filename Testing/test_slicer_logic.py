@@ -497,16 +497,3 @@ def test_models_and_suggestion(logic, shared_data):
     volumeNode, segmentationNode, _mask = slicer_case.sarcoma(shared_data)
     assert logic.suggestModel(volumeNode, segmentationNode, "tumour") == SARCOMA
     assert logic.suggestModel(None) == ""
-
-
-def test_preview_has_the_asked_volume(logic):
-    import vtk
-
-    node = logic.previewShape(LUNG, {"volume_ml": 2.0}, seed=1, to=(10.0, 20.0, 30.0))
-    mass = vtk.vtkMassProperties()
-    mass.SetInputData(node.GetPolyData())
-    assert mass.GetVolume() == pytest.approx(2000.0, rel=0.1)
-    bounds = np.array(node.GetPolyData().GetBounds()).reshape(3, 2)
-    assert np.abs(bounds.mean(1) - (10.0, 20.0, 30.0)).max() < 5.0
-    same = logic.previewShape(LUNG, {"volume_ml": 4.0}, seed=1, to=(10.0, 20.0, 30.0), modelNode=node)
-    assert same is node and not node.GetSaveWithScene()

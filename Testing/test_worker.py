@@ -133,6 +133,22 @@ def test_moved_mask_comes_back_as_its_box(client):
     assert moved.sum() == mask.sum() and shape == [n for n in np.ptp(np.argwhere(mask), axis=0) + 1]
 
 
+def test_preview_is_the_shape_models(client, tmp_path):
+    from TumorSynthLib.models import find
+    from TumorSynthLib.shaping import Shaper
+
+    features = {"volume_ml": 2.0, "sphericity": 0.7}
+    client.send(command="preview", model="lung-nodule-ct", features=features, seed=4)
+    event, _progress = client.answer()
+    expected = Shaper(find("lung-nodule-ct"), "cpu").model.preview(features, 4)
+    vertices = np.fromfile(client.folder / event["vertices"]["file"], np.float32)
+    faces = np.fromfile(client.folder / event["faces"]["file"], np.int32).reshape(event["faces"]["shape"])
+    assert vertices.reshape(event["vertices"]["shape"]) == pytest.approx(expected.vertices, abs=0.05)
+    assert np.array_equal(faces, expected.faces)
+    client.send(command="preview", model="lung-nodule-ct", features={"sphericity": 2.0})
+    assert client.answer()[0]["kind"] == "input"
+
+
 def test_errors_are_told_and_the_next_request_works(client):
     client.edit("synthesize", features={"entropy": -3.0})
     event, _progress = client.answer()

@@ -73,6 +73,23 @@ def test_answers_in_one_process(client):
     assert len(numbers) == 1 and client.isRunning()
 
 
+def test_two_requests_get_their_own_answers(client):
+    first, second = [], []
+    client.request({"command": "echo", "value": 1}, first.append)
+    client.request({"command": "echo", "value": 2}, second.append)
+    wait(client, second)
+    assert [e["value"] for e in first] == [1] and [e["value"] for e in second] == [2]
+
+
+def test_an_error_in_a_callback_is_not_swallowed(client):
+    def fail(event):
+        raise ValueError("of the callback")
+
+    client.request({"command": "echo", "value": 1}, fail)
+    with pytest.raises(ValueError, match="of the callback"):
+        wait(client, [{"event": "progress"}])
+
+
 def test_crash_is_told_and_the_next_request_starts_another(client):
     events = []
     client.request({"command": "crash"}, events.append)
@@ -87,14 +104,18 @@ def test_crash_is_told_and_the_next_request_starts_another(client):
 
 def test_cancel_ends_what_does_not_listen(client):
     events = []
-    client.request({"command": "hang"}, events.append)
+    number = client.request({"command": "hang"}, events.append)
     while not events:
         client.pump(0.01)
-    number = client.processID
+    process, waiting = client.processID, []
+    client.cancel(12345)  # a request that isn't there
+    assert client.isRunning()
+    client._handlers[99] = waiting.append  # another one that waits behind it
     start = time.monotonic()
-    client.cancel()
-    assert time.monotonic() - start < 1.0 and not client.isRunning() and not isAlive(number)
+    client.cancel(number)
+    assert time.monotonic() - start < 1.0 and not client.isRunning() and not isAlive(process)
     assert [e["event"] for e in events] == ["progress"]  # nothing more is delivered
+    assert [e["kind"] for e in waiting] == ["cancelled"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script as launcher")
@@ -106,11 +127,11 @@ def test_cancel_ends_the_child_of_a_launcher(tmp_path):
     launcher.chmod(0o755)
     client = WorkerClient([str(launcher)])
     events = []
-    client.request({"command": "hang"}, events.append)
+    number = client.request({"command": "hang"}, events.append)
     while not events:
         client.pump(0.01)
     child = client.processID
-    client.cancel()
+    client.cancel(number)
     limit = time.monotonic() + 2.0
     while isAlive(child) and time.monotonic() < limit:
         time.sleep(0.01)

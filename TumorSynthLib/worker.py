@@ -13,8 +13,8 @@ DIR, which the client makes and which both sides use by bare names; the worker r
     ← {"id": 1, "event": "done", "results": [{"box": …, "change": "r1-0-change", "mask": {…}, "asked": {…}, …}]}
     ← {"id": 1, "event": "error", "kind": "input|model|memory|cancelled|internal", "message": "…"}
 
-Other commands: `measure` (as edit), `shape` (a mask from shape features), `warm` (load the model), `cancel`, `quit`. A cancel is
-noticed at the next report of progress; a client that can't wait ends the process.
+Other commands: `measure` (as edit), `preview` (the surface of a shape with asked features, LPS mm about its centre), `warm` (load
+the model), `cancel`, `quit`. A cancel is noticed at the next report of progress; a client that can't wait ends the process.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ class Worker:
         self.folder, self.send = folder, send
         self.cancelled = threading.Event()
         self._editors: dict[tuple[str, str, str], Any] = {}
+        self._shapes: dict[tuple[str, str], Any] = {}
 
     def serve(self, request: Mapping[str, Any]) -> None:
         """Do one request; whatever goes wrong becomes an error event."""
@@ -157,8 +158,11 @@ class Worker:
             traceback.print_exc()
             self.send({"id": number, "event": "error", "kind": "internal", "message": _one_line(error)})
         finally:
-            gc.collect()
-            give_back()
+            if (
+                request.get("command") != "preview"
+            ):  # it takes longer than a preview, of which many follow each other
+                gc.collect()
+                give_back()
 
     @contextlib.contextmanager
     def _reported(self):
@@ -175,7 +179,7 @@ class Worker:
 
     def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
         command = request.get("command")
-        actions = {"edit": self._edit, "measure": self._measure, "shape": self._shape, "warm": self._warm}
+        actions = {"edit": self._edit, "measure": self._measure, "preview": self._preview, "warm": self._warm}
         if command not in actions:
             raise InputError(
                 f"the worker has no command {command!r}: this module and its engine don't fit together"
@@ -274,8 +278,32 @@ class Worker:
         )
         return {"measurement": measure(editor, volume, mask, (request.get("request") or {}).get("modality"))}
 
-    def _shape(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        raise InputError("this version of the engine has no shape model: update the extension")
+    def _preview(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Vertices (V, 3) float32 and faces (F, 3) int32 of a surface, as files."""
+        import torch
+
+        shapes, threads = self._shape_model(request["model"]), torch.get_num_threads()
+        torch.set_num_threads(1)  # so small a network takes three times as long on two
+        try:
+            surface = shapes.preview(request.get("features") or {}, int(request.get("seed") or 0))
+        finally:
+            torch.set_num_threads(threads)
+        found = {"vertices": surface.vertices.astype("float32"), "faces": surface.faces.astype("int32")}
+        return {
+            name: {"file": self.folder.write(f"preview-{name}", array), "shape": list(array.shape)}
+            for name, array in found.items()
+        }
+
+    def _shape_model(self, model: str):
+        """The shape model of a bundle, kept between requests."""
+        from TumorSynthLib.models import find
+        from TumorSynthLib.shaping import Shaper
+
+        bundle = find(model)
+        key = (str(bundle.folder), bundle.sha256)
+        if key not in self._shapes:
+            self._shapes = {key: Shaper(bundle, "cpu").model}
+        return self._shapes[key]
 
     def _warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
         editor = self.editor(request["model"], request.get("device") or "auto")

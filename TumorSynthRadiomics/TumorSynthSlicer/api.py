@@ -161,11 +161,15 @@ class Logic(Protocol):
         """
 
     def previewShape(
-        self, modelID: str, features: Mapping[str, float], seed: int = 0, to=None, modelNode=None
-    ):
+        self, modelID: str, features: Mapping[str, float], seed: int = 0, to=None, modelNode=None, *,
+        onDone: Callable[[Any], None] | None = None, onError: Callable[[str], None] | None = None,
+    ):  # fmt: skip
         """A model node with the surface of a shape that has these features, its centre at world RAS `to`.
 
-        :param modelNode: the one to update; None makes one. Takes tens of milliseconds.
+        Blocks until the worker has drawn it, a tenth of a second once it is started. With `onDone` it returns None at once
+        and calls onDone(modelNode) later; of several that are asked for meanwhile only the last is drawn.
+
+        :param modelNode: the one to update; None makes one.
 
         >>> model = logic.previewShape("lung-nodule-ct", {"volume_ml": 2.0}, to=(10.0, 20.0, 30.0))
         >>> model.GetName()

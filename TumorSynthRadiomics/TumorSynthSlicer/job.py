@@ -41,7 +41,7 @@ class EditJob:
         self.edit, self._onEnd = edit, onEnd
         self._client, self._transfer, self._message, self._finish = client, transfer, message, finish
         self._callbacks = {name: callback for name, callback in callbacks.items() if callback is not None}
-        self._sent = self._stepping = self._running = False
+        self._stepping, self._number = False, 0  # the number of the request, once it is sent
         self._running, self._started = True, time.monotonic()
         self._fraction = 0.0
         self.outcome: Outcome | None = None
@@ -53,8 +53,8 @@ class EditJob:
     def cancel(self) -> None:
         if not self._running:
             return
-        if self._sent:
-            self._client.cancel()
+        if self._number:
+            self._client.cancel(self._number)
         self._end(error=Cancelled(_("the edit was cancelled; nothing has been changed")))
 
     def wait(self, timeout: float | None = None) -> Outcome:
@@ -77,7 +77,7 @@ class EditJob:
             return
         self._stepping = True
         try:
-            if self._sent:
+            if self._number:
                 self._client.pump(waitSeconds)
             else:
                 self._send()
@@ -95,8 +95,7 @@ class EditJob:
             self._progress("transfer", SENT * fraction)
             if time.monotonic() > limit:
                 return
-        self._sent = True
-        self._client.request(self._message(), self._onEvent)
+        self._number = self._client.request(self._message(), self._onEvent)
         self._progress("start", SENT)
 
     def _onEvent(self, event: dict) -> None:
@@ -108,7 +107,7 @@ class EditJob:
         elif event["event"] == "done":
             self._done(event)
         else:
-            self._end(error=_errorOf(event))
+            self._end(error=errorOf(event))
 
     def _done(self, event: dict) -> None:
         self._progress("receive", RECEIVED, 0.0)
@@ -141,6 +140,7 @@ class EditJob:
             self._callbacks[name](*arguments)
 
 
-def _errorOf(event: dict) -> TumorSynthError:
+def errorOf(event: dict) -> TumorSynthError:
+    """The exception of an error event."""
     kinds = {"input": InputError, "model": ModelError, "cancelled": Cancelled}
     return kinds.get(event.get("kind"), WorkerFailed)(str(event.get("message", "")))

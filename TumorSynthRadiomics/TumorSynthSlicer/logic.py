@@ -19,7 +19,7 @@ from .api import Check, FeatureRow, HistoryEntry, Logic, Measurement, ModelRow, 
 from .job import EditJob
 from .worker_client import WorkerClient
 
-POLL_MS = 30  # how often the worker's events are looked for
+POLL_MS = 15  # how often the worker's events are looked for
 
 
 class EditLogic(Logic):
@@ -36,6 +36,7 @@ class EditLogic(Logic):
         self._client = client or WorkerClient()
         self._editors: dict[str, Any] = {}
         self._job: EditJob | None = None
+        self._previews = preview.Previews(self._client)
         self._jobNodes: list = []
         self._shown: list[str] = []  # IDs of the volumes that show a state before an edit
         self._timer = None
@@ -131,9 +132,33 @@ class EditLogic(Logic):
         )
 
     def previewShape(
-        self, modelID: str, features: Mapping[str, float], seed: int = 0, to=None, modelNode=None
-    ):
-        return preview.show(modelID, features, seed, to, modelNode)
+        self, modelID: str, features: Mapping[str, float], seed: int = 0, to=None, modelNode=None, *,
+        onDone=None, onError=None,
+    ):  # fmt: skip
+        if self._job is not None:
+            raise InputError(_("an edit is under way: wait for it, or cancel it"))
+        self._checkInstalled()
+        models.find(modelID)
+        found: list = []
+        done, failed = (
+            onDone or found.append,
+            lambda error: onError(str(error)) if onError else found.append(error),
+        )
+        self._previews.ask(preview.Wish(modelID, features, seed, to, modelNode, done, failed))
+        if onDone is not None:
+            self._startTimer()
+            return None
+        while not found and self._previews.isRunning():
+            self._client.pump(0.02)
+            slicer.app.processEvents()
+        return self._blockedFor(found)
+
+    @staticmethod
+    def _blockedFor(found: list):
+        """What a blocking preview gives; nothing where the scene was closed meanwhile."""
+        if found and isinstance(found[0], TumorSynthError):
+            raise found[0]
+        return found[0] if found else None
 
     # Edits
 
@@ -162,13 +187,8 @@ class EditLogic(Logic):
         if given.edit != "measure":
             editor = self._editor(given.modelID)
             self._checkCan(given.edit, editor)
-            lacking = self.missingDependencies()
-            if lacking:
-                raise dependencies.DependencyError(
-                    _("{names} isn't installed: call installDependencies() first").format(
-                        names=", ".join(lacking)
-                    )
-                )
+            self._checkInstalled()
+        self._previews.forget()
         transfer = edits.Transfer(given, self._client.exchange, self._estimate(given))
         finish = edits.Finisher(given, self._client.exchange)
         job = EditJob(
@@ -187,6 +207,10 @@ class EditLogic(Logic):
     def poll(self) -> None:
         if self._job is not None:
             self._job.step()
+        elif self._previews.isRunning():
+            self._client.pump()
+        else:
+            self._stopTimer()
 
     def currentJob(self) -> EditJob | None:
         return self._job
@@ -329,6 +353,7 @@ class EditLogic(Logic):
     def shutdown(self) -> None:
         if self._job is not None:
             self._job.cancel()
+        self._previews.forget()
         self._stopTimer()
         self._client.stop()
 
@@ -377,9 +402,14 @@ class EditLogic(Logic):
         seconds = self._editor(given.modelID).estimate(given.volume, mask, request.steps)["seconds"]
         return seconds * checks.runsOf(given.edit, request, given.options)
 
+    def _checkInstalled(self) -> None:
+        lacking = self.missingDependencies()
+        if lacking:
+            text = _("{names} isn't installed: call installDependencies() first")
+            raise dependencies.DependencyError(text.format(names=", ".join(lacking)))
+
     def _onJobEnd(self) -> None:
         self._job, self._jobNodes = None, []
-        self._stopTimer()
 
     def _startTimer(self) -> None:
         """Poll from Qt's event loop, where there is one."""
@@ -398,6 +428,7 @@ class EditLogic(Logic):
 
     def _onSceneClose(self, caller=None, event=None) -> None:
         self._shown = []
+        self._previews.forget()
         if self._job is not None:
             self._job.cancel()
 

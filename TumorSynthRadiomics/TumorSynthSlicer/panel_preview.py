@@ -6,7 +6,7 @@ import slicer
 
 from TumorSynthSlicer.panel_widgets import segmentExists
 
-DELAY = 60  # ms after the last move of a slider
+DELAY = 10  # ms in which several changes become one
 
 
 class Preview:
@@ -21,10 +21,10 @@ class Preview:
 
     def update(self) -> None:
         """What is asked has changed."""
-        if self._wanted():
-            self._timer.start()
-        else:
+        if not self._wanted():
             self.hide()
+        elif not self._timer.active:  # a slider that keeps moving must not put it off
+            self._timer.start()
 
     def _wanted(self) -> bool:
         p, section = self._panel.parameters, self._panel.editSection
@@ -55,14 +55,20 @@ class Preview:
         asked = {
             key: value for key, value in self._panel.editSection.features.asked().items() if key in shape
         }
-        node = self._node if self._node is not None and self._node.GetScene() is not None else None
+        calls = {"onDone": self._onDone, "onError": self._onError}
         try:
-            self._node = self._panel.logic.previewShape(p.modelID, asked, p.seed, self._centre(), node)
-        except Exception:
-            logging.debug(
-                "no preview of the shape", exc_info=True
-            )  # Generate says what is wrong with the request
+            self._panel.logic.previewShape(p.modelID, asked, p.seed, self._centre(), self._node, **calls)
+        except Exception as error:
+            self._onError(str(error))
+
+    def _onDone(self, node) -> None:
+        self._node = node
+        if not self._wanted():  # no longer
             self.hide()
+
+    def _onError(self, message: str) -> None:
+        logging.debug("no preview of the shape: %s", message)  # Generate says what is wrong with the request
+        self.hide()
 
     def hide(self) -> None:
         """Remove the preview."""

@@ -26,6 +26,7 @@ from .pipes import endTree, makePipe
 
 PREFIX = "tumorsynth-"  # the worker removes no folder with another name
 CHUNK = 8 * 2**20  # bytes of a volume that are written at a time: a few milliseconds
+ENDS = ("done", "error")  # events after which a request gets no other one
 GRACE = 0.4  # seconds that a worker has to stop by itself
 
 
@@ -118,7 +119,7 @@ class WorkerClient:
         self._pipe = None
         self._exchange: Exchange | None = None
         self._number = 0
-        self._onEvent: Callable[[dict], None] | None = None
+        self._handlers: dict[int, Callable[[dict], None]] = {}  # of the requests under way, by their numbers
         self.processID = 0  # of the worker itself, which a launcher may have started
         self.device = ""
 
@@ -154,10 +155,10 @@ class WorkerClient:
             ) from error
 
     def request(self, message: dict, onEvent: Callable[[dict], None]) -> int:
-        """Send a request; its events go to `onEvent` from `pump`. Returns its number."""
+        """Send a request; its events go to `onEvent` from `pump`. Returns its number. Requests are done one after the other."""
         self.start()
         self._number += 1
-        self._onEvent = onEvent
+        self._handlers[self._number] = onEvent
         line = json.dumps({"id": self._number, **message}, allow_nan=False)
         self._pipe.write(line.encode("ascii") + b"\n")
         return self._number
@@ -173,28 +174,28 @@ class WorkerClient:
                 self._deliver(line)
             self._ended()
 
-    def cancel(self) -> None:
-        """Stop the request under way: by asking, and where the worker doesn't stop in `GRACE` seconds by ending it."""
-        if not self.isRunning():
-            self._onEvent = None
+    def cancel(self, number: int) -> None:
+        """Stop the last request: by asking, and where the worker doesn't stop in `GRACE` seconds by ending it."""
+        if self._handlers.pop(number, None) is None or not self.isRunning():
             return
         stopped = []
-        self._onEvent = lambda event: stopped.append(event["event"] in ("done", "error"))
-        self._pipe.write(json.dumps({"command": "cancel", "id": self._number}).encode("ascii") + b"\n")
+        self._handlers[number] = lambda event: stopped.append(event["event"] in ENDS)
+        self._pipe.write(json.dumps({"command": "cancel", "id": number}).encode("ascii") + b"\n")
         limit = time.monotonic() + GRACE
         while not any(stopped) and time.monotonic() < limit and self.isRunning():
             self.pump(0.02)
-        self._onEvent = None
+        self._handlers.pop(number, None)
         if not any(stopped):
             self.kill()
 
     def kill(self) -> None:
         """End the process and what belongs to it, at once. The exchange folder stays for the next one."""
-        pipe, self._pipe, self._onEvent = self._pipe, None, None
+        pipe, self._pipe = self._pipe, None
         if pipe is not None:
             endTree(self.processID, pipe.processID() if pipe.isRunning() else 0)
             pipe.kill()
         self.processID = 0
+        self._fail("cancelled", _("the worker process was ended"))
 
     def stop(self) -> None:
         """End the process in good order and remove all files."""
@@ -202,26 +203,34 @@ class WorkerClient:
             self._pipe.closeInput()
             if not self._pipe.waitForEnd(1.0):
                 self.kill()
-        self._pipe, self._onEvent = None, None
+        self._pipe, self._handlers = None, {}
         if self._exchange is not None:
             self._exchange.remove()
             self._exchange = None
 
     def _deliver(self, line: bytes) -> None:
-        with contextlib.suppress(ValueError):
+        try:
             event = json.loads(line)
-            if event.get("event") == "ready":
-                self.processID = int(event["pid"])
-            elif event.get("id") == self._number and self._onEvent is not None:
-                self.device = event.get("device") or self.device
-                self._onEvent(event)
+        except ValueError:
+            return
+        if event.get("event") == "ready":
+            self.processID = int(event["pid"])
+        elif event.get("id") in self._handlers:
+            self.device = event.get("device") or self.device
+            ended = event["event"] in ENDS
+            handle = self._handlers.pop(event["id"]) if ended else self._handlers[event["id"]]
+            handle(event)
 
     def _ended(self) -> None:
         """The process is gone without having been asked to."""
         said, self._pipe, self.processID = self._pipe.errorText(), None, 0
-        onEvent, self._onEvent = self._onEvent, None
-        if onEvent is not None:
-            onEvent({"event": "error", "kind": "crash", "message": _crashMessage(said)})
+        self._fail("crash", _crashMessage(said))
+
+    def _fail(self, kind: str, message: str) -> None:
+        """Tell all requests under way that they won't be answered."""
+        handlers, self._handlers = self._handlers, {}
+        for handle in handlers.values():
+            handle({"event": "error", "kind": kind, "message": message})
 
 
 def _crashMessage(said: str) -> str:

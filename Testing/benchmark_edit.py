@@ -96,8 +96,10 @@ def in_large(name: str, case, device: str) -> dict:
     import numpy as np
 
     from TumorSynthLib.editor import Editor
+    from TumorSynthLib.memory import reuse_memory
     from TumorSynthLib.volume import Volume, read_image, read_mask
 
+    reuse_memory()  # as the command line and the module's worker do
     model, image, mask, *_ = case
     small = read_image(image)
     small_mask = read_mask(mask, small)

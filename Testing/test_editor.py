@@ -45,6 +45,17 @@ def test_only_the_mask_changes(case, result):
     assert result.volume.same_grid(volume) and result.volume.direction == volume.direction
 
 
+@pytest.mark.parametrize("edit", ["remove", "synthesize"])
+def test_the_result_has_voxels_of_its_own_and_the_input_keeps_its(editor, case, edit):
+    volume, mask = case
+    before = volume.array.copy()
+    edited = getattr(editor, edit)(volume, mask).volume.array
+    assert edited.flags.c_contiguous and edited.flags.writeable and edited.dtype == before.dtype
+    assert not np.shares_memory(edited, volume.array)
+    edited[...] = 7
+    assert np.array_equal(volume.array, before)
+
+
 def test_patch_does_and_undoes(case, result):
     volume, _ = case
     again = result.patch.apply(volume.array.copy())

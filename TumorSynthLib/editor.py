@@ -123,7 +123,7 @@ class Editor:
         request = request or EditRequest()
         if self.several:
             return self.painting(request.region).synthesize(volume, mask, request, progress)
-        return self._retextured(prepared(self.bundle, volume, mask, request, progress))
+        return self._retextured(prepared(self.bundle, volume, mask, request, progress, copy=True))
 
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
@@ -149,7 +149,7 @@ class Editor:
             raise InputError(
                 "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
             )
-        job = prepared(self.bundle, volume, mask, request, progress, request.grow)
+        job = prepared(self.bundle, volume, mask, request, progress, request.grow, copy=True)
         return self._finish("remove", job, self._painter.removed(job))
 
     def move(
@@ -433,7 +433,7 @@ class Editor:
         source = source or job
         job.report("measure", 0.0)
         with job.clock.stage("paste"):
-            array = job.region.paste(native)
+            array = job.pasted(native)
             patch = joint_patch(source, array) if job.boxes else job.region.patch(native)
         with job.clock.stage("measure"):
             before, reached = source.measure(), job.measure(native)

@@ -48,6 +48,7 @@ class Clock:
 class Job:
     """One edit under way: a checked input and its region.
 
+    :param origin: the fingerprint of the input, and `copy` a copy of the image's whole array, both under way in threads.
     :param form: the shape that the edit makes, if it makes one.
     :param boxes: of the (K, J, I) array, which together hold all that changed; empty where that is the mask's alone.
     :param notes: further entries of the provenance.
@@ -64,6 +65,7 @@ class Job:
     mask: np.ndarray | None = None
     region: Region | None = None
     origin: Future | None = None
+    copy: Future | None = None
     asked: dict[str, float] = field(default_factory=dict)
     used: dict[str, float] = field(default_factory=dict)
     implied: dict[str, float] = field(default_factory=dict)
@@ -89,7 +91,14 @@ class Job:
             implied={},
             boxes=[],
             notes={},
+            copy=None,
         )
+
+    def pasted(self, native: np.ndarray) -> np.ndarray:
+        """The whole (K, J, I) edited array: a copy, which may have been made meanwhile, with the native box in it."""
+        if self.copy is None:
+            return self.region.paste(native)
+        return self.region.patch(native).apply(self.copy.result())
 
     def warn(self, *texts: str) -> None:
         """Add warnings, but for empty ones and those that are there."""

@@ -47,14 +47,21 @@ def prepared(
     request: EditRequest,
     progress: Progress | None,
     grow: float = 0.0,
+    copy: bool = False,
 ) -> Job:
-    """Check everything that can be checked, cheapest first, and cut out the region of the mask, grown by mm."""
+    """Check everything that can be checked, cheapest first, and cut out the region of the mask, grown by mm.
+
+    :param copy: begin to copy the image, where the edit is pasted into it as it is.
+    """
     job = open_job(bundle, volume, request, progress)
     with job.clock.stage("prepare"):
         own, job.others = parts(bundle, mask, request.region)
         mask = grown(check_mask(own, volume), volume.spacing, grow)
-        job = around(bundle, job, mask)
-        return replace(job, origin=hashed(volume, mask))
+        if copy:
+            job.origin, job.copy = hashed_and_copied(volume, mask)
+        else:
+            job.origin = hashed(volume, mask)
+        return around(bundle, job, mask)
 
 
 def around(bundle: Bundle, job: Job, mask: np.ndarray) -> Job:
@@ -66,10 +73,26 @@ def around(bundle: Bundle, job: Job, mask: np.ndarray) -> Job:
 
 def hashed(volume: Volume, mask: np.ndarray) -> Future:
     """Fingerprint of the input, made beside the network: hashing a large image takes as long as a small edit."""
-    hashing = ThreadPoolExecutor(1)
-    origin = hashing.submit(provenance.fingerprint, volume, mask)
-    hashing.shutdown(wait=False)
-    return origin
+    return _beside((provenance.fingerprint, volume, mask))[0]
+
+
+def hashed_and_copied(volume: Volume, mask: np.ndarray) -> tuple[Future, Future]:
+    """Fingerprint of the input, and a copy of its voxels, which takes as long again."""
+    copy = np.empty(volume.array.shape, volume.array.dtype)  # a thread would get new memory, slowly
+
+    def fill() -> np.ndarray:
+        np.copyto(copy, volume.array)
+        return copy
+
+    return _beside((provenance.fingerprint, volume, mask), (fill,))
+
+
+def _beside(*work: tuple) -> tuple[Future, ...]:
+    """Functions with their arguments, done one after the other in a thread: two threads would hold up the network."""
+    thread = ThreadPoolExecutor(1)
+    futures = tuple(thread.submit(*one) for one in work)
+    thread.shutdown(wait=False)
+    return futures
 
 
 def region_of(bundle: Bundle, volume: Volume, mask: np.ndarray, request: EditRequest) -> Region:

@@ -22,6 +22,7 @@ ASKED = 1e-3  # of the logarithm of an asked feature, so that a contradiction is
 BINDING = 3e-4  # of a limit that would be passed
 FREE = 0.08  # of features that were not asked for: near what such tumours have
 KEPT = 0.01  # of features of a tumour that is being changed
+STAIRS = 0.06  # what the steps of fine voxels add to the logarithm of a smooth surface's area
 SAME = 2e-3  # relative difference up to which an asked feature counts as kept
 
 
@@ -33,6 +34,7 @@ class Target:
     :param asked: as requested, by full name; `used`: the nearest feasible values of the same features.
     :param warnings: what had to give way.
     :param aims: the features to be reached exactly: those asked for, and the volume of a tumour that keeps its size.
+    :param stairs: what the steps of voxels add to the logarithm of a smooth surface's area.
     """
 
     logs: np.ndarray
@@ -41,6 +43,7 @@ class Target:
     used: dict[str, float]
     warnings: tuple[str, ...] = ()
     aims: tuple[str, ...] = ()
+    stairs: float = STAIRS
 
     @property
     def features(self) -> dict[str, float]:

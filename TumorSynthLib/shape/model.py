@@ -29,6 +29,7 @@ MAX_VOXELS = 64_000_000  # of a tumour
 MIN_VOXELS = 20
 FAR = 0.03  # relative difference from which an asked feature that was not reached is worth a warning
 SHRINK = 0.05  # weight of the diagonal in the population's covariance
+SWAY = 0.1  # voxels by which a changed tumour may move between the voxels: the steps of a series shall fit together
 PREVIEW_VOXELS = 2000  # of a preview's tumour, and its steps
 PREVIEW_STEPS = 3
 Progress = Callable[[str, float], None]
@@ -166,8 +167,9 @@ class ShapeModel:
         own = logs(shape_features(mask, mask_spacing))
         target = feasible.keep(feasible.request(features), own)
         _check_size(target, spacing)
-        form = Form(*from_mask(mask, mask_spacing))
-        _, drawn = solver.solve(form, target, spacing, seed, progress=progress)
+        form = Form(*from_mask(mask, mask_spacing), _phase(mask, mask_spacing, spacing))
+        target = solver.settled(form, target, own, spacing)
+        _, drawn = solver.solve(form, target, spacing, seed, progress=progress, sway=SWAY)
         return _shape(drawn.mask, spacing, target)
 
     def preview(self, features: Mapping[str, float] | None, seed: int = 0) -> Surface:
@@ -189,6 +191,14 @@ class ShapeModel:
 
     def _form(self, target: feasible.Target, seed: int) -> Form:
         return self.network.form(target.logs, seed) if self.network else analytic(target.logs, seed)
+
+
+def _phase(mask: np.ndarray, mask_spacing, spacing) -> tuple[float, float, float]:
+    """(z, y, x) mm by which a mask's centre of mass is off its nearest voxel; 0 where the new grid is another one."""
+    if mask_spacing != spacing:
+        return 0.0, 0.0, 0.0
+    centre = np.argwhere(mask).mean(0)
+    return tuple(((centre - np.round(centre)) * spacing[::-1]).tolist())
 
 
 def _other_start(target: feasible.Target, seed: int, attempt: int) -> Form:

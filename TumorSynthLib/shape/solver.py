@@ -14,12 +14,13 @@ from functools import cached_property
 
 import numpy as np
 
-from .coordinates import BASE, D3, L1, L2, L3, A, V, W, rows
+from .coordinates import BASE, D3, L1, L2, L3, SCALE, A, V, W, rows
 from .feasible import Target
 from .field import ROOM, Waves, closed, gradient, one_piece, outline, rasterise, sample, whole, widened
 from .measure import Measure, measure
 from .surface import Slopes, slopes
 
+FEW, MANY = 3.0, 12.0  # voxels across the least axis: a grid tells little of a tumour's form, or all of it
 COARSE_VOXELS = 12_000  # of the tumour on the grid on which it is solved, where the asked grid has more
 ITERATIONS = 12
 CLOSE = 1.2  # root mean square of the asked gaps, in units of their tolerances, at which the loop ends
@@ -30,7 +31,6 @@ TRIES = 3
 STRETCH = 0.15  # usual size of a stretch, of a wave (u), and of a change of roughness in a step
 WAVE = 0.03
 ROUGH = 0.3
-STAIRS = 0.06  # what the steps of voxels add to the logarithm of a smooth surface's area
 CORRECTIONS = 2  # times that the difference between coarse and fine grid is measured
 PLENTY = 200_000  # voxels of a tumour, from which a change of level by a part of a voxel needs no measuring
 ENOUGH = 4  # steps after which features not asked for are let be
@@ -40,10 +40,14 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A field (n, n, n) and its matrix (3, 3) mm per u."""
+    """A field (n, n, n) and its matrix (3, 3) mm per u.
+
+    :param phase: (3,) mm (z, y, x) by which the origin of u is off a voxel's centre on the grid it is drawn on.
+    """
 
     values: np.ndarray
     matrix: np.ndarray
+    phase: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @cached_property
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +84,8 @@ def draw(form: Form, spacing, shift=None, whole: bool = True) -> Drawn:
 
 def _on_grid(form: Form, spacing, shift=None):
     reach = np.abs(form.outline[0] @ form.matrix.T).max(0, initial=0.0)
+    if shift is None:
+        shift = np.array(form.phase) / np.array(spacing[::-1])
     return rasterise(form.values, form.matrix, spacing, reach, shift)
 
 
@@ -109,10 +115,12 @@ def solve(
     seed: int = 0,
     spare: Callable[[int], Form] | None = None,
     progress: Progress | None = None,
+    sway: float = 0.5,
 ) -> tuple[Form, Drawn]:
     """The form nearest to `form` with the target's features on a grid of `spacing` (x, y, z) mm, and its mask there.
 
     :param spare: gives another form to start from, for the second try on, where the first doesn't get there.
+    :param sway: voxels by which its place between the voxels may change, where that helps.
     """
     rng = np.random.default_rng([seed, 1])
     coarse = solving_grid(float(np.exp(target.logs[V])), spacing)
@@ -124,7 +132,7 @@ def solve(
             break
     form, drawn = min(tries, key=lambda t: cost(target.logs - t[1].found.logs, target))
     if coarse == tuple(float(s) for s in spacing):
-        return _polish(form, drawn, target, rng)
+        return _polish(form, drawn, target, rng, sway)
     best = None
     for k in range(CORRECTIONS + 1):
         exact = draw(form, spacing, whole=False)
@@ -143,6 +151,26 @@ def sketch(form: Form, target: Target, spacing, rng, iterations: int, progress: 
     form = to_volume(replace(form, values=whole(form.values)), target)
     form = roughen(roomy(form, ROOM / 1.25), target, rng)
     return _loop(form, target.logs, target, spacing, rng, iterations, progress)
+
+
+def settled(form: Form, target: Target, own: np.ndarray, spacing) -> Target:
+    """The target of a tumour that is changed, on a grid which is too coarse to tell its form.
+
+    There the same form has other features at another size or place. What isn't asked for becomes what the scaled form has on
+    the grid, so that the solver doesn't bend it after the steps of the voxels.
+
+    :param form: of the tumour, whose base logarithms (10,) are `own`.
+    """
+    steps = own[A] - 2 / 3 * own[V] - _log_area(form)
+    fine = float(np.clip((np.exp(target.logs[L3]) / max(spacing) - FEW) / (MANY - FEW), 0, 1))
+    if fine == 1:
+        return target
+    found = draw(to_volume(form, target), spacing).found.logs
+    off = found - own - SCALE / 3 * (target.logs[V] - own[V])
+    weights, _, _ = _asked(target)
+    off -= np.linalg.pinv(weights) @ (weights @ off)
+    stairs = fine * target.stairs + (1 - fine) * steps
+    return replace(target, logs=target.logs + (1 - fine) * off, stairs=stairs)
 
 
 def to_volume(form: Form, target: Target) -> Form:
@@ -167,14 +195,14 @@ def roomy(form: Form, limit: float = ROOM) -> Form:
         return form
     cells = int(np.ceil((reach / limit - 1) * (len(form.values) - 1) / 2))
     values, factor = widened(form.values, cells)
-    return Form(values, form.matrix * factor)
+    return replace(form, values=values, matrix=form.matrix * factor)
 
 
 def roughen(form: Form, target: Target, rng: np.random.Generator) -> Form:
     """Waves on a form that is much smoother than asked, a blur of one that is much rougher."""
     from scipy import ndimage
 
-    asked = target.logs[A] - 2 / 3 * target.logs[V] - STAIRS
+    asked = target.logs[A] - 2 / 3 * target.logs[V] - target.stairs
     first = asked - _log_area(form)
     if abs(first) < 0.03:
         return form
@@ -257,7 +285,7 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
     amounts = _damped(np.vstack([lines @ jacobian, rival]), np.concatenate([lines @ gap, excess]))
     stretch = np.eye(3) + STRETCH * amounts[:9].reshape(3, 3)
     values = form.values + waves.on_grid(amounts[9:-1] * waves.heights, n) + ROUGH * amounts[-1] * relief
-    return Form(whole(values), stretch @ form.matrix)
+    return replace(form, values=whole(values), matrix=stretch @ form.matrix)
 
 
 @dataclass(frozen=True)
@@ -364,13 +392,16 @@ def _size_asked(target: Target) -> bool:
     return any(n.endswith("Volume") for n in target.aims) or not target.aims
 
 
-def _polish(form: Form, drawn: Drawn, target: Target, rng: np.random.Generator) -> tuple[Form, Drawn]:
+def _polish(
+    form: Form, drawn: Drawn, target: Target, rng: np.random.Generator, sway: float
+) -> tuple[Form, Drawn]:
     """The best of a few positions between the voxels, where a shape has so few that it matters."""
     best = _level(drawn, target)
+    phase = np.array(form.phase) / np.array(drawn.spacing[::-1])
     tries = int(np.clip(40_000 / max(drawn.mask.sum(), 1), 0, 24))
     for _ in range(tries):
         if cost(target.logs - best.found.logs, target) < CLOSE:
             break
-        other = _level(draw(form, drawn.spacing, rng.uniform(-0.5, 0.5, 3)), target)
+        other = _level(draw(form, drawn.spacing, phase + rng.uniform(-sway, sway, 3)), target)
         best = min((best, other), key=lambda d: cost(target.logs - d.found.logs, target))
     return form, best

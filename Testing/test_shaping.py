@@ -16,6 +16,7 @@ from TumorSynthLib.radiomics.extract import extract_image
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.requests import EditRequest, split
 from TumorSynthLib.shaping import measured_shape
+from TumorSynthLib.volume import Volume
 
 VOLUME, SPHERICITY = "original_shape_MeshVolume", "original_shape_Sphericity"
 MEAN, CONTRAST = "original_firstorder_Mean", "original_glcm_Contrast"
@@ -292,6 +293,38 @@ def test_a_mask_alone(editor, case):
     assert on.volume.same_grid(volume) and on.mask.shape == volume.array.shape
     assert on.provenance["operation"] == "shape" and on.provenance["synthetic"] is True
     assert on.volume.array.max() == 1 and on.reached[VOLUME] == pytest.approx(1000, rel=0.02)
+
+
+def test_a_core_within_a_rim_is_a_label_of_its_own(editor, case):
+    volume = case[0]
+    asked = EditRequest(features={"volume_ml": 2.0}, at=place(volume, 9, 24, 16), core=0.3)
+    drawn = editor.shape(asked, like=volume)
+    rim, core = (drawn.volume.array == label for label in (1, 2))
+    assert np.array_equal(rim | core, drawn.mask)
+    assert core.sum() == pytest.approx(0.3 * drawn.mask.sum(), rel=0.05)
+    plain = editor.shape(replace(asked, core=0.0), like=volume)
+    assert np.array_equal(plain.mask, drawn.mask) and plain.volume.array.max() == 1
+    assert request_of(drawn.provenance)["core"] == 0.3 and "core" not in request_of(plain.provenance)
+    order, flip = (2, 1, 0), (True, False, True)
+    turned = editor.shape(asked, like=stored_otherwise(volume, order, flip)).volume
+    assert np.array_equal(turned.array, stored_otherwise(drawn.volume, order, flip).array)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        EditRequest(core=1.2)
+
+
+@pytest.mark.parametrize(("where", "said"), [("lung", ""), ("bone", "bone"), ("wall", "border of the lung")])
+def test_bone_and_the_border_of_the_lung_are_told(where, said):
+    """A chest in which lung, wall and ribs lie side by side along x."""
+    array = np.full((12, 40, 60), -850.0, np.float32)
+    array[:, :, 30:] = 40.0
+    array[:, :, 45:50] = 700.0
+    image = Volume(array, (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    at = place(image, 6, 20, {"lung": 15, "bone": 47, "wall": 30}[where])
+    part = Part.of(np.ones((4, 8, 8), bool))
+    organ = np.ones(array.shape, bool)
+    mask, note = placed(image, part, at, True)
+    assert mask.sum() == part.mask.sum() and (said in note if said else not note)
+    assert not placed(image, part, at, True, organ)[1] and not placed(image, part, at, True, also=organ)[1]
 
 
 def test_features_go_to_their_parts():

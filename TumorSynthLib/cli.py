@@ -317,6 +317,13 @@ def _add_shape(commands) -> None:
     )
     sub.add_argument("--like", metavar="IMAGE", help="image whose grid the mask gets; needs --at")
     sub.add_argument("--at", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its centre of mass, LPS mm")
+    sub.add_argument(
+        "--core",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="give it a core of this share of its volume, e.g. 0.3: the rim gets label 1, the core 2",
+    )
     _add_inside(sub)
     _add_modality(sub)
     _add_seed(sub)

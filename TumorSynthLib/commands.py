@@ -238,7 +238,7 @@ def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tup
         options = {"modality": args.modality, "seed": args.seed}
         if hasattr(args, "set"):
             options["features"], notes = asked(args)
-        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "region"):
+        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "region", "core"):
             if hasattr(args, name):
                 options[name] = getattr(args, name)
         for name in ("to", "at"):

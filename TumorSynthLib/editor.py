@@ -40,7 +40,7 @@ from TumorSynthLib.requests import (
     storable,
 )
 from TumorSynthLib.resampling import bounding_box
-from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape
+from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape, with_core
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
 
@@ -272,7 +272,7 @@ class Editor:
         like: Volume | None = None,
         progress: Progress | None = None,
     ) -> ShapeResult:
-        """A mask alone.
+        """A mask alone; with `request.core` a labelmap, 1 the rim and 2 the core within it.
 
         :param spacing: (x, y, z) mm of its grid; None is the model's. The centre of mass lies at `request.at`, or at 0.
         :param like: image whose grid the mask gets; it is then put at `request.at`, which is checked as in `insert`.
@@ -299,7 +299,7 @@ class Editor:
             part, form, warnings = self._drawn(job, spacing or self.bundle.spacing)
             grid = _alone(part, spacing or self.bundle.spacing, request.at)
         result = ShapeResult(
-            grid,
+            with_core(grid, request.core, request.seed),
             grid.array > 0,
             form.asked,
             form.used,

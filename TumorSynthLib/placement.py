@@ -25,6 +25,9 @@ GAS_HU, GAS_MM = (
 LEAST = 0.05  # of an image is body; where less is found, as in a crop of emphysema, all of it counts as body
 BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
+BONE_HU, BONE_SHARE = 250.0, 0.03  # in a CT, part of the tumour that may replace bone without a word
+RIM_MM, NEW_SHARE = 3.0, 0.1  # part of it beyond the old tumour and its rim; of less nothing is said
+LUNG_SHARE = (0.15, 0.85)  # part of it in the lung, between which it crosses the lung's border
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +92,18 @@ def placed(
     :param ct: intensities are HU.
     :param inside: (K, J, I) bool, an organ to stay in; the body isn't looked for then.
     :param also: (K, J, I) bool, where it may lie whatever the image shows there: the old tumour.
-    :param nearest: put it at the nearest place where it fits; the note then says where, and is empty otherwise.
+    :param nearest: put it at the nearest place where it fits; the note then says where.
     :raises InputError: it is larger than the image, or the place is out of the image, the body or the organ; the message
         names the nearest one that isn't.
+
+    The note also tells of a tumour that takes the place of bone, or crosses the border of the lung.
     """  # fmt: skip
     places = _Places(volume, part, ct, inside, also)
     start = places.start(to)
     problem = places.problem(start)
     if not problem:
-        return places.mask(start), ""
+        mask = places.mask(start)
+        return mask, "" if inside is not None or not ct else _crossed(volume, mask, also)
     found = places.nearest(start)
     if found is None:
         raise InputError(
@@ -109,9 +115,31 @@ def placed(
             f"at {_point(to)} the tumour would leave {problem}; the nearest place where it fits is {where}; 'nearest' takes it"
         )
     off = float(np.linalg.norm((found - start) * places.spacing))
-    return places.mask(
-        found
-    ), f"at the asked place the tumour would leave {problem}: it was put {off:.0f} mm off, at {where}"
+    mask = places.mask(found)
+    notes = [f"at the asked place the tumour would leave {problem}: it was put {off:.0f} mm off, at {where}"]
+    if ct and inside is None and (crossed := _crossed(volume, mask, also)):
+        notes.append(crossed)
+    return mask, "; ".join(notes)
+
+
+def _crossed(volume, mask: np.ndarray, also: np.ndarray | None) -> str:
+    """Whether a tumour takes the place of bone, or crosses the border of the lung, in a CT: a note, empty if not.
+
+    What the old tumour (`also`) and its rim hold already isn't counted.
+    """
+    new = mask
+    if also is not None and also.any():
+        new = mask & ~grown(also, volume.spacing, max(RIM_MM, *volume.spacing))
+    if new.sum() < NEW_SHARE * mask.sum():
+        return ""
+    values = volume.array[new]
+    bone, lung = float((values > BONE_HU).mean()), float((values < BODY_HU).mean())
+    hint = "give another point, or an organ that it has to stay in (inside)"
+    if bone > BONE_SHARE:
+        return f"{100 * bone:.0f} % of the new tumour takes the place of bone: {hint}"
+    if LUNG_SHARE[0] < lung < LUNG_SHARE[1]:
+        return f"the new tumour crosses the border of the lung, {100 * lung:.0f} % of it lies within: {hint}"
+    return ""
 
 
 class _Grid:

@@ -252,7 +252,7 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     they were the model's own choice.
     """
     request = entry["request"]
-    names = ("seed", "steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect")
+    names = ("seed", "steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "core")
     arguments = {name: request[name] for name in names if name in request}
     arguments["features"] = dict(request["features"]) or None
     arguments["modality"] = entry.get("modality")

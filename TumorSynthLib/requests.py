@@ -44,6 +44,7 @@ class EditRequest:
     :param grow: mm by which the mask is widened where the old tumour is removed, so that a rim of it outside its contour
         goes too.
     :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
+    :param core: share of the volume of a mask drawn by `shape` that is its core, with a label of its own; 0: none.
     :param window: box (slices into the (K, J, I) array) that the model sees at least. A series gives it to all its steps,
         whose random numbers then lie at the same places.
     """
@@ -64,6 +65,7 @@ class EditRequest:
     mass_effect: float = 0.0
     window: tuple[slice, slice, slice] | None = None
     region: str | None = None
+    core: float = 0.0
 
     def __post_init__(self):
         _check_whole("seed", self.seed, 0, 2**63 - 1)
@@ -78,6 +80,8 @@ class EditRequest:
             raise InputError(
                 f"the mass effect reaches {self.mass_effect} mm around the tumour, but must 0 to {MAX_MARGIN:g} mm"
             )
+        if not (_is_finite(self.core) and 0 <= self.core < 1):
+            raise InputError(f"the core is to be {self.core} of the tumour: give a share between 0 and 1")
         _check_place("to move to", self.to)
         _check_place("to put it", self.at)
 
@@ -90,6 +94,8 @@ class EditRequest:
                 options[name] = [float(v) for v in getattr(self, name)]
         if self.region is not None:
             options["region"] = self.region
+        if self.core:
+            options["core"] = self.core
         if self.window is not None:
             options["window"] = [[s.start, s.stop] for s in self.window]
         return options

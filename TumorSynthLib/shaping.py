@@ -16,7 +16,9 @@ from TumorSynthLib.models import Bundle
 from TumorSynthLib.placement import Part
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape
+from TumorSynthLib.region import Frame
 from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.volume import Volume
 
 PREFIX = "original_shape_"
 SHAPE_FEATURES = 17
@@ -25,6 +27,7 @@ SAME = (
 )
 FILLED = 0.6  # part of an image that a tumour may fill: a ball fills half of the cube around it
 COARSE = 3.0  # voxels across the smallest drawn tumour, below which its shape can't be told
+CORE = 2  # label of the core in a tumour's labelmap, whose rim is 1
 MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
 
 
@@ -126,6 +129,20 @@ def measured_shape(mask: np.ndarray, spacing) -> dict[str, float]:
     """The 17 shape features of a mask in LPS order, by full names; spacing (x, y, z) mm."""
     box = bounding_box(mask)
     return {PREFIX + name: float(value) for name, value in shape(mask[box], spacing).items()}
+
+
+def with_core(grid: Volume, share: float, seed: int) -> Volume:
+    """A mask image (uint8, one tumour) in which a core of this share of the tumour has the label `CORE`; as it is for 0."""
+    from TumorSynthLib.shape.nested import core_of
+
+    if not share:
+        return grid
+    array, frame = grid.array.copy(), Frame.of(grid.direction)
+    view, spacing = frame.view(array), frame.take(grid.spacing[::-1])[::-1]
+    box = bounding_box(view)
+    core = core_of(np.pad(view[box] > 0, 1), spacing, share, seed)[1:-1, 1:-1, 1:-1]
+    view[box][core] = CORE
+    return grid.with_array(array)
 
 
 def _check_extent(asked: Mapping[str, float]) -> None:

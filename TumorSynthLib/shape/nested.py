@@ -40,12 +40,20 @@ def core_of(
     noise = ndimage.gaussian_filter(
         np.random.default_rng([seed, 4]).normal(size=mask.shape), SMOOTH * radius / steps
     )
-    score = depth / depth.max() + UNEVEN * noise / max(float(noise[mask].std()), 1e-12)
-    return _best_level(np.where(inner, score, -np.inf), inner, wanted)
+    noise /= max(float(noise[mask].std()), 1e-12)
+    best = None
+    for uneven in (UNEVEN, UNEVEN / 2, UNEVEN / 4, 0.0):  # a rim that varies less leaves the core whole
+        score = np.where(inner, depth / depth.max() + uneven * noise, -np.inf)
+        off, core = _best_level(score, inner, wanted)
+        if best is None or off < best[0]:
+            best = off, core
+        if off <= 2 * NEAR * wanted:
+            break
+    return best[1]
 
 
-def _best_level(score: np.ndarray, inner: np.ndarray, wanted: int) -> np.ndarray:
-    """The largest piece above a level of the score, filled, with about as many voxels as wanted."""
+def _best_level(score: np.ndarray, inner: np.ndarray, wanted: int) -> tuple[int, np.ndarray]:
+    """The largest piece above a level of the score, filled, with about as many voxels as wanted, and how many it is off."""
     ordered = np.sort(score[inner])[::-1]
     low, high, best = 1, len(ordered), None
     for _ in range(ROUNDS):
@@ -60,4 +68,4 @@ def _best_level(score: np.ndarray, inner: np.ndarray, wanted: int) -> np.ndarray
             low = min(count + 1, high)
         else:
             high = max(count - 1, low)
-    return best[1]
+    return best

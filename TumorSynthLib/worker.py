@@ -7,7 +7,7 @@ DIR, which the client makes and which both sides use by bare names; the worker r
 
     → {"id": 1, "command": "edit", "edit": "remove", "model": "lung-nodule-ct", "device": "auto", "request": {"seed": 3},
        "volume": {"file": "v", "dtype": "int16", "shape": [K, J, I], "spacing": […], "origin": […], "direction": […]},
-       "mask": {"file": "m", "box": [[k0, k1], [j0, j1], [i0, i1]]}}          (bool bytes of the box; positions are LPS mm)
+       "mask": {"file": "m", "box": [[k0, k1], [j0, j1], [i0, i1]]}}          (bytes of the box; positions are LPS mm)
     ← {"event": "ready", "pid": 4711, …}                                       once
     ← {"id": 1, "event": "progress", "stage": "texture", "fraction": 0.4, "remaining": 1.2}
     ← {"id": 1, "event": "done", "results": [{"box": …, "change": "r1-0-change", "mask": {…}, "asked": {…}, …}]}
@@ -111,12 +111,13 @@ class Folder:
         return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
 
     def mask(self, entry: Mapping[str, Any], shape):
-        """(K, J, I) bool array of that shape from the bytes of a box."""
+        """(K, J, I) array of that shape from the bytes of a box: bool, or uint8 for a labelmap."""
         import numpy as np
 
         box = tuple(slice(int(a), int(b)) for a, b in entry["box"])
-        mask = np.zeros(shape, bool)
-        part = self.read({"file": entry["file"], "dtype": "bool", "shape": [s.stop - s.start for s in box]})
+        dtype = "uint8" if entry.get("dtype") == "uint8" else "bool"
+        mask = np.zeros(shape, dtype)
+        part = self.read({"file": entry["file"], "dtype": dtype, "shape": [s.stop - s.start for s in box]})
         if mask[box].shape != part.shape:
             raise InputError("the mask's box lies outside the image: try again")
         mask[box] = part
@@ -206,6 +207,8 @@ class Worker:
         return Volume(self.folder.read(entry), spacing, origin, direction, dict(entry.get("metadata") or {}))
 
     def _edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        from TumorSynthLib.painted import parts
+
         edit = request.get("edit")
         editor = self.editor(request["model"], request.get("device") or "auto")
         if edit not in EDITS or not hasattr(editor, edit):
@@ -220,6 +223,7 @@ class Worker:
         found = getattr(editor, edit)(*images, *series, wanted, progress)
         results = found if isinstance(found, (list, tuple)) else [found]
         self._check_cancelled()
+        mask = None if mask is None else parts(editor.bundle, mask, wanted.region)[0]
         return {
             "device": str(getattr(editor, "used_device", "") or results[0].provenance.get("device") or ""),
             "results": [self._result(f"r{request['id']}-{i}", r, mask) for i, r in enumerate(results)],
@@ -271,12 +275,15 @@ class Worker:
         editor = (
             self.editor(request["model"], request.get("device") or "auto") if request.get("model") else None
         )
+        options = request.get("request") or {}
+        if options.get("region"):
+            editor = editor.painting(options["region"])
         volume = self._volume(request["volume"])
         mask = self.folder.mask(request["mask"], volume.array.shape)
         self.send(
             {"id": request["id"], "event": "progress", "stage": "measure", "fraction": 0.0, "remaining": None}
         )
-        return {"measurement": measure(editor, volume, mask, (request.get("request") or {}).get("modality"))}
+        return {"measurement": measure(editor, volume, mask, options.get("modality"))}
 
     def _preview(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Vertices (V, 3) float32 and faces (F, 3) int32 of a surface, as files."""

@@ -33,13 +33,16 @@ EDITS = ("measure", "remove", "synthesize", "retexture", "reshape", "move", "ins
 #:   massEffect  mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
 #:   grow        mm by which remove widens the segment.
 #:   feature, values  of series: which one runs through which values.
+#:   regions     {region: segment ID} for a model with several regions, such as a core and its rim; those left out are found by
+#:               the segments' names. The given segment is edited, the others stay as they are.
+#:   whole       remove takes all regions of the tumour, not only the given segment.
 #:   modality    one of the model's; None finds it from the intensities.
 #:   seed, steps, eta, samples, solve   see `TumorSynthLib.requests.EditRequest`.
 #:   device      auto, cpu, cuda or mps.
 #:   output      "inPlace" (default: the voxels of the volume node change, undo brings them back) or "newVolume".
 OPTIONS = (
     "features", "donor", "to", "inside", "nearest", "massEffect", "grow", "feature", "values", "modality", "seed", "steps",
-    "eta", "samples", "solve", "device", "output",
+    "eta", "samples", "solve", "device", "output", "regions", "whole",
 )  # fmt: skip
 
 ProgressCallback = Callable[[str, float, Optional[float]], None]
@@ -102,11 +105,12 @@ class Logic(Protocol):
         """
 
     def features(
-        self, modelID: str, modality: str | None = None, edit: str | None = None
+        self, modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
     ) -> list[FeatureRow]:
         """Rows of the feature table for a model, drivers first.
 
         :param edit: leave only those that this edit can be asked for (texture or shape).
+        :param region: whose tumours are meant, where the model has several; None is the first.
 
         >>> row = logic.features("lung-nodule-ct")[0]
         >>> row.key, row.unit, row.cls
@@ -118,6 +122,17 @@ class Logic(Protocol):
 
         >>> logic.suggestModel(volumeNode, segmentationNode, "nodule")
         'lung-nodule-ct'
+        """
+
+    def assignRegions(
+        self, modelID: str, segmentationNode, regions: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """{region: segment ID} of a model with several regions; {} where it has one, and no entry without a segment.
+
+        :param regions: those that are known; the others are found by the segments' names. "" says that there is none.
+
+        >>> logic.assignRegions("lung-nodule-ct", segmentationNode)
+        {}
         """
 
     # Before an edit
@@ -152,6 +167,7 @@ class Logic(Protocol):
         segmentID: str = "",
         modelID: str = "",
         modality: str | None = None,
+        regions: Mapping[str, str] | None = None,
     ) -> Measurement:
         """Features of a segment, in this process: blocks for the time it takes. `start("measure", …)` doesn't.
 

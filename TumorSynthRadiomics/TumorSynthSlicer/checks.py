@@ -53,6 +53,8 @@ def checkOptions(edit: str, options: Mapping[str, Any]) -> None:
         raise InputError(_("set a feature of the shape, for example the volume"))
     if edit == "series" and (not options.get("feature") or not options.get("values")):
         raise InputError(_("choose the feature that is to change, and its values"))
+    if options.get("whole") and edit != "remove":
+        raise InputError(_("only remove takes a whole tumour of several regions: leave out the option whole"))
     if options.get("output", "inPlace") not in ("inPlace", "newVolume"):
         raise InputError(_("output must be inPlace or newVolume"))
 

@@ -27,8 +27,9 @@ DONE = ("asked", "used", "reached", "before", "differences", "spread", "timing",
 class Input:
     """The checked input of an edit.
 
-    :param mask: the segment on the volume's grid; None for insert. :param request: the engine's options, without images.
+    :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's options, without images.
     :param copied: the volume is a copy already, so that the segment stays for the original.
+    :param region: the one that is edited, where the model has several. :param labels: all of them (see `regions.assign`).
     """
 
     edit: str
@@ -41,6 +42,8 @@ class Input:
     options: dict[str, Any]
     request: dict[str, Any] = field(default_factory=dict)
     copied: bool = False
+    region: str = ""
+    labels: nodes.Mask | None = None
 
     @classmethod
     def of(
@@ -107,8 +110,11 @@ class Transfer:
             "device": given.options.get("device") or "auto", "estimate": self._estimate, "request": request,
             "volume": exchange.entry(volumeKey(given.volumeNode), given.volume),
         }  # fmt: skip
-        if given.mask is not None:
-            message["mask"] = exchange.sendMask("mask", given.mask)
+        if given.region:
+            request["region"] = given.region
+        mask = given.labels or given.mask
+        if mask is not None:
+            message["mask"] = exchange.sendMask("mask", mask)
         return message
 
     def _volumeNodes(self) -> list:
@@ -140,7 +146,7 @@ class Finisher:
         """:param seconds: since the edit was started. :raises InputError: the nodes or voxels changed meanwhile."""
         given = self._given
         if given.edit == "measure":
-            found = measurement(event["measurement"])
+            found = measurement(event["measurement"], given.region)
             return Outcome(
                 "measure",
                 given.modelID,
@@ -178,7 +184,9 @@ class Finisher:
             volumeNode = subject.cloneVolume(volumeNode, subject.resultName(volumeNode.GetName(), given.edit))
             history.inherit(volumeNode, history.provenanceOf(given.volumeNode))
         segment, states = given.segmentID, None
-        if result["newMask"] is not None:
+        if (
+            result["newMask"] is not None and given.edit != "remove"
+        ):  # whose segment still says where the tumour was
             segmentationNode = segmentationNode or self._newSegmentation(volumeNode)
             segment, states = segmentStates(given, segmentationNode, result["newMask"], isNew or given.copied)
         entry = history.add(
@@ -201,12 +209,13 @@ class Finisher:
 
     def _record(self, result: Mapping[str, Any], volumeNode, segment: str) -> dict[str, Any]:
         given = self._given
-        title = _("{edit}: {volume}").format(
-            edit=subject.editName(given.edit), volume=given.volumeNode.GetName()
+        title = _("{edit} ({region}): {volume}") if given.region else _("{edit}: {volume}")
+        title = title.format(
+            edit=subject.editName(given.edit), region=given.region, volume=given.volumeNode.GetName()
         )
         return {
             "edit": given.edit, "title": title, "modelID": given.modelID, "volumeName": volumeNode.GetName(),
-            "segmentID": segment, "seed": int(given.request.get("seed", 0)), "box": result["box"],
+            "segmentID": segment, "region": given.region, "seed": int(given.request.get("seed", 0)), "box": result["box"],
             "checksums": result["checksums"], "options": plainOptions(given.options),
             **{name: result[name] for name in (*DONE, "warnings")},
         }  # fmt: skip
@@ -229,7 +238,7 @@ def repetition(entry) -> Input:
     options = {"device": record["options"].get("device")}
     return Input(
         record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node),
-        entry.usedMask(), options, request, True,
+        entry.usedMask(), options, request, True, record.get("region", ""), entry.usedLabels(),
     )  # fmt: skip
 
 
@@ -258,6 +267,9 @@ def payload(given: Input, result: Mapping[str, Any], states) -> dict[str, Any]:
     if given.mask is not None:
         box = [[s.start, s.stop] for s in given.mask.box]
         kept["mask"] = {"box": box, "bits": delta.pack(given.mask.array)}
+    if given.labels is not None:
+        box, array = [[s.start, s.stop] for s in given.labels.box], given.labels.array
+        kept["labels"] = {"box": box, "bits": {int(n): delta.pack(array == n) for n in np.unique(array) if n}}
     if states is not None:
         kept["segment"] = states
     return kept
@@ -295,11 +307,11 @@ def checkUnchanged(volumeNode, result: Mapping[str, Any]) -> None:
         )
 
 
-def measurement(found: Mapping[str, Any]) -> Measurement:
+def measurement(found: Mapping[str, Any], region: str = "") -> Measurement:
     """`api.Measurement` of what the engine measured."""
     return Measurement(
         found["features"], found["percentiles"], found["model"], found["modality"], found["unit"], found["voxels"],
-        tuple(found["warnings"]), found["seconds"],
+        tuple(found["warnings"]), found["seconds"], region,
     )  # fmt: skip
 
 
@@ -310,7 +322,7 @@ def plainOptions(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in ("donor", "inside"):
             value = [part if isinstance(part, str) else part.GetID() for part in value] if value else None
         elif isinstance(value, Mapping):
-            value = {str(k): float(v) for k, v in value.items()}
+            value = {str(k): v if isinstance(v, str) else float(v) for k, v in value.items()}
         elif isinstance(value, (list, tuple, np.ndarray)):
             value = list(map(plainNumber, value))
         kept[name] = value

@@ -16,7 +16,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from TumorSynthLib import delta
+from TumorSynthLib import delta, models
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.provenance import plain
 
@@ -75,6 +75,25 @@ class Entry:
             return None
         box = tuple(slice(a, b) for a, b in mask["box"])
         return nodes.Mask(box, delta.unpack(mask["bits"], [s.stop - s.start for s in box]))
+
+    def usedLabels(self) -> nodes.Mask | None:
+        """The labelmap of an edit with a model of several regions."""
+        labels = self.payload().get("labels")
+        if not labels:
+            return None
+        box = tuple(slice(a, b) for a, b in labels["box"])
+        array = np.zeros([s.stop - s.start for s in box], np.uint8)
+        for label, bits in labels["bits"].items():
+            array[delta.unpack(bits, array.shape)] = int(label)
+        return nodes.Mask(box, array)
+
+    def bundle(self):
+        """The model of the edit, for the region that was edited.
+
+        :raises TumorSynthError: it isn't here.
+        """
+        found, region = models.find(self.record["modelID"]), self.record.get("region")
+        return found.painting(region) if region else found
 
     def change(self, array: np.ndarray) -> None:
         """Take a (K, J, I) array in place to the other side of the edit.

@@ -17,6 +17,7 @@ from TumorSynthLib.errors import InputError, TumorSynthError
 from . import checks, dependencies, edits, history, model_rows, nodes, preview, results, subject
 from .api import Check, FeatureRow, HistoryEntry, Logic, Measurement, ModelRow, Outcome
 from .job import EditJob
+from .regions import assign, assigned
 from .worker_client import WorkerClient
 
 POLL_MS = 15  # how often the worker's events are looked for
@@ -70,9 +71,9 @@ class EditLogic(Logic):
         models.remove(modelID)
 
     def features(
-        self, modelID: str, modality: str | None = None, edit: str | None = None
+        self, modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
     ) -> list[FeatureRow]:
-        return model_rows.featureRows(modelID, modality, edit)
+        return model_rows.featureRows(modelID, modality, edit, region)
 
     def suggestModel(self, volumeNode, segmentationNode=None, segmentID: str = "") -> str:
         try:
@@ -85,6 +86,11 @@ class EditLogic(Logic):
             return ""
         return model_rows.suggest(volume, mask)
 
+    def assignRegions(
+        self, modelID: str, segmentationNode, regions: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        return assigned(models.find(modelID), segmentationNode, regions)
+
     # Before an edit
 
     def check(
@@ -94,11 +100,13 @@ class EditLogic(Logic):
             return Check(reason=_("an edit is under way: wait for it, or cancel it"))
         try:
             given = edits.Input.of(edit, volumeNode, segmentationNode, segmentID, modelID, options)
-            mask = given.mask.full(given.volume.array.shape) if given.mask is not None else None
             if edit == "measure":
                 return Check(voxels=given.mask.voxels)
             editor = self._editor(modelID or self._suggested(given))
             self._checkCan(edit, editor)
+            assign(given, editor.bundle)
+            mask = given.mask.full(given.volume.array.shape) if given.mask is not None else None
+            editor = editor.painting(given.region) if given.region else editor
             found = checks.check(
                 edit, editor, given.volume, mask, options, options.get("device") or self._client.device
             )
@@ -119,17 +127,19 @@ class EditLogic(Logic):
         segmentID: str = "",
         modelID: str = "",
         modality: str | None = None,
+        regions: Mapping[str, str] | None = None,
     ) -> Measurement:
         from TumorSynthLib.measurement import measure
 
-        given = edits.Input.of(
-            "measure", volumeNode, segmentationNode, segmentID, modelID, {"modality": modality}
-        )
+        options = {"modality": modality, "regions": regions}
+        given = edits.Input.of("measure", volumeNode, segmentationNode, segmentID, modelID, options)
         modelID = modelID or self._suggested(given)
         editor = self._editor(modelID) if modelID else None
-        return edits.measurement(
-            measure(editor, given.volume, given.mask.full(given.volume.array.shape), modality)
-        )
+        if editor is not None:
+            assign(given, editor.bundle)
+            editor = editor.painting(given.region) if given.region else editor
+        mask = given.mask.full(given.volume.array.shape)
+        return edits.measurement(measure(editor, given.volume, mask, modality), given.region)
 
     def previewShape(
         self, modelID: str, features: Mapping[str, float], seed: int = 0, to=None, modelNode=None, *,
@@ -188,6 +198,8 @@ class EditLogic(Logic):
             editor = self._editor(given.modelID)
             self._checkCan(given.edit, editor)
             self._checkInstalled()
+        if given.modelID and given.labels is None:  # a repetition has them already
+            assign(given, self._editor(given.modelID).bundle)
         self._previews.forget()
         transfer = edits.Transfer(given, self._client.exchange, self._estimate(given))
         finish = edits.Finisher(given, self._client.exchange)

@@ -15,6 +15,7 @@ from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
 from TumorSynthLib.requests import STEERABLE
 from TumorSynthLib.resampling import bounding_box
 
+from . import regions
 from .api import EDITS, FeatureRow, ModelRow
 
 LEVELS = (5, 25, 50, 75, 95)
@@ -28,10 +29,11 @@ def modelRows() -> list[ModelRow]:
 
 
 def _row(entry: dict) -> ModelRow:
-    scores, error, edits = {}, "", ()
+    scores, error, edits, parts = {}, "", (), ()
     if entry["status"] in ("bundled", "installed"):
         bundle = models.find(entry["id"])
         scores, edits = bundle.json.get("scores") or {}, editsOf(bundle)
+        parts = regions.namesOf(bundle)
     elif entry["status"] == "damaged":
         error = next((text for name, text in models.verify() if name == entry["id"]), "")
     return ModelRow(
@@ -48,6 +50,7 @@ def _row(entry: dict) -> ModelRow:
         error=error,
         scores=scores,
         edits=edits,
+        regions=parts,
     )
 
 
@@ -57,14 +60,16 @@ def _isUsers(modelID: str) -> bool:
 
 def editsOf(bundle: Bundle) -> tuple[str, ...]:
     """The edits that can be done with a model: new shapes need to know those of its tumours."""
+    if regions.namesOf(bundle):
+        return regions.EDITS
     shapes = bundle.json.get("population") or bundle.json.get("shape")
     return tuple(edit for edit in EDITS if shapes or edit not in SHAPE_EDITS)
 
 
 @lru_cache(maxsize=16)
-def _features(folder: str, sha256: str, modality: str) -> tuple[FeatureRow, ...]:
+def _features(folder: str, sha256: str, modality: str, region: str) -> tuple[FeatureRow, ...]:
     """Rows of one model; its hash is there so that another version is read anew."""
-    bundle = models.load_bundle(folder)
+    bundle = models.load_bundle(folder).painting(region)
     there = (bundle.json.get("population") or {}).get(modality)
     population = bundle.population(modality) if there else None
     unit = "HU" if bundle.json["intensity"][modality].get("unit") == "HU" else ""
@@ -74,10 +79,13 @@ def _features(folder: str, sha256: str, modality: str) -> tuple[FeatureRow, ...]
     return tuple(_featureRow(FEATURES[name], byName.get(name), population, unit) for name in names)
 
 
-def featureRows(modelID: str, modality: str | None = None, edit: str | None = None) -> list[FeatureRow]:
+def featureRows(
+    modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
+) -> list[FeatureRow]:
     """See `api.Logic.features`."""
     bundle = models.find(modelID)
-    rows = _features(str(bundle.folder), bundle.sha256, modality or bundle.modalities[0])
+    region = region or bundle.regions[0].name
+    rows = _features(str(bundle.folder), bundle.sha256, modality or bundle.modalities[0], region)
     if edit is None or edit == "measure":
         return list(rows)
     kinds = {"shape", "texture"} if edit in (*SHAPE_EDITS, "series") else {"texture"}
@@ -173,7 +181,8 @@ def _misfit(bundle: Bundle, volume, mask) -> float | None:
     misfit = float(
         np.mean([abs(math.log2(a / b)) for a, b in zip(sorted(volume.spacing), sorted(bundle.spacing))])
     )
-    population = bundle.population(modality) if (bundle.json.get("population") or {}).get(modality) else None
+    known = (bundle.json.get("population") or {}).get(modality) and not regions.namesOf(bundle)
+    population = bundle.population(modality) if known else None
     sizes = _populationValues("original_shape_MeshVolume", population)
     if mask is None or sizes is None:
         return misfit

@@ -29,15 +29,15 @@ SYNTHETIC = "TumorSynth.synthetic"  # attribute of a volume node that holds edit
 class Mask:
     """Part of a volume's grid.
 
-    :param box: (k, j, i) slices. :param array: bool, of the box.
+    :param box: (k, j, i) slices. :param array: bool, of the box; uint8 for a labelmap.
     """
 
     box: tuple[slice, slice, slice]
     array: np.ndarray
 
     def full(self, shape) -> np.ndarray:
-        """(K, J, I) bool array of the whole volume."""
-        mask = np.zeros(shape, bool)
+        """(K, J, I) array of the whole volume."""
+        mask = np.zeros(shape, self.array.dtype)
         mask[self.box] = self.array
         return mask
 

@@ -9,7 +9,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from TumorSynthLib import models, provenance
+from TumorSynthLib import provenance
 from TumorSynthLib.errors import TumorSynthError
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES
 
@@ -25,7 +25,7 @@ def featureTable(entry: history.Entry):
     if table is None:
         name = subject.resultName(entry.record["title"], "table")
         table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
-        _fill(table, entry.record)
+        _fill(table, entry)
         entry.node.SetNodeReferenceID(history.TABLE, table.GetID())
         subject.placeBeside(table, entry.volumeNode)
     return table
@@ -64,9 +64,9 @@ def _columns() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _fill(table, record: dict) -> None:
+def _fill(table, entry: history.Entry) -> None:
     """Rows: the asked features, farthest off first, then the others that drive a tumour; without any, all that was measured."""
-    rows = _rows(record)
+    rows = _rows(entry)
     for key, title in _columns().items():
         column = vtk.vtkStringArray() if key in ("feature", "name") else vtk.vtkDoubleArray()
         column.SetName(title)
@@ -77,11 +77,12 @@ def _fill(table, record: dict) -> None:
     table.SetLocked(True)
 
 
-def _rows(record: dict) -> list[dict]:
+def _rows(entry: history.Entry) -> list[dict]:
+    record = entry.record
     asked, reached, before = record["asked"], record["reached"], record["before"]
     drivers = [name for name, _factor in DRIVERS.values() if name in reached and name not in asked]
     names = sorted(asked, key=lambda n: -abs(record["differences"].get(n) or 0.0)) + drivers
-    middle = _middle(record)
+    middle = _middle(entry)
     return [_row(name, record, middle) for name in names if name in {**before, **reached, **asked}]
 
 
@@ -98,11 +99,11 @@ def _row(name: str, record: dict, middle: dict[str, tuple[float, float]]) -> dic
     }  # fmt: skip
 
 
-def _middle(record: dict) -> dict[str, tuple[float, float]]:
+def _middle(entry: history.Entry) -> dict[str, tuple[float, float]]:
     """(mean, standard deviation) of each feature among the model's tumours; before the edit, where the model isn't here."""
+    record = entry.record
     try:
-        bundle = models.find(record["modelID"])
-        population = bundle.population(record["provenance"].get("modality"))
+        population = entry.bundle().population(record["provenance"].get("modality"))
     except TumorSynthError:
         return {n: (record["before"].get(n, 0.0), max(s, 1e-12)) for n, s in record["spread"].items() if s}
     return {
@@ -138,13 +139,13 @@ def _reportEdit(entry: history.Entry):
     modality = record["provenance"].get("modality") or ""
     return ReportEdit(
         subject.editName(entry.record["edit"]), original, result, given.full(shape) if given else None,
-        _population(record, modality), modality,
+        _population(entry, modality), modality,
     )  # fmt: skip
 
 
-def _population(record: dict, modality: str):
+def _population(entry: history.Entry, modality: str):
     try:
-        return models.find(record["modelID"]).population(modality)
+        return entry.bundle().population(modality)
     except TumorSynthError:
         return None
 

@@ -14,7 +14,7 @@ class ModelRow:
     :param status: bundled, installed, available (can be installed) or damaged (see `error`).
     :param bytes: size on disk. :param scores: as measured by the model's makers, name to number or text.
     :param update: the newer version that can be installed, or empty. :param removable: the user installed it.
-    :param edits: which of `EDITS` the model can do.
+    :param edits: which of `EDITS` the model can do. :param regions: which it paints one at a time; empty where it has one.
     """
 
     id: str
@@ -30,6 +30,7 @@ class ModelRow:
     error: str = ""
     scores: Mapping[str, Any] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Measurement:
 
     :param percentiles: share in percent of the model's tumours below the value; only for what the model knows.
     :param warnings: e.g. that the image doesn't suit the model. :param unit: of the intensities ("HU" or "").
+    :param region: of a model with several.
     """
 
     features: Mapping[str, float]
@@ -76,6 +78,7 @@ class Measurement:
     voxels: int = 0
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    region: str = ""
 
 
 @dataclass(frozen=True)

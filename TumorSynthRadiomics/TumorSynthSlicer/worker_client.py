@@ -87,8 +87,8 @@ class Exchange:
 
     def sendMask(self, key: str, mask) -> dict:
         """Write a `Mask`; returns how the worker finds it."""
-        np.ascontiguousarray(mask.array, bool).tofile(self.path / key)
-        return {"file": key, "box": [[s.start, s.stop] for s in mask.box]}
+        np.ascontiguousarray(mask.array).tofile(self.path / key)
+        return {"file": key, "dtype": mask.array.dtype.name, "box": [[s.start, s.stop] for s in mask.box]}
 
     def read(self, name: str, dtype, shape) -> np.ndarray:
         """An array that the worker wrote; its file is removed."""

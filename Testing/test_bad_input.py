@@ -222,7 +222,8 @@ def test_mask_of_few_voxels(attempt, case):
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ("original_glcm_Kontrast=3", "Did you mean"),
+        ("original_glcm_Kontrast=3", "Did you mean original_glcm_Contrast"),
+        ("contrst=3", "Did you mean contrast"),
         ("shininess=3", "Unknown feature 'shininess'"),
         ("contrast=-1", "impossible: the feature is always at least 0"),
         ("correlation=3", "impossible: the feature is always between -1 and 1"),

@@ -136,8 +136,13 @@ class FakeLogic:
         self._note("removeModel", modelID)
         self.modelRows = [row for row in self.modelRows if row.id != modelID]
 
-    def features(self, modelID, modality=None, edit=None):
+    def features(self, modelID, modality=None, edit=None, region=None):
+        self._note("features", modelID, region)
         return list(self.rows)
+
+    def assignRegions(self, modelID, segmentationNode, regions=None):
+        names = next((row.regions for row in self.modelRows if row.id == modelID), ())
+        return {name: regions[name] for name in names if (regions or {}).get(name)}
 
     def suggestModel(self, volumeNode, segmentationNode=None, segmentID=""):
         return "lung-nodule-ct"

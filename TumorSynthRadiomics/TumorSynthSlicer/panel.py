@@ -218,15 +218,16 @@ class Panel(VTKObservationMixin):
         return next((row.edits for row in self.models() if row.id == chosen), ())
 
     def rows(self) -> list:
-        """The feature table of the chosen model, asked for once for each model and modality."""
+        """The feature table of the chosen model, asked for once for each model, modality and region."""
         chosen = self.parameters.modelID if self.parameters is not None else ""
         if not chosen:
             return []
         measurement = self.tumour.measurement
         modality = measurement.modality if measurement is not None and measurement.modelID == chosen else None
-        if (chosen, modality) not in self._rows:
-            self._rows = {(chosen, modality): list(self.logic.features(chosen, modality))}
-        return self._rows[chosen, modality]
+        key = (chosen, modality, self.tumour.regions.edited)
+        if key not in self._rows:
+            self._rows = {key: list(self.logic.features(chosen, modality, region=key[2] or None))}
+        return self._rows[key]
 
     def missingInput(self, segment: bool = True) -> str:
         """Which input is still to be chosen, a sentence; empty if none."""
@@ -237,7 +238,7 @@ class Panel(VTKObservationMixin):
             return _("Choose the tumour's segment under 1 Tumour.")
         if not p.modelID:
             return _("There is no model: install one under Models.")
-        return ""
+        return self.tumour.regions.missing() if segment else ""
 
     def busy(self) -> str:
         """Why nothing can be started now; empty if it can."""

@@ -80,6 +80,7 @@ class EditSection:
         self._ui.taskHint.text = hints()[edit]
         for name in OPTIONAL:
             getattr(self._ui, name).setVisible(name in TASKS[edit])
+        self._ui.wholeCheckBox.setVisible(edit == "remove" and bool(self._panel.tumour.regions.names))
         self._ui.donorInput.setVisible(parameters.useDonor)
         self._ui.advancedOptions.setVisible(parameters.advanced and "advancedCheckBox" in TASKS[edit])
         self._donor.update()
@@ -99,11 +100,15 @@ class EditSection:
     def options(self) -> dict:
         """What the logic is told besides volume, segment and model."""
         edit, parameters = self.edit, self._panel.parameters
-        options = {}
+        options = dict(self._panel.tumour.regions.options())
         if edit in KINDS:
             options["features"] = self.features.asked()
         if "removeOptions" in TASKS[edit]:
             options["grow"] = parameters.grow
+        if edit == "remove" and options.get("regions"):
+            options["whole"] = parameters.whole
+            if not parameters.whole:  # what lies around a region may be another one
+                options["grow"] = 0.0
         if "roomOptions" in TASKS[edit]:
             options["massEffect"] = parameters.massEffect
         if edit == "retexture" and self._donorChosen():

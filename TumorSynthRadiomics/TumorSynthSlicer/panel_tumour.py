@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from TumorSynthSlicer import panel_strip, panel_text
+from TumorSynthSlicer.panel_regions import Regions
 from TumorSynthSlicer.panel_request import Scale
 from TumorSynthSlicer.panel_widgets import (
     SegmentLink,
@@ -44,6 +45,7 @@ class TumourSection(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._panel, self._ui = panel, panel.ui
         self.measurement, self._stamp, self.error = None, None, ""
+        self.regions = Regions(panel)
         self._segment = SegmentLink(self._ui.segmentSelector, panel, "segmentation", "segmentID")
         self._models, self._filled = [], None
         self._timer = panel.timer(DELAY, self._measureIfStale)
@@ -61,6 +63,7 @@ class TumourSection(VTKObservationMixin):
         self._segment.update()
         self._observe()
         self._updateModels()
+        self.regions.update()
         if self._stamp is not None and self._stamp != self._currentStamp():
             self.measurement, self.error, self._stamp = None, "", None
         self.fill()
@@ -75,7 +78,12 @@ class TumourSection(VTKObservationMixin):
             wanted.append((p.inputVolume, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent))
         if p.segmentation is not None:
             segmentation = p.segmentation.GetSegmentation()
-            for event in ("SegmentAdded", "SegmentRemoved", "SourceRepresentationModified"):
+            for event in (
+                "SegmentAdded",
+                "SegmentRemoved",
+                "SegmentModified",
+                "SourceRepresentationModified",
+            ):
                 wanted.append((segmentation, getattr(slicer.vtkSegmentation, event)))
         if not all(self.hasObserver(node, event, self._panel.parametersChanged) for node, event in wanted):
             self.removeObservers()
@@ -135,7 +143,8 @@ class TumourSection(VTKObservationMixin):
             return None
         image = p.inputVolume.GetImageData()
         times = (image.GetMTime() if image else 0, p.segmentation.GetSegmentation().GetMTime())
-        return (p.inputVolume.GetID(), p.segmentation.GetID(), p.segmentID, p.modelID, *times)
+        what = (p.inputVolume.GetID(), p.segmentation.GetID(), p.segmentID, p.modelID, self.regions.edited)
+        return (*what, *times)
 
     def _measureIfStale(self) -> None:
         if self._panel.active and self._stamp != self._currentStamp() and not self._panel.notReady():
@@ -145,9 +154,8 @@ class TumourSection(VTKObservationMixin):
         """Begin to measure; the result arrives later."""
         p = self._panel.parameters
         self._stamp, self.error = self._currentStamp(), ""
-        self._panel.start(
-            "measure", p.inputVolume, p.segmentation, p.segmentID, p.modelID, onDone=self._onMeasured
-        )
+        given = ("measure", p.inputVolume, p.segmentation, p.segmentID, p.modelID)
+        self._panel.start(*given, onDone=self._onMeasured, **self.regions.options())
 
     def _onMeasured(self, outcome) -> None:
         self.measurement = outcome.measurement

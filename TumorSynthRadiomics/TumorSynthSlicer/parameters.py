@@ -12,6 +12,7 @@ class PanelParameters:
 
     :param edit: the chosen edit, one of `panel_edit.TASKS`.
     :param textureRequest, shapeRequest: `requests.Request` as JSON.
+    :param regionSegments: segment ID by region as JSON, for a model with several regions.
     :param steps: 0 is the model's own choice.
     """
 
@@ -19,10 +20,12 @@ class PanelParameters:
     segmentation: vtkMRMLSegmentationNode
     segmentID: str = ""
     modelID: str = ""
+    regionSegments: str = "{}"
     allFeatures: bool = False
     edit: str = "retexture"
     textureRequest: str = "{}"
     shapeRequest: str = "{}"
+    whole: bool = True
     grow: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
     point: vtkMRMLMarkupsFiducialNode
     insideSegmentation: vtkMRMLSegmentationNode

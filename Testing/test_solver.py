@@ -9,7 +9,9 @@ from TumorSynthLib.errors import InputError  # noqa: E402
 from TumorSynthLib.radiomics.extract import extract  # noqa: E402
 from TumorSynthLib.radiomics.population import Population  # noqa: E402
 from TumorSynthLib.radiomics.settings import Settings  # noqa: E402
+from TumorSynthLib.region import Region  # noqa: E402
 from TumorSynthLib.texture import quantile, solver  # noqa: E402
+from TumorSynthLib.volume import Volume  # noqa: E402
 
 CLASSES = ("firstorder", "glcm", "glrlm", "glszm")
 SPACING = (1.0, 1.0, 2.0)
@@ -194,6 +196,22 @@ def test_the_native_grid_is_what_counts(sample, population):
     assert after[FO + "Mean"] == pytest.approx(380, abs=2)
     assert after[FO + "Variance"] == pytest.approx(5000, rel=0.05)
     assert np.array_equal(result.native[~region.native_mask], region.native[~region.native_mask])
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_contrast_is_reached_in_slices_four_times_as_thick(factor):
+    """Few voxels of the image stand behind many of the working grid: it takes several turns to and fro."""
+    _, mask = _tumour(4, 4.0)
+    noise = np.random.default_rng(1).normal(0, 40, mask.shape)
+    array = np.rint(np.where(mask, solver.ndimage.gaussian_filter(noise, (0, 1, 1)) * 3, -800)).astype(np.int16)
+    region = Region.around(Volume(array, (0.8, 0.8, 5.0)), mask, (1.0, 1.0, 1.25), 4.0)
+    own = extract(region.measure(region.native, as_stored=True).astype(int), region.mask, region.spacing, Settings())
+    asked = {FO + "Mean": own[FO + "Mean"], GLCM + "Contrast": factor * own[GLCM + "Contrast"]}
+    result = solver.solve(
+        region.array, region.mask, asked, None, spacing=region.spacing, region=region, integer=True
+    )
+    assert result.reached[GLCM + "Contrast"] == pytest.approx(asked[GLCM + "Contrast"], rel=0.05)
+    assert result.reached[FO + "Mean"] == pytest.approx(asked[FO + "Mean"], abs=5)
 
 
 def test_keep_and_no_iterations(sample, donor, population):

@@ -30,7 +30,8 @@ REACHED = 0.25  # population standard deviations within which a feature counts a
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
 NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of the sample
 OUTLIER = 5.0  # robust standard deviations from the median
-TURNS = 3  # solves through the image's own grid, where that is another one
+TURNS, MORE_TURNS = 3, 9  # solves through the image's own grid, where that is another one; more while each gains a tenth
+ENOUGH = 0.01  # mean error of the asked features, in their scales, at which the turns end
 NEAR_SIZE = 0.05  # relative difference in voxels up to which a donor counts as of the same size
 
 
@@ -402,21 +403,23 @@ def _through_native(region, array, request, scales, integer: bool, judge, attemp
     fell short.
     """
     best, best_error, targets = None, np.inf, dict(request)
-    for turn in range(TURNS):
+    for turn in range(MORE_TURNS):
         # Resampling an image of whole numbers cuts decimals off (towards zero): half a unit makes up for that on average.
         wanted = array + 0.5 * np.sign(array) if integer else array
         native = np.where(region.native_mask, region.to_native(wanted), region.native).astype(np.float32)
         held = region.measure(native, as_stored=True)
         reached, error = judge(held)
+        stuck = turn >= TURNS - 1 and error > 0.9 * best_error
         if error < best_error:
             best, best_error = (held, native, reached), error
-        if turn < TURNS - 1:
-            shift = {
-                k: float(np.clip(v - reached.get(k, v), -2 * scales[k], 2 * scales[k]))
-                for k, v in request.items()
-            }
-            targets = {k: targets[k] + shift[k] for k in request}
-            array = attempt(held, targets, budget, False)
+        if stuck or turn == MORE_TURNS - 1 or best_error <= ENOUGH * len(request):
+            break
+        shift = {
+            k: float(np.clip(v - reached.get(k, v), -2 * scales[k], 2 * scales[k]))
+            for k, v in request.items()
+        }
+        targets = {k: targets[k] + shift[k] for k in request}
+        array = attempt(held, targets, budget, False)
     return best
 
 

@@ -21,7 +21,7 @@ import slicer_runtime
 ROOT = Path(__file__).resolve().parents[1]
 CASES = (
     ("lung nodule", slicer_case.lung, "lung-nodule-ct"),
-    ("sarcoma", slicer_case.sarcoma, "soft-tissue-sarcoma"),
+    ("sarcoma", slicer_case.largeSarcoma, "soft-tissue-sarcoma"),
 )
 
 
@@ -82,7 +82,7 @@ def timed(logic, given: tuple) -> dict[str, float]:
 def cancelled(logic, data: Path) -> dict[str, float]:
     """Seconds until Cancel has returned, and the worker's memory in MB while it worked and afterwards."""
     with slicer_runtime.freshScene():
-        volumeNode, segmentationNode, _mask = slicer_case.sarcoma(data)
+        volumeNode, segmentationNode, _mask = slicer_case.largeSarcoma(data)
         job = logic.start(
             "synthesize", volumeNode, segmentationNode, "tumour", "soft-tissue-sarcoma", steps=50
         )

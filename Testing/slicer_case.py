@@ -48,6 +48,12 @@ def sarcoma(data: Path):
     return load(Path(f"{stem}_image.nii.gz"), Path(f"{stem}_mask.nii.gz"), "sarcoma")
 
 
+def largeSarcoma(data: Path):
+    """A sarcoma of 110,000 voxels in T1, of a patient that no model was trained on."""
+    stem = data / "sts" / "val" / "STS_036_T1"
+    return load(Path(f"{stem}_image.nii.gz"), Path(f"{stem}_mask.nii.gz"), "large sarcoma")
+
+
 def brain(data: Path):
     """pyradiomics' brain1, for which there is no model."""
     folder = data / "pyradiomics"

@@ -53,11 +53,17 @@ class Exchange:
             return
         self._there.pop(key, None)
         data = memoryview(np.ascontiguousarray(volume.array)).cast("B")
-        with open(self.path / key, "wb") as file:
+        with open(self._fresh(key), "wb") as file:
             for start in range(0, len(data), CHUNK):
                 file.write(data[start : start + CHUNK])
                 yield min(start + CHUNK, len(data)) / len(data)
         self._there[key] = state
+
+    def _fresh(self, key: str) -> Path:
+        """Path of a file that isn't there: writing over an old one waits for the disk in some file systems (ext4)."""
+        with contextlib.suppress(OSError):  # it isn't there, or on Windows still mapped
+            (self.path / key).unlink()
+        return self.path / key
 
     def patchVolume(self, key: str, box, array: np.ndarray, state) -> None:
         """The volume's voxels have changed in a box only: do the same in its file."""
@@ -65,8 +71,7 @@ class Exchange:
         if there is None:
             return
         mapped = np.memmap(self.path / key, array.dtype, "r+", shape=array.shape)
-        mapped[box] = array[box]
-        mapped.flush()
+        mapped[box] = array[box]  # the worker sees it at once; a flush would wait for the disk
         self._there[key] = (state, *there[1:])
 
     def keepOnly(self, keys: list[str]) -> None:
@@ -87,7 +92,7 @@ class Exchange:
 
     def sendMask(self, key: str, mask) -> dict:
         """Write a `Mask`; returns how the worker finds it."""
-        np.ascontiguousarray(mask.array).tofile(self.path / key)
+        np.ascontiguousarray(mask.array).tofile(self._fresh(key))
         return {"file": key, "dtype": mask.array.dtype.name, "box": [[s.start, s.stop] for s in mask.box]}
 
     def read(self, name: str, dtype, shape) -> np.ndarray:

@@ -1,9 +1,19 @@
-"""What opening the panel costs: `python Testing/benchmark_panel.py` prints seconds of processor time."""
+"""What the panel costs the application: opening it, an edit by clicks, and a shape that follows a slider.
+
+    python Testing/benchmark_panel.py [DATA]
+
+DATA is the folder with the test data (default ../shared/data); without it only the opening is measured. The longest block is
+that of one turn of the event loop, or of one click; "busy" is the processor time of the main thread in it, which other
+programs don't lengthen. Takes half a minute on two idle cores.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def main() -> None:
@@ -13,16 +23,26 @@ def main() -> None:
     import slicer_runtime
 
     slicer_runtime.loadModule()
+    kept = opening()
+    data = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
+    if (data / "sts").is_dir():
+        Walk(data).run()
+    del kept
+
+
+def opening() -> list:
+    """Prints what opening costs; returns the widgets, which must live as long as the scene."""
     start = time.process_time()
     from TumorSynthSlicer.panel import Panel
 
     from TumorSynthRadiomics import TumorSynthRadiomicsWidget
 
     print(f"import            {time.process_time() - start:.3f} s")
-    made, entered = [], []
+    made, entered, kept = [], [], []
     for _ in range(5):
         start = time.process_time()
         widget = TumorSynthRadiomicsWidget()
+        kept.append(widget)  # its selectors go on hearing of the scene
         made.append(time.process_time() - start)
         start = time.process_time()
         widget.enter()
@@ -31,6 +51,74 @@ def main() -> None:
     for name, seconds in (("make the widgets", made), ("enter", entered)):
         print(f"{name:17} {seconds[0]:.3f} s the first time, {min(seconds):.3f} s at best")
     print(f"torch imported    {'torch' in sys.modules}\npanel             {Panel.__module__}")
+    return kept
+
+
+class Walk:
+    """A user's way through the panel, on the real logic, with a sarcoma of 110,000 voxels."""
+
+    def __init__(self, data: Path):
+        import panel_case
+        import slicer_case
+
+        from TumorSynthRadiomics import TumorSynthRadiomicsLogic
+
+        self.case = panel_case.Case(TumorSynthRadiomicsLogic())
+        self.ui, self.blocks = self.case.ui, []
+        self.volume, self.segmentation, _mask = slicer_case.largeSarcoma(data)
+        self.case.root.setFixedWidth(350)
+        self.case.root.show()
+
+    def run(self) -> None:
+        try:
+            self.stage("choose and measure", self.case.panel.enter, lambda: self.case.panel.tumour.measurement)
+            for number in ("first", "second"):
+                self.ui.removeButton.click()
+                self.until(lambda: self.ui.generateButton.enabled)
+                self.stage(f"{number} removal", self.ui.generateButton.click, lambda: self.case.panel.job is None)
+                self.stage("undo", self.ui.undoButton.click, lambda: self.case.panel.tumour.measurement)
+            self.ui.shapeButton.click()
+            self.until(lambda: self.case.panel.job is None)
+            slider = self.case.widget("sphericity_slider")
+            for number, value in enumerate((300, 400, 500, 600, 700)):
+                self.moved = False
+                self.stage(f"slider, move {number + 1}", lambda value=value: self.move(slider, value), self.followed)
+        finally:
+            self.case.panel.cleanup()
+            self.case.logic.close()
+        print(f"torch imported    {'torch' in sys.modules}")
+
+    def move(self, slider, value: int) -> None:
+        node = self.case.panel.preview._node
+        self.before = node.GetPolyData().GetMTime() if node is not None else 0
+        slider.value = value
+
+    def followed(self) -> bool:
+        node = self.case.panel.preview._node
+        return node is not None and node.GetPolyData().GetMTime() > self.before
+
+    def stage(self, name: str, begin, done) -> None:
+        """Time from a click until its effect is there, and the longest block of the main thread in it."""
+        self.blocks, start = [], time.perf_counter()
+        self.turn(begin)
+        self.until(done)
+        whole = time.perf_counter() - start
+        longest, busy = max(self.blocks), max(b for _wall, b in self.blocks)
+        print(f"{name:20} {whole:.3f} s, longest block {longest[0]:.3f} s, busy {busy:.3f} s", flush=True)
+
+    def until(self, done, seconds: float = 120.0) -> None:
+        import qt
+
+        limit = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < limit, "it took too long"
+            self.turn(qt.QApplication.processEvents)
+            time.sleep(0.002)
+
+    def turn(self, action) -> None:
+        start, busy = time.perf_counter(), time.thread_time()
+        action()
+        self.blocks.append((time.perf_counter() - start, time.thread_time() - busy))
 
 
 if __name__ == "__main__":

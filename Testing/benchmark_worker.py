@@ -83,18 +83,23 @@ def cancelled(logic, data: Path) -> dict[str, float]:
     """Seconds until Cancel has returned, and the worker's memory in MB while it worked and afterwards."""
     with slicer_runtime.freshScene():
         volumeNode, segmentationNode, _mask = slicer_case.largeSarcoma(data)
-        job = logic.start(
-            "synthesize", volumeNode, segmentationNode, "tumour", "soft-tissue-sarcoma", steps=50
-        )
-        limit = time.monotonic() + 4.0
+        given = (volumeNode, segmentationNode, "tumour", "soft-tissue-sarcoma")
+        slicer_case.drain(logic, logic.start("remove", *given, steps=1))
+        time.sleep(1.0)
+        number = logic._client.processID
+        before = memory(number)
+        job = logic.start("synthesize", *given, steps=50)
+        working, limit = 0.0, time.monotonic() + 4.0
         while time.monotonic() < limit:
             logic.poll()
             time.sleep(0.01)
-        working, number = memory(logic._client.processID), logic._client.processID
+            working = max(working, memory(number))
         start = time.perf_counter()
         job.cancel()
         seconds = time.perf_counter() - start
-        return {"seconds": round(seconds, 3), "MB working": working, "MB afterwards": memory(number)}
+        time.sleep(1.0)
+        found = {"MB before": before, "MB working": working, "MB afterwards": memory(number)}
+        return {"seconds": round(seconds, 3), **found}
 
 
 def memory(number: int) -> float:

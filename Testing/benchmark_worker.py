@@ -84,7 +84,8 @@ def cancelled(logic, data: Path) -> dict[str, float]:
     with slicer_runtime.freshScene():
         volumeNode, segmentationNode, _mask = slicer_case.largeSarcoma(data)
         given = (volumeNode, segmentationNode, "tumour", "soft-tissue-sarcoma")
-        slicer_case.drain(logic, logic.start("remove", *given, steps=1))
+        slicer_case.drain(logic, logic.start("remove", *given))
+        logic.undo()
         time.sleep(1.0)
         number = logic._client.processID
         before = memory(number)
@@ -95,6 +96,7 @@ def cancelled(logic, data: Path) -> dict[str, float]:
             time.sleep(0.01)
             working = max(working, memory(number))
         start = time.perf_counter()
+        assert job.isRunning(), job.error
         job.cancel()
         seconds = time.perf_counter() - start
         time.sleep(1.0)

@@ -11,6 +11,7 @@ from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape as shape_features
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of, logs
+from TumorSynthLib.shape.field import grid, whole
 
 SPACING = (1.0, 1.0, 1.5)
 
@@ -108,6 +109,35 @@ def test_reshape_scales_and_keeps_the_form(model):
     rounder = model.reshape(source.mask, SPACING, {"sphericity": 0.8})
     assert rounder.reached[PREFIX + "Sphericity"] == pytest.approx(0.8, abs=0.01)
     assert rounder.reached[PREFIX + "MeshVolume"] == pytest.approx(5000, rel=0.03)
+
+
+@pytest.mark.parametrize("spacing", [(0.6, 0.6, 5.0), (1.0, 1.0, 1.5)])
+def test_a_growing_tumour_keeps_what_it_has(model, spacing):
+    """The smaller tumour lies in the larger one, even on slices of which a tumour has three: nothing is bent after the grid."""
+    source = model.draw({"volume_ml": 2.0, "sphericity": 0.7}, spacing, seed=3).mask
+    centre = np.argwhere(source).mean(0)
+    phase = centre - np.round(centre)
+    steps = [model.reshape(source, spacing, {"volume_ml": ml}) for ml in (1.5, 2.02, 3.0, 4.5)]
+    for small, large in zip(steps, steps[1:]):
+        inner, outer = (
+            {tuple(c - np.round(np.array(s.centre) - phase)) for c in np.argwhere(s.mask)}
+            for s in (small, large)
+        )
+        assert len(inner & outer) > 0.93 * len(inner)
+        asked, reached = (values[PREFIX + "MeshVolume"] for values in (large.asked, large.reached))
+        assert reached == pytest.approx(asked, rel=0.01)
+
+
+def test_a_part_on_a_thread_is_cut_off():
+    u = grid(41)  # with a sample on the axis
+    balls = [r - np.linalg.norm(u - np.array([0, 0, x]), axis=-1) for r, x in ((0.4, -0.25), (0.2, 0.55))]
+    thread = 0.03 - np.linalg.norm(u[..., :2], axis=-1)
+    hung = np.maximum(np.maximum(*balls), np.where((u[..., 2] > 0) & (u[..., 2] < 0.5), thread, -1))
+    assert ndimage.label(hung > 0)[1] == 1 and (whole(hung) > 0)[balls[0] > 0.05].all()
+    assert not (whole(hung) > 0)[balls[1] > 0].any()
+    neck = 0.15 - np.linalg.norm(u[..., :2], axis=-1)
+    joined = np.maximum(np.maximum(*balls), np.where((u[..., 2] > 0) & (u[..., 2] < 0.5), neck, -1))
+    assert (whole(joined) > 0)[balls[1] > 0.05].all()
 
 
 def test_preview_is_a_closed_surface_of_the_asked_volume(model):

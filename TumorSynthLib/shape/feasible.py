@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..radiomics.table import resolve
-from .coordinates import BASE, LIMITS, NAMES, PREFIX, SCALE, V, W, features_of, rows, short
+from .coordinates import LIMITS, NAMES, PREFIX, SCALE, V, W, features_of, rows, short
 
 #: Below one: what a shape can have (a ball has a Sphericity of 1 and an axis is not longer than the next longer one).
 AT_MOST_ONE = ("Sphericity", "Compactness2", "Elongation", "Flatness")
@@ -61,13 +61,12 @@ def request(features: Mapping[str, float] | None) -> dict[str, float]:
         full, factor = resolve(name)
         if full not in NAMES:
             raise InputError(
-                f"'{name}' is not a shape feature; a shape can be asked for {', '.join(BASE)} and ratios of them."
+                f"'{name}' is not a shape feature: ask for volume_ml, sphericity, elongation, flatness, max_diameter_mm, "
+                "surface_cm2, or one of pyradiomics' such as original_shape_MajorAxisLength."
             )
-        value = float(value) * factor
+        given, value = float(value), float(value) * factor
         if not np.isfinite(value) or value <= 0:
-            raise InputError(
-                f"{short(full)} = {value:g} is not possible: every shape feature is a positive number."
-            )
+            raise InputError(f"{name} = {given:g} is not possible: every shape feature is a positive number.")
         if short(full) in AT_MOST_ONE and value > 1:
             raise InputError(
                 f"{short(full)} = {value:g} is not possible: it is at most 1. Ask for a value up to 1."

@@ -75,10 +75,10 @@ class EditRequest:
         if self.eta is not None and not (_is_finite(self.eta) and 0 <= self.eta <= 1):
             raise InputError(f"eta is {self.eta}, but must be between 0 (deterministic) and 1 (the paper's)")
         if not (_is_finite(self.grow) and 0 <= self.grow <= MAX_GROW):
-            raise InputError(f"the mask is to grow by {self.grow} mm, but must by 0 to {MAX_GROW:g} mm")
+            raise InputError(f"grow is {self.grow}, but must be a number of mm from 0 to {MAX_GROW:g}")
         if not (_is_finite(self.mass_effect) and 0 <= self.mass_effect <= MAX_MARGIN):
             raise InputError(
-                f"the mass effect reaches {self.mass_effect} mm around the tumour, but must 0 to {MAX_MARGIN:g} mm"
+                f"mass effect is {self.mass_effect}, but must be a number of mm around the tumour from 0 to {MAX_MARGIN:g}"
             )
         if not (_is_finite(self.core) and 0 <= self.core < 1):
             raise InputError(f"the core is to be {self.core} of the tumour: give a share between 0 and 1")

@@ -11,7 +11,6 @@ from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape as shape_features
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of, logs
-from TumorSynthLib.shape.field import grid, whole
 
 SPACING = (1.0, 1.0, 1.5)
 
@@ -126,18 +125,6 @@ def test_a_growing_tumour_keeps_what_it_has(model, spacing):
         assert len(inner & outer) > 0.93 * len(inner)
         asked, reached = (values[PREFIX + "MeshVolume"] for values in (large.asked, large.reached))
         assert reached == pytest.approx(asked, rel=0.01)
-
-
-def test_a_part_on_a_thread_is_cut_off():
-    u = grid(41)  # with a sample on the axis
-    balls = [r - np.linalg.norm(u - np.array([0, 0, x]), axis=-1) for r, x in ((0.4, -0.25), (0.2, 0.55))]
-    thread = 0.03 - np.linalg.norm(u[..., :2], axis=-1)
-    hung = np.maximum(np.maximum(*balls), np.where((u[..., 2] > 0) & (u[..., 2] < 0.5), thread, -1))
-    assert ndimage.label(hung > 0)[1] == 1 and (whole(hung) > 0)[balls[0] > 0.05].all()
-    assert not (whole(hung) > 0)[balls[1] > 0].any()
-    neck = 0.15 - np.linalg.norm(u[..., :2], axis=-1)
-    joined = np.maximum(np.maximum(*balls), np.where((u[..., 2] > 0) & (u[..., 2] < 0.5), neck, -1))
-    assert (whole(joined) > 0)[balls[1] > 0.05].all()
 
 
 def test_preview_is_a_closed_surface_of_the_asked_volume(model):

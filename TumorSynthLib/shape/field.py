@@ -14,7 +14,6 @@ from .surface import surface_nets
 
 EXTENT = 0.8  # half the largest width of a new field's tumour, in u
 ROOM = 0.86  # half the width from which a field gets more room around
-THREAD = 0.04  # in u, half the width of what a part has to hang on at least
 COARSE = 120_000  # voxels of a grid that is interpolated point by point; finer grids are, from a coarser one, axis by axis
 
 
@@ -71,7 +70,7 @@ def whole(values: np.ndarray) -> np.ndarray:
     values = closed(values)
     if not (values > 0).any():  # nothing to be seen: its highest part is taken
         values = closed(values - np.quantile(values, 0.98))
-    inside = _without_beads(values)
+    inside = one_piece(values > 0)
     wrong = inside != (values > 0)
     if wrong.any():  # sunk with what is around them, so that the next change doesn't bring them back
         from scipy import ndimage
@@ -84,22 +83,6 @@ def whole(values: np.ndarray) -> np.ndarray:
         sunk = np.where(inside, np.maximum(values, depth), np.minimum(values, -depth))
         values = np.where(wrong | (around & ~beside), sunk, values)
     return values
-
-
-def _without_beads(values: np.ndarray) -> np.ndarray:
-    """The largest part of a field's inside, without parts that hang on it by a thread (of half the width `THREAD`)."""
-    from scipy import ndimage
-
-    inside = one_piece(values > 0)
-    labels, count = ndimage.label(inside & (values > THREAD))
-    if count < 2:
-        return inside
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    main = labels == sizes.argmax()
-    beads = (labels > 0) & ~main
-    nearer = ndimage.distance_transform_edt(~beads) < ndimage.distance_transform_edt(~main)
-    return one_piece(inside & ~nearer)
 
 
 def widened(values: np.ndarray, cells: int) -> tuple[np.ndarray, float]:

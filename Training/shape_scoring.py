@@ -1,7 +1,7 @@
 """Measure a model's shapes against tumours it has never seen: `evaluate.py shape`.
 
     python Training/evaluate.py shape --model ID --shapes DATA/shapes/lidc_nodule_0p5mm_val.npz --json OUT.json \\
-        [--quick] [--pictures DIR]
+        [--quick] [--pictures DIR] [--parts timings]
 
 `--model` is the id of an installed model or a bundle folder, `--shapes` a file of masks as prepare_shapes.py reads. Each tumour's
 17 shape features, measured by pyradiomics at its own grid, are asked for; what is drawn on the same grid is measured by
@@ -10,7 +10,8 @@ analytic start of a model that has none). As a control, `shuffled` pairs each re
 Intervals are 95 % bootstraps over patients. The grid asks for volumes and sphericities of the model's population, with one
 seed; diversity is the Dice of 50 draws for one request; coverage compares draws for no request with the file's tumours, all
 scaled to one volume. Timings hold for the machine they were taken on: seconds of the clock, and of processor time, which
-says more where it is busy with other things.
+says more where it is busy with other things; `others` is the share of its cores that these took. `--parts` measures some of
+it and leaves what OUT.json has of the others, so that timings can be taken later, on an idle machine.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LEVELS = (10, 30, 50, 70, 90)  # percentiles of the population along each side o
 QUICK_CASES, DRAWS, QUICK_DRAWS = 12, 50, 12
 COMPARED = 4000  # voxels of a shape that is compared with others
 BOOTSTRAPS = 300
+PARTS = ("fidelity", "grid", "diversity", "coverage", "timings")
 
 
 def pyradiomics_shape(mask: np.ndarray, spacing) -> dict[str, float]:
@@ -201,10 +203,10 @@ def coverage(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:
     }  # fmt: skip
 
 
-def timings(model: ShapeModel, quick: bool) -> dict:
-    """Seconds of a preview after a slider moved, and of solved shapes at 1 mm."""
+def timings(model: ShapeModel, cases: list, quick: bool) -> dict:
+    """Seconds of a preview after a slider moved, and of solved shapes at 1 mm: of two features, and of all 17 of real tumours."""
     volumes, sphericities = levels(model)
-    out = {"cores": os.cpu_count()}
+    out, before = {"cores": os.cpu_count()}, (_busy(), time.process_time(), time.perf_counter())
     model.preview({VOLUME: volumes[0]}, 0)
     asked = [{VOLUME: v, SPHERICITY: s} for v in volumes for s in sphericities][:: 3 if quick else 1]
     out["preview"] = _timed(lambda request: model.preview(request, 1), asked)
@@ -216,7 +218,25 @@ def timings(model: ShapeModel, quick: bool) -> dict:
         requests = [{VOLUME: volume, SPHERICITY: s} for s in sphericities[:: 2 if quick else 1]]
         out[f"solved at 1 mm, {name}"] = _timed(lambda request: model.draw(request, (1, 1, 1), 1), requests)
         out[f"solved at 1 mm, {name}"]["ml"] = volume / 1000
+    ordered = sorted((c[2].sum() * np.prod(c[3]), k) for k, c in enumerate(cases))
+    some = [cases[k] for volume, k in ordered if volume >= 100]
+    requests = [pyradiomics_shape(c[2], c[3]) for c in some[:: max(1, len(some) // (3 if quick else 10))]]
+    if requests:
+        out["solved at 1 mm, all 17"] = _timed(lambda request: model.draw(request, (1, 1, 1), 1), requests)
+    if before[0] is not None:
+        others = _busy() - before[0] - (time.process_time() - before[1])
+        out["others"] = max(0.0, others / (time.perf_counter() - before[2]) / out["cores"])
     return out
+
+
+def _busy() -> float | None:
+    """Seconds that all cores have worked since the machine started; None where it isn't told (outside Linux)."""
+    try:
+        line = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, *interrupts = map(int, line[:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
 def _timed(call, requests: list) -> dict:
@@ -241,8 +261,31 @@ def parse(arguments: list[str] | None = None):
     p.add_argument("--json", type=Path, required=True)
     p.add_argument("--pictures", "--figures", type=Path, help="folder for pictures")
     p.add_argument("--quick", action="store_true", help="a dozen cases and draws")
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     p.add_argument("--seed", type=int, default=0)
-    return p.parse_args(arguments)
+    a = p.parse_args(arguments)
+    if a.pictures and not {"fidelity", "grid"} <= set(a.parts):
+        p.error("--pictures shows the parts fidelity and grid: measure both")
+    return a
+
+
+def measured(a, model: ShapeModel, cases: list) -> tuple[dict, list[dict], list]:
+    """The asked parts of the results; rows and shapes of the grid for the pictures."""
+    draws = QUICK_DRAWS if a.quick else DRAWS
+    out, rows, shapes = {}, [], []
+    if "fidelity" in a.parts:
+        rows = fidelity(model, cases, a.seed)
+        out["results"] = {arm: table([r for r in rows if r["arm"] == arm]) for arm in ("solved", "alone")}
+        a.json.with_suffix(".rows.json").write_text(json.dumps(rows))
+    if "grid" in a.parts:
+        out["grid"], shapes = grid(model, a.seed)
+    if "diversity" in a.parts:
+        out["diversity"] = diversity(model, cases, draws, a.seed)
+    if "coverage" in a.parts:
+        out["coverage"] = coverage(model, cases, draws, a.seed)
+    if "timings" in a.parts:
+        out["timings"] = timings(model, cases, a.quick)
+    return out, rows, shapes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -251,27 +294,30 @@ def main(arguments: list[str] | None = None) -> None:
     model, cases = ShapeModel.from_bundle(bundle), list(masks(a.shapes))
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
-    draws = QUICK_DRAWS if a.quick else DRAWS
-    rows = fidelity(model, cases, a.seed)
-    found, shapes = grid(model, a.seed)
     command = (
         f"python Training/evaluate.py shape --model {bundle.id} --shapes {'/'.join(a.shapes.parts[-2:])}"
     )
-    out = {
+    head = {
         "task": "shape", "model": bundle.id, "version": bundle.version, "network": model.network is not None,
         "command": command + (" --quick" if a.quick else "") + f" --seed {a.seed}",
-        "results": {arm: table([r for r in rows if r["arm"] == arm]) for arm in ("solved", "alone")},
-        "grid": found, "diversity": diversity(model, cases, draws, a.seed), "coverage": coverage(model, cases, draws, a.seed),
-        "timings": timings(model, a.quick),
     }  # fmt: skip
     a.json.parent.mkdir(parents=True, exist_ok=True)
+    found, rows, shapes = measured(a, model, cases)
+    out = {**head, **_kept(a.json, head), **found}
     a.json.write_text(json.dumps(out, indent=1) + "\n")
-    a.json.with_suffix(".rows.json").write_text(json.dumps(rows))
     if a.pictures:
         import shape_pictures
 
-        shape_pictures.all_of(a.pictures, model, shapes, found, cases, rows, a.seed)
+        shape_pictures.all_of(a.pictures, model, shapes, out["grid"], cases, rows, a.seed)
     print(json.dumps(out, indent=1))
+
+
+def _kept(path: Path, head: dict) -> dict:
+    """What a file has of the same command's parts, which are measured one by one; nothing of another model or command."""
+    if not path.is_file():
+        return {}
+    old = json.loads(path.read_text())
+    return old if all(old.get(k) == v for k, v in head.items()) else {}
 
 
 if __name__ == "__main__":

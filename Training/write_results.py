@@ -240,32 +240,38 @@ def shape(out: dict) -> list[str]:
         "**solved**: network and solver, the default; **alone**: the network, scaled to the volume. Pearson over tumours of "
         "asked and reached, each of 17 features: median (interval by patient), worst feature; in brackets the shuffled control.",
         "",
-        "| | tumours (patients) | median | worst | volume error, mean (largest) | s |",
-        "|---|---|---|---|---|---|",
+        "| | tumours (patients) | median | worst | volume error, mean (largest) |",
+        "|---|---|---|---|---|",
     ]
     for arm, r in out["results"].items():
         name, worst = next(iter(r["worst_features"].items()))
         error = r["volume_error"]
         lines.append(
             f"| {arm} | {r['cases']} ({r['patients']}) | {r['median']:.3f} ({r['interval'][0]:.3f}-{r['interval'][1]:.3f}) "
-            f"[{middle(r['shuffled']):.2f}] | {worst:.3f} {name} | {100 * error['mean']:.2f} % ({100 * error['largest']:.2f} %) "
-            f"| {middle(r['seconds']):.1f} |"
+            f"[{middle(r['shuffled']):.2f}] | {worst:.3f} {name} | {100 * error['mean']:.2f} % ({100 * error['largest']:.2f} %) |"
         )
-    grid, diversity, cover, times = (out[k] for k in ("grid", "diversity", "coverage", "timings"))
+    grid, diversity, cover = (out[k] for k in ("grid", "diversity", "coverage"))
     alike = "; ".join(f"{k} {v['dice']:.2f} ({v['draws']} draws)" for k, v in diversity.items())
-    seconds = "; ".join(
-        f"{k} {v['median']:.2f} s of the clock, {v['processor_median']:.2f} s of processor time"
-        for k, v in times.items()
-        if isinstance(v, dict)
-    )
     return [
         *lines,
         "",
         f"Volume × sphericity grid: rows monotone {grid['rows_monotone']}, columns {grid['columns_monotone']}, of {grid['of']}.",
         f"Mean pairwise Dice of draws for one request, by what it fixes: {alike}.",
-        f"Dice with the nearest: drawn to real {cover['drawn to real']:.2f}, real to real {cover['real to real']:.2f}.",
-        f"Timings on {times['cores']} cores that were busy with other things: {seconds}.",
+        f"Dice with the nearest, all at one volume: real to drawn {cover['real to drawn']:.2f}, drawn to real "
+        f"{cover['drawn to real']:.2f}, real to real {cover['real to real']:.2f} ({cover['real']} real, {cover['drawn']} drawn).",
+        shape_timings(out["timings"]) if "timings" in out else "",
     ]
+
+
+def shape_timings(times: dict) -> str:
+    """How long previews and solved shapes take, and how busy the machine was with other things."""
+    seconds = "; ".join(
+        f"{k} {v['median']:.2f} s of the clock (largest {v['largest']:.2f}), {v['processor_median']:.2f} s of processor time"
+        for k, v in times.items()
+        if isinstance(v, dict)
+    )
+    others = f", of which other things took {100 * times['others']:.0f} %" if "others" in times else ""
+    return f"Timings on {times['cores']} cores{others}: {seconds}."
 
 
 def middle(value) -> float:

@@ -227,6 +227,25 @@ def test_evaluation_of_a_population(prepared, tmp_path):
     assert 0 < again["volume and sphericity"]["dice"] < 1
 
 
+def test_parts_of_an_evaluation_add_up(prepared, tmp_path):
+    """What was measured before stays, for the same command; of another one nothing does."""
+    pytest.importorskip("radiomics")
+    shape_scoring = pytest.importorskip("shape_scoring")
+    bundle = tiny_bundle(tmp_path / "bundle").folder
+    arguments = ["--bundle", str(bundle), "--shapes", str(prepared[0]), "--group", "some"]
+    export_shape.add(export_shape.parse(arguments))
+    tumours(tmp_path / "val.npz", 3)
+    out = tmp_path / "out.json"
+    command = ["--model", str(bundle), "--shapes", str(tmp_path / "val.npz"), "--json", str(out), "--quick"]
+    shape_scoring.main([*command, "--parts", "fidelity"])
+    shape_scoring.main([*command, "--parts", "timings"])
+    told = json.loads(out.read_text())
+    assert told["results"]["solved"]["cases"] == 3 and told["timings"]["preview"]["times"] > 3
+    assert "grid" not in told and told["timings"]["solved at 1 mm, all 17"]["times"] == 3
+    shape_scoring.main([*command, "--seed", "1", "--parts", "timings"])
+    assert "results" not in json.loads(out.read_text())
+
+
 def test_base_names_are_told_by_tokens():
     assert [NAMES[k][len(PREFIX) :] for k in train_shape.TOLD] == [
         n for n in BASE if not n.endswith("Volume")

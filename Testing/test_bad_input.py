@@ -1,6 +1,7 @@
 """Every wrong input gets one clear error that says what is wrong and what to do, before heavy work, and writes nothing."""
 
 import json
+import os
 import sys
 
 import editor_case
@@ -12,7 +13,7 @@ from TumorSynthLib import cli
 from TumorSynthLib.drawing import Painter
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.volume import Volume, write_volume
+from TumorSynthLib.volume import Volume, read_image, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,30 @@ def test_several_labels(attempt, case):
     labels[:10][labels[:10] > 0] = 4
     assert "several labels (1, 4): choose one with --label" in attempt(case[0], case[1].with_array(labels))
     assert "has no label 9" in attempt(case[0], case[1].with_array(labels), "--label", 9)
+
+
+def test_the_image_in_place_of_the_mask(attempt, case):
+    values = case[0].with_array(np.arange(case[0].array.size, dtype=np.int32).reshape(case[0].array.shape))
+    assert "looks like an image: give the tumour's mask" in attempt(case[0], values)
+
+
+def test_folder_without_dicom(tmp_path, capfd):
+    with pytest.raises(InputError, match="holds no DICOM image"):
+        read_image(tmp_path)
+    assert not capfd.readouterr().err  # ITK warns of its own accord
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_a_file_where_a_folder_should_be(attempt, case, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    name = tmp_path / "file" / "new" / ("o.nrrd" if option == "--out" else "")
+    assert f"{tmp_path / 'file'} is a file; choose another folder" in attempt(*case, option, name)
+
+
+def test_folder_that_refuses_files(attempt, case, tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path / "locked"))  # root may write anywhere
+    assert "can't be written to; choose another folder" in attempt(*case, "--out", tmp_path / "locked" / "o.nrrd")
 
 
 def test_nan(attempt, case):

@@ -205,7 +205,7 @@ def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
 def output_paths(args: argparse.Namespace) -> dict[str, Path]:
     """All files that the edit will write, checked before any work."""
     from TumorSynthLib.provenance import sidecar_path
-    from TumorSynthLib.volume import check_output
+    from TumorSynthLib.volume import check_folder, check_output
 
     out = check_output(args.out)
     paths = {"image": out, "sidecar": sidecar_path(out)}
@@ -214,6 +214,7 @@ def output_paths(args: argparse.Namespace) -> dict[str, Path]:
     if args.report:
         if Path(args.report).exists() and not Path(args.report).is_dir():
             raise InputError(f"--report {args.report} is a file: give a folder")
+        check_folder(args.report)
         paths["report"] = Path(args.report) / "report.html"
     inputs = [
         *input_files(args).values(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ SAME_GRID = 0.01
 """Voxels that two grids may differ by at their corners; NIfTI keeps positions as 32-bit numbers only."""
 
 MASK_OUTSIDE = 0.01
+MANY_LABELS = 255  # more values than that are no labelmap's
 """Part of a mask that may lie outside the image (rounding at the border). More is a mask of another image."""
 
 _FILE_KEYS = ("ITK_", "NRRD_")
@@ -208,7 +209,21 @@ def check_output(path: str | os.PathLike) -> Path:
         raise InputError(f"can't write {path.name}: use a name that ends in one of {', '.join(WRITABLE)}")
     if path.is_dir():
         raise InputError(f"can't write {path}: it is a folder; give a file name")
+    check_folder(path.parent)
     return path
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Check, before any work is done, that files can be written into a folder, which need not exist yet.
+
+    :raises InputError: a file is in its way, or it can't be written to.
+    """
+    folder = Path(folder).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"can't write to {folder}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"can't write to {folder}: {there} can't be written to; choose another folder")
 
 
 def write_volume(volume: Volume, path: str | os.PathLike, marks: Mapping[str, str] | None = None) -> Path:
@@ -290,7 +305,8 @@ def _check_kind(reader: sitk.ImageFileReader, size: tuple[int, ...], path: Path)
 
 def _read_dicom(folder: Path) -> sitk.Image:
     """Image of a folder with one DICOM series, checked for missing slices."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    with _unwarned():
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not series:
         raise InputError(f"the folder {folder} holds no DICOM image: give the folder that the slices lie in")
     if len(series) > 1:
@@ -310,6 +326,17 @@ def _read_dicom(folder: Path) -> sitk.Image:
     image = reader.Execute()
     _check_slices(reader, len(names), image, folder)
     return image
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without ITK's warnings on stderr, where the error that follows says it better."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def _check_slices(reader: sitk.ImageSeriesReader, count: int, image: sitk.Image, folder: Path) -> None:
@@ -337,6 +364,8 @@ def _choose_label(array: np.ndarray, label: int | None, name: str) -> int | floa
         if label in values:
             return label
         raise InputError(f"{name} has no label {label}: it has {_listed(values)}")
+    if len(values) > MANY_LABELS:
+        raise InputError(f"{name} holds {len(values)} values and looks like an image: give the tumour's mask in its place")
     if len(values) > 1:
         raise InputError(f"{name} has several labels ({_listed(values)}): choose one with --label")
     return values[0]

@@ -78,6 +78,13 @@ def test_decimals_show_four_digits(spread, value, digits):
     assert panel_text.decimals(spread, value) == digits
 
 
+@pytest.mark.parametrize(
+    "value, text", [(-0.04, "0.0 σ"), (0.0, "0.0 σ"), (-0.06, "-0.1 σ"), (1.5, "+1.5 σ"), (None, "")]
+)
+def test_deviations_have_no_negative_zero(value, text):
+    assert panel_text.deviation(value) == text
+
+
 def test_messages_become_sentences():
     assert panel_text.sentence("the mask is empty: draw one") == "The mask is empty: draw one."
     assert panel_text.sentence("Done.") == "Done." and panel_text.sentence("") == ""

@@ -114,3 +114,15 @@ def test_every_task_and_back(walk, tmp_path):
     assert json.loads((tmp_path / "edited.json").read_text())["synthetic"] is True and path.endswith(
         ".nii.gz"
     )
+
+
+def test_a_rim_is_removed_too_and_the_segment_stays(worker, shared_data):
+    with slicer_runtime.freshScene():
+        volumeNode, segmentationNode, mask = slicer_case.lung(shared_data)
+        before = slicer.util.arrayFromVolume(volumeNode).copy()
+        worker.remove(volumeNode, segmentationNode, "tumour", LUNG, grow=1.5, steps=1)
+        changed = slicer.util.arrayFromVolume(volumeNode) != before
+        assert (changed & ~mask).any()
+        assert np.array_equal(nodes.maskOf(segmentationNode, "tumour", volumeNode).full(mask.shape), mask)
+        worker.undo()
+        assert np.array_equal(slicer.util.arrayFromVolume(volumeNode), before)

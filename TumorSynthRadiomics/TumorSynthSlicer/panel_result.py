@@ -130,7 +130,7 @@ class ResultSection:
             row.label,
             panel_text.number(asked / row.factor),
             panel_text.number(reached / row.factor if reached is not None else None),
-            "" if off is None else f"{off:+.1f} σ",
+            panel_text.deviation(off),
         ]
         for column, text in enumerate(texts):
             item.setText(column, text)

@@ -70,6 +70,14 @@ def percentile(value) -> str:
     return f"{value:.0f} %"
 
 
+def deviation(value) -> str:
+    """Standard deviations with their sign, but for zero."""
+    if value is None:
+        return ""
+    rounded = round(value, 1)
+    return f"{rounded:+.1f} σ" if rounded else "0.0 σ"
+
+
 def stage(name: str) -> str:
     """What is being done, for one of `api.STAGES`."""
     return {

@@ -122,7 +122,7 @@ def test_a_growing_tumour_keeps_what_it_has(model, spacing):
             {tuple(c - np.round(np.array(s.centre) - phase)) for c in np.argwhere(s.mask)}
             for s in (small, large)
         )
-        assert len(inner & outer) > 0.93 * len(inner)
+        assert len(inner & outer) > 0.9 * len(inner)
         asked, reached = (values[PREFIX + "MeshVolume"] for values in (large.asked, large.reached))
         assert reached == pytest.approx(asked, rel=0.01)
 

@@ -295,6 +295,12 @@ def test_a_mask_alone(editor, case):
     assert on.volume.array.max() == 1 and on.reached[VOLUME] == pytest.approx(1000, rel=0.02)
 
 
+def test_a_request_far_from_the_models_tumours_is_flagged(editor):
+    near, far = (editor.shape(EditRequest(features={"volume_ml": ml}), (2.0, 2.0, 2.0)) for ml in (2.0, 60.0))
+    assert not any("the model knows" in text for text in near.warnings)
+    assert sum("the model knows" in text for text in far.warnings) == 1
+
+
 def test_a_core_within_a_rim_is_a_label_of_its_own(editor, case):
     volume = case[0]
     asked = EditRequest(features={"volume_ml": 2.0}, at=place(volume, 9, 24, 16), core=0.3)

@@ -27,6 +27,9 @@ SAME = (
 )
 FILLED = 0.6  # part of an image that a tumour may fill: a ball fills half of the cube around it
 COARSE = 3.0  # voxels across the smallest drawn tumour, below which its shape can't be told
+BEYOND = (
+    1.5  # times the largest of the tumours the model knows, or part of the smallest: flagged from there on
+)
 CORE = 2  # label of the core in a tumour's labelmap, whose rim is 1
 MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
 
@@ -118,11 +121,23 @@ class Shaper:
         warnings = [str(text) for text in drawn.warnings]
         if min(part.mask.shape) < COARSE:
             warnings.append("the tumour is only one or two voxels thick on this grid: its shape is coarse")
+        warnings += self._beyond(asked)
         return (
             part,
             Form(dict(asked), {n: float(drawn.used.get(n, v)) for n, v in asked.items()}, reached, before),
             warnings,
         )
+
+    def _beyond(self, asked: Mapping[str, float]) -> list[str]:
+        """Warnings of asked values that are far from those of all the model's tumours."""
+        population, warnings = getattr(self.model, "population", None), []
+        for name, value in asked.items() if population is not None else ():
+            low, high = population.quantiles(name, (0, 100))
+            if not low / BEYOND <= value <= high * BEYOND:
+                warnings.append(
+                    f"{name} = {value:g} is far from the tumours that the model knows ({low:.3g} to {high:.3g})"
+                )
+        return warnings
 
 
 def measured_shape(mask: np.ndarray, spacing) -> dict[str, float]:

@@ -11,7 +11,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from TumorSynthLib import models
+from TumorSynthLib import models, suitability
 from TumorSynthLib.errors import InputError, TumorSynthError
 
 from . import checks, dependencies, edits, history, model_rows, nodes, preview, results, subject
@@ -103,7 +103,7 @@ class EditLogic(Logic):
             if edit == "measure":
                 return Check(voxels=given.mask.voxels)
             editor = self._editor(modelID or self._suggested(given))
-            self._checkCan(edit, editor)
+            self._checkCan(edit, editor.bundle)
             assign(given, editor.bundle)
             mask = given.mask.full(given.volume.array.shape) if given.mask is not None else None
             editor = editor.painting(given.region) if given.region else editor
@@ -194,14 +194,14 @@ class EditLogic(Logic):
         if self._job is not None:
             raise InputError(_("an edit is under way: wait for it, or cancel it"))
         given.modelID = given.modelID or self._suggested(given)
+        bundle = models.find(given.modelID) if given.modelID else None
         if given.edit != "measure":
-            editor = self._editor(given.modelID)
-            self._checkCan(given.edit, editor)
+            self._checkCan(given.edit, bundle)
             self._checkInstalled()
-        if given.modelID and given.labels is None:  # a repetition has them already
-            assign(given, self._editor(given.modelID).bundle)
+        if bundle is not None and given.labels is None:  # a repetition has them already
+            assign(given, bundle)
         self._previews.forget()
-        transfer = edits.Transfer(given, self._client.exchange, self._estimate(given))
+        transfer = edits.Transfer(given, self._client.exchange, self._estimate(given, bundle))
         finish = edits.Finisher(given, self._client.exchange)
         job = EditJob(
             given.edit,
@@ -398,20 +398,19 @@ class EditLogic(Logic):
         return modelID
 
     @staticmethod
-    def _checkCan(edit: str, editor) -> None:
-        if edit not in model_rows.editsOf(editor.bundle):
+    def _checkCan(edit: str, bundle) -> None:
+        if edit not in model_rows.editsOf(bundle):
             raise InputError(
-                _("model {model} can't {edit}: choose another model").format(
-                    model=editor.bundle.id, edit=edit
-                )
+                _("model {model} can't {edit}: choose another model").format(model=bundle.id, edit=edit)
             )
 
-    def _estimate(self, given: edits.Input) -> float | None:
+    @staticmethod
+    def _estimate(given: edits.Input, bundle) -> float | None:
         if given.edit in ("measure", "insert"):
             return None
         mask = given.mask.full(given.volume.array.shape)
         request = checks.checkRequest(given.edit, given.options)
-        seconds = self._editor(given.modelID).estimate(given.volume, mask, request.steps)["seconds"]
+        seconds = suitability.estimate(given.volume, mask, bundle, request.steps)["seconds"]
         return seconds * checks.runsOf(given.edit, request, given.options)
 
     def _checkInstalled(self) -> None:

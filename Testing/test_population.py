@@ -72,7 +72,7 @@ def test_leave_one_out_is_that(population):
     """The shortcut equals leaving the case out, with the shrinkage weight of all cases."""
     from TumorSynthLib.radiomics.population import _leave_one_out, _ledoit_wolf
 
-    z = population._gaussian[:, :5]
+    z = population.gaussian[:, :5]
     n, f = z.shape
     shrunk, weight = _ledoit_wolf(z)
     rest = np.delete(z, 3, 0)

@@ -226,21 +226,6 @@ def test_keep_and_no_iterations(sample, donor, population):
     assert quick.reached[FO + "Mean"] == pytest.approx(donor[FO + "Mean"], rel=0.01)
 
 
-def test_fit_to_size():
-    request = {
-        FO + "Energy": 100.0,
-        FO + "Mean": 3.0,
-        "original_glszm_LargeAreaEmphasis": 5.0,
-        "original_glrlm_RunLengthNonUniformity": 8.0,
-    }
-    assert solver.fit_to_size(request, 1000, 500) == {
-        FO + "Energy": 50.0,
-        FO + "Mean": 3.0,
-        "original_glrlm_RunLengthNonUniformity": 4.0,
-    }
-    assert solver.fit_to_size(request, 1000, 1000) == request
-
-
 def test_cancelling_progress(sample, donor, population):
     from TumorSynthLib.errors import Cancelled
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
-from TumorSynthLib.texture.precision import autocast  # noqa: E402
+from TumorSynthLib.texture.precision import autocast
 
 
 def parse(

@@ -233,7 +233,11 @@ def parse(arguments: list[str] | None = None):
     p.add_argument(
         "--shape-run", type=Path, help="folder of train_shape.py; default: shapes without a network"
     )
-    p.add_argument("--init", type=Path, help="the bundle that train_texture.py --init started from")
+    p.add_argument(
+        "--init",
+        type=Path,
+        help="the bundle that train_texture.py --init started from; its shape part is kept",
+    )
     p.add_argument("--data-name", help="what the weights were trained on, for layouts of one's own")
     p.add_argument("--data-licence")
     p.add_argument("--data-source", default="")
@@ -256,6 +260,10 @@ def export(a) -> Bundle:
         from export_shape import FILE, part
 
         told["shape"], files[FILE] = part(a.shapes, a.shape_group, a.shape_run, [])
+    elif a.init and (source := load_bundle(a.init)).json.get("shape"):
+        from export_shape import FILE
+
+        told["shape"], files[FILE] = source.json["shape"], source.tensors(FILE, "torch")
     write_bundle(a.out, told, files)
     bundle = load_bundle(a.out)
     if bundle.bytes > MAX_BYTES:

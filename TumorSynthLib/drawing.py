@@ -11,6 +11,7 @@ from TumorSynthLib.job import Job, listed, short
 from TumorSynthLib.models import Bundle
 from TumorSynthLib.radiomics.identities import RANGES
 from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.radiomics.sizing import at_size
 from TumorSynthLib.requests import differences, steerable
 from TumorSynthLib.resampling import bounding_box
 
@@ -58,10 +59,18 @@ class Painter:
             self._populations[modality] = self.bundle.population(modality) if there else None
         return self._populations[modality]
 
-    def texture_of(self, features: Mapping[str, float], modality: str) -> dict[str, float]:
-        """Those of a tumour's features that make a request: the model knows them, and they don't follow the size."""
+    def texture_of(
+        self, features: Mapping[str, float], modality: str, volume: float, wanted: float
+    ) -> dict[str, float]:
+        """Those of a tumour's features that make a request: the model knows them, and they don't grow with the size.
+
+        :param volume: of the tumour, mm³; `wanted`: of the one that is to have its texture (`radiomics.sizing`).
+        """
         kept, population = steerable(features)[0], self.population(modality)
-        return {name: value for name, value in kept.items() if population is None or name in population.names}
+        if population is None:
+            return dict(kept)
+        kept = {name: value for name, value in kept.items() if name in population.names}
+        return at_size(population, kept, volume, wanted) if volume != wanted else kept
 
     def edited(
         self, own: Mapping[str, float], wanted: Mapping[str, float], modality: str

@@ -193,7 +193,7 @@ class Editor:
         job = replace(around(self.bundle, job, new), origin=origin, form=form)
         job.warn(*warnings, note)
         texture = split(request.features)[0]
-        job.asked = self._painter.edited(self._donated(job), texture, job.modality)
+        job.asked = self._painter.edited(self._donated(job, new), texture, job.modality)
         return self._planted("insert", job, volume, new, bool(job.asked))
 
     def series(
@@ -314,17 +314,19 @@ class Editor:
     def _decide(self, job: Job) -> None:
         """Fill in what is asked (features and donor) and the nearest request that a tumour can meet."""
         with job.clock.stage("request"):
-            job.asked = self._painter.edited(self._donated(job), resolved(job.request.features), job.modality)
+            own = self._donated(job, job.mask)
+            job.asked = self._painter.edited(own, resolved(job.request.features), job.modality)
             job.used = self._painter.feasible(job) if job.asked else {}
 
-    def _donated(self, job: Job) -> dict[str, float]:
-        """The donor's texture, as a request."""
+    def _donated(self, job: Job, new: np.ndarray) -> dict[str, float]:
+        """The donor's texture as a request for a new mask: as a tumour of its size would have it."""
         if job.request.donor is None:
             return {}
         image, mask = job.request.donor
-        return self._painter.texture_of(
-            self.extract(image, mask, job.modality, TEXTURE_CLASSES, job.request.region), job.modality
-        )
+        found = self.extract(image, mask, job.modality, TEXTURE_CLASSES, job.request.region)
+        own = parts(self.bundle, mask, job.request.region)[0] > 0
+        sizes = image.volume_of(own), job.volume.volume_of(new)
+        return self._painter.texture_of(found, job.modality, *sizes)
 
     def _drawn(self, job: Job, spacing) -> tuple[Part, Form, list[str]]:
         with job.clock.stage("shape"):
@@ -366,7 +368,8 @@ class Editor:
         else:
             new, shift, note = moved_mask(volume, job.mask, request.to, **options)
         job.warn(note)
-        own = self._painter.texture_of(job.measure(), job.modality) | self._donated(job)
+        sizes = volume.volume_of(job.mask), volume.volume_of(new)
+        own = self._painter.texture_of(job.measure(), job.modality, *sizes) | self._donated(job, new)
         job.asked = self._painter.edited(own, texture, job.modality)
         cleared = self._cleared(job, new)
         if not shape and request.donor is None:

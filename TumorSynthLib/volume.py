@@ -95,6 +95,10 @@ class Volume:
             raise ValueError(f"array has shape {array.shape}, the volume {self.array.shape}")
         return replace(self, array=array)
 
+    def volume_of(self, mask: np.ndarray) -> float:
+        """mm³ of a mask (K, J, I)."""
+        return float(np.count_nonzero(mask) * np.prod(self.spacing))
+
     @property
     def size(self) -> tuple[int, int, int]:
         """(x, y, z) voxels."""

@@ -156,8 +156,12 @@ class Population:
     def _maps(self) -> tuple[_Gauss, ...]:
         return tuple(_Gauss.fit(column) for column in self.values.T)
 
+    def map_of(self, name: str) -> _Gauss:
+        """The monotone map (`forward`, `backward`) of a feature to Gaussian units."""
+        return self._maps[self._index(name)]
+
     @cached_property
-    def _gaussian(self) -> np.ndarray:
+    def gaussian(self) -> np.ndarray:
         """(n, f) the population in Gaussian units; a feature that never varies is zero."""
         columns = [
             m.forward(c) if not m.constant else np.zeros(len(c)) for m, c in zip(self._maps, self.values.T)
@@ -166,7 +170,7 @@ class Population:
 
     @cached_property
     def _shrunk(self) -> np.ndarray:
-        return _ledoit_wolf(self._gaussian)[0]
+        return _ledoit_wolf(self.gaussian)[0]
 
     def quantiles(self, name: str, levels: Sequence[float] = (5, 25, 50, 75, 95)) -> tuple[float, ...]:
         """Percentiles of a feature over the cases."""
@@ -180,7 +184,7 @@ class Population:
     def distance(self, features: Mapping[str, float]) -> float:
         """Mahalanobis distance of the given features, over the root of their number, from the middle of the population."""
         index, z = self._position(features)
-        precision = np.linalg.inv(_ledoit_wolf(self._gaussian[:, index])[0])
+        precision = np.linalg.inv(_ledoit_wolf(self.gaussian[:, index])[0])
         return float(np.sqrt(z @ precision @ z / max(len(index), 1)))
 
     def distance_percentile(self, features: Mapping[str, float]) -> float:
@@ -191,7 +195,7 @@ class Population:
     def nearest(self, features: Mapping[str, float], k: int = 3) -> list[tuple[str, float]]:
         """The k cases most like the features: (case, root mean squared difference in Gaussian units), nearest first."""
         index, z = self._position(features)
-        gap = np.sqrt(((self._gaussian[:, index] - z) ** 2).mean(1))
+        gap = np.sqrt(((self.gaussian[:, index] - z) ** 2).mean(1))
         return [(self.cases[i], float(gap[i])) for i in np.argsort(gap, kind="stable")[:k]]
 
     def project(
@@ -258,7 +262,7 @@ class Population:
     def _own_distances(self):
         @lru_cache(maxsize=16)
         def compute(index: tuple[int, ...]) -> np.ndarray:
-            return _leave_one_out(self._gaussian[:, list(index)])
+            return _leave_one_out(self.gaussian[:, list(index)])
 
         return compute
 

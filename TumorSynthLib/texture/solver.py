@@ -19,7 +19,6 @@ from scipy import ndimage
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.radiomics.extract import extract
 from TumorSynthLib.radiomics.settings import Settings
-from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.texture.objective import TEXTURE, Objective
 from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
 
@@ -32,7 +31,6 @@ NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of
 OUTLIER = 5.0  # robust standard deviations from the median
 TURNS, MORE_TURNS = 3, 9  # solves through the image's own grid, where that is another one; more while each gains a tenth
 ENOUGH = 0.01  # mean error of the asked features, in their scales, at which the turns end
-NEAR_SIZE = 0.05  # relative difference in voxels up to which a donor counts as of the same size
 
 
 @dataclass(frozen=True)
@@ -54,23 +52,6 @@ class Solved:
     difference: dict[str, float] = field(default_factory=dict)
     unreachable: tuple[str, ...] = ()
     moved: dict[str, float] = field(default_factory=dict)
-
-
-def fit_to_size(request: Mapping[str, float], donor_voxels: int, voxels: int) -> dict[str, float]:
-    """A donor's features for a region of another size.
-
-    Features that grow with the number of voxels by their formula (exponent 1 in the table) are rescaled; those that follow it
-    only on average are left out, since no rule is right for one tumour.
-    """
-    ratio = voxels / donor_voxels
-    result = {}
-    for name, value in request.items():
-        growth = FEATURES[name].growth if name in FEATURES else 0.0
-        if growth in (0.0, 1.0):
-            result[name] = float(value) * ratio**growth
-        elif abs(ratio - 1) <= NEAR_SIZE:
-            result[name] = float(value)
-    return result
 
 
 def gaussian_field(mask: np.ndarray, spacing, correlation_mm: float, seed: int = 0) -> np.ndarray:
@@ -347,7 +328,7 @@ def solve(
     :param sample: (D, H, W) intensities on the working grid, believable inside the mask.
     :param mask: (D, H, W) bool.
     :param request: any subset of first-order, GLCM, GLRLM and GLSZM features by pyradiomics name (`original_glcm_Contrast`).
-        Features of other classes are reported, not steered. See `fit_to_size` for a donor of another size.
+        Features of other classes are reported, not steered.
     :param population: gives the standard deviation of each feature (`names`, `std`); None judges errors by their value.
     :param settings: extraction settings; None is pyradiomics' defaults.
     :param spacing: (x, y, z) in mm of the working grid.

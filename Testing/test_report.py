@@ -264,6 +264,14 @@ def test_the_difference_is_black_outside_the_tumour(written):
     assert outside.max() == 0
 
 
+def test_a_tumour_reshaped_in_its_place_is_shown_once(written):
+    smaller = np.zeros((12, 20, 24), bool)
+    smaller[4:8, 6:12, 8:13] = True
+    report = written(make_edit("Reshape", mask=smaller))
+    assert len(pictures_of(report.html)) == 9
+    assert "Where it was" not in report.text
+
+
 def test_a_moved_tumour_is_shown_in_both_places(written):
     report = written(make_edit("Move", moved=True))
     assert len(pictures_of(report.html)) == 18

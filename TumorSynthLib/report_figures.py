@@ -39,7 +39,8 @@ def panels(
     :returns: HTML, and one RGB picture (H, W, 3) of all with the outlines drawn in.
     """
     places = [("", crop.mask)]
-    if crop.old_mask is not None and crop.old_mask.any():
+    moved = crop.old_mask is not None and crop.old_mask.any() and not crop.old_mask[centre_of(crop.mask)]
+    if moved:  # else the same slices show both
         places = [("Where it was", crop.old_mask), ("Where it is now", crop.mask)]
     html, montage = [], []
     for place, mask in places:

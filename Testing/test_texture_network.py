@@ -11,7 +11,7 @@ from test_texture import CODECS, ball, noise
 from torch import nn
 
 from TumorSynthLib.errors import InputError, ModelError
-from TumorSynthLib.texture import context, network
+from TumorSynthLib.texture import context, network, precision
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.generator import TextureModel, pick_device, voxels_evaluated
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig, SliceConv
@@ -304,7 +304,8 @@ def test_voxels_evaluated_counts_the_padding():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_from_bundle_reads_small_weights_and_flags(dtype):
+def test_from_bundle_reads_small_weights_and_flags(dtype, monkeypatch):
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: False)  # the weights' precision is measured here
     reference = model()
     reference.network.tokens.log[:, 1] = True
     tensors = {f"codec.{k}": v for k, v in reference.codec.state_dict().items()}
@@ -395,3 +396,13 @@ def test_a_removal_stays_within_the_range_of_its_surroundings():
         removed.min() > -150 and removed.max() < 150
     )  # a little more than the surroundings, next to the rim
     assert net.sample(array, mask, "CT", {}, seed=1)[mask].min() < -500
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_bfloat16_runs_where_the_processor_has_tiles_for_it(tiles, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
+    with precision.autocast(torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if tiles else torch.float32)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")  # torch before 2.5
+    assert not precision.fast_bfloat16(torch.device("cpu"))

@@ -135,10 +135,12 @@ class TextureModel:
         valid = np.ones(shape, bool) if valid is None else valid
         x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
         hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
+        tissue = None
         if features is None:
-            hole_np = hole_np | removal.tainted_rim(
-                intensity.forward(self._pad(array, "edge")), hole_np, valid
-            )
+            padded = self._pad(array, "edge")
+            hole_np = hole_np | removal.tainted_rim(intensity.forward(padded), hole_np, valid)
+            tissue = removal.without_air(padded, hole_np, valid, intensity.limits[0] < removal.AIR_HU)
+            tissue = torch.from_numpy(tissue)[None, None].to(self.device)
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         masks, number = self._masks(hole_np, region, others)
         around = conditions(masks, valid, self.spacing, hole_np).to(self.device)
@@ -155,7 +157,7 @@ class TextureModel:
 
         eta = self.eta if eta is None else eta
         times, valid = nodes(steps, self.few_steps), known | hole
-        out = self.draw(predict, x, hole, valid, features, modality, times, eta, seed, progress)
+        out = self.draw(predict, x, hole, valid, features, modality, times, eta, seed, progress, tissue)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
@@ -175,22 +177,25 @@ class TextureModel:
             around[self.regions.index(name)] = self._pad(mask, "constant")
         return region_masks(hole, number, around), number
 
-    def draw(self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None):
+    def draw(
+        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, tissue=None
+    ):
         """The bridge from the filled hole to a tumour (features: any subset) or healthy tissue (None).
 
         x (1, 1, D, H, W) in the network's range, hole and valid bool of its shape; `predict(state, y, m)` is the network.
+        Healthy tissue stays within the range of `tissue` around the hole, by default of all that is valid.
         Returns x with another content of the hole. Training draws with it too.
         """
         x, intensity = complete(x, hole, valid), self.intensity[modality]
         limits, moments, mean = (-torch.inf, torch.inf), Moments(), np.nan
         if features is None:
-            limits = removal.surrounding_range(x, hole, valid & ~hole)
+            limits = removal.surrounding_range(x, hole, (valid if tissue is None else tissue) & ~hole)
         else:
             mean = features.get(LEVEL, np.nan)
             moments = Moments.asked(features, self.bin_widths.get(modality)) if self.guided else moments
         level = torch.as_tensor(intensity.forward(np.array([mean]))).to(x.device)
         rng = torch.Generator().manual_seed(int(seed))
-        base = masked(x, hole, level)
+        base = masked(x, hole, level) if features is not None else removal.continued(x, hole, intensity)
         y = self.codec.encode(base)
         cells = noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))

@@ -11,9 +11,14 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from TumorSynthLib.texture.context import IntensityMap, fill
+
 RIM = np.ones((1, 3, 3), bool)
 RIM_DEPTH = 2  # voxels in plane
-RIM_SLACK = 0.25
+RIM_SLACK = 0.6
+FILL_ITERATIONS = 100  # a tumour's start needs fewer: its inside is drawn
+AIR_HU, AIR_SHARE = -500.0, 0.1  # in CT, and of the 99th percentile in MR: darker voxels are air
+AIR_RING, AIR_MOST = 3, 0.3  # voxels around a tumour, of which fewer are air where it lies in tissue
 DETAIL = 0.5  # share of a draw's own texture in a removal; the rest is what is expected there, which no draw can hit
 
 
@@ -32,8 +37,37 @@ def tainted_rim(image: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> np.nd
     return rim & ~((image >= low - slack) & (image <= high + slack))
 
 
+def without_air(image: np.ndarray, mask: np.ndarray, valid: np.ndarray, ct: bool) -> np.ndarray:
+    """Voxels (D, H, W) bool that say what healthy tissue can be: not the air beyond the skin of a tumour that lies in tissue.
+
+    From beside a tumour under the skin, air once ran into the middle of it. In the lung all stays as it is.
+
+    :param image: (D, H, W) intensities; `ct`: they are HU.
+    """
+    known = image[valid & ~mask]
+    if not len(known):
+        return valid
+    air = image < (AIR_HU if ct else AIR_SHARE * np.percentile(known, 99))
+    ring = ndimage.binary_dilation(mask, np.ones((3, 3, 3), bool), AIR_RING) & valid & ~mask
+    if not ring.any() or air[ring].mean() > AIR_MOST:
+        return valid
+    return valid & ~(air & ~mask)
+
+
+def continued(x: torch.Tensor, hole: torch.Tensor, intensity: IntensityMap) -> torch.Tensor:
+    """x (1, 1, D, H, W) in the network's range with the hole filled smoothly from around it.
+
+    MR is filled in its own intensities: the map bends bright fat, whose slopes then lead astray. CT is filled in the map's
+    range, which holds air and bone down.
+    """
+    if intensity.limits[0] < AIR_HU:
+        return torch.where(hole, fill(x, ~hole, FILL_ITERATIONS), x)
+    smooth = intensity.forward(fill(intensity.inverse(x), ~hole, FILL_ITERATIONS))
+    return torch.where(hole, smooth.to(x.dtype), x)
+
+
 def surrounding_range(x: torch.Tensor, hole: torch.Tensor, known: torch.Tensor) -> tuple[float, float]:
-    """5th and 95th percentile of what is known within eight voxels (two across slices) of the hole.
+    """2nd and 98th percentile of what is known within eight voxels (two across slices) of the hole.
 
     Healthy tissue is neither darker nor brighter: a bright rim all around once drew air into the middle of a removal.
     """
@@ -41,7 +75,7 @@ def surrounding_range(x: torch.Tensor, hole: torch.Tensor, known: torch.Tensor) 
     around = x[near & known]
     if len(around) < 20:
         return -torch.inf, torch.inf
-    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (0.05, 0.95))
+    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (0.02, 0.98))
     return low, high
 
 

@@ -1,0 +1,71 @@
+"""What a removal takes for healthy tissue, and how it continues it into the hole."""
+
+import numpy as np
+import pytest
+import torch
+
+from TumorSynthLib.models import find
+from TumorSynthLib.texture.context import IntensityMap, fill
+from TumorSynthLib.texture.generator import TextureModel
+from TumorSynthLib.texture.removal import continued, without_air
+
+SHAPE = (12, 40, 40)
+
+
+def _ball(centre, radius):
+    z, y, x = np.indices(SHAPE)
+    return ((z - centre[0]) / 3) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= radius**2
+
+
+@pytest.fixture
+def thigh():
+    """CT of muscle under the skin (HU) with air to the left, and a tumour that nearly touches the skin."""
+    array = np.random.default_rng(0).normal(50, 8, SHAPE).astype(np.float32)
+    array[:, :, :10] = -1000
+    return array, _ball((6, 20, 20), 9.0)
+
+
+def test_air_beyond_the_skin_says_nothing_of_tissue(thigh):
+    array, mask = thigh
+    kept = without_air(array, mask, np.ones(SHAPE, bool), ct=True)
+    assert not kept[:, :, :10].any() and kept[:, :, 10:].all()
+
+
+def test_air_of_mr_is_dark(thigh):
+    array, mask = thigh
+    kept = without_air(np.maximum(array + 250, 0), mask, np.ones(SHAPE, bool), ct=False)
+    assert not kept[:, :, :10].any() and kept[:, :, 10:].all()
+
+
+def test_lung_around_a_nodule_is_tissue(thigh):
+    array, mask = thigh
+    lung = np.where(mask, 0, array - 850).astype(np.float32)
+    assert without_air(lung, mask, np.ones(SHAPE, bool), ct=True).all()
+
+
+def test_voxels_outside_the_image_stay_outside(thigh):
+    array, mask = thigh
+    valid = np.ones(SHAPE, bool)
+    valid[:3] = False
+    assert not without_air(array, mask, valid, ct=True)[:3].any()
+
+
+def test_a_removal_under_the_skin_holds_no_air(thigh):
+    """Beside a broad tumour at the skin, more than a twentieth of what is near is air."""
+    array, mask = thigh
+    model = TextureModel.from_bundle(find("soft-tissue-sarcoma"), "cpu")
+    healed = model.sample(np.where(mask, 80, array), mask, "CT", None, seed=1)
+    assert healed[mask].min() > -50
+    assert np.array_equal(healed[~mask], array[~mask])
+
+
+def test_mr_is_continued_in_its_own_intensities():
+    """A slope from muscle to bright fat goes straight on through the hole."""
+    slope = torch.linspace(200, 1600, SHAPE[2])[None, None, None, None].expand(1, 1, *SHAPE).clone()
+    hole = torch.from_numpy(_ball((6, 20, 20), 9.0))[None, None]
+    mr = IntensityMap(450.0, 300.0, (0.0, 4000.0))
+    filled = mr.inverse(continued(mr.forward(torch.where(hole, 0.0, slope)), hole, mr))
+    bent = mr.inverse(fill(mr.forward(torch.where(hole, 0.0, slope)), ~hole, 100))
+    missed, before = (float((f - slope)[hole].abs().mean()) for f in (filled, bent))
+    assert missed < 0.01 * 1400 and missed < 0.25 * before
+    assert torch.allclose(filled[~hole], slope[~hole], rtol=1e-4)

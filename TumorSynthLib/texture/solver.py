@@ -224,6 +224,7 @@ class _Solver:
         reference, best, best_error = values, values, np.inf
         u = self._measured(values, reference, parts)
         first = second = None
+        pace = 1.0
         for step in range(self.iterations):
             if step and step % STEPS_PER_ROUND == 0:
                 values = self.specify(self.values(u.detach(), reference), 8)
@@ -232,13 +233,16 @@ class _Solver:
                 error = goal.error(goal.now)
                 if error < best_error:
                     best, best_error = values, error
+                else:  # the surrogates were trusted too far: back, and on with smaller steps
+                    u, reference = self._measured(best, reference, parts), best
+                    pace, first = 0.7 * pace, None
                 self.progress("solve", 0.2 + 0.8 * step / self.iterations)
             (slope,) = torch.autograd.grad(goal.loss(u, step % parts), u)
             first = slope if first is None else 0.9 * first + 0.1 * slope
             second = slope.square() if second is None else 0.95 * second + 0.05 * slope.square()
             with torch.no_grad():
                 # The common floor lets voxels that matter little move little; plain Adam would turn their noise into grain.
-                u -= self._rate(step) * first / (second.sqrt() + second.mean().sqrt() + 1e-12)
+                u -= pace * self._rate(step) * first / (second.sqrt() + second.mean().sqrt() + 1e-12)
         values = self.specify(self.values(u.detach(), reference), 12)
         _, level, levels = self.coordinates(values)
         return values if goal.error(goal.measure(level, levels)) <= best_error else best

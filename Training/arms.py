@@ -29,6 +29,7 @@ from scoring import AUDIT, EVERY, klass, pyradiomics_features, size_free
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import Bundle
+from TumorSynthLib.radiomics.sizing import at_size
 from TumorSynthLib.region import SAME_SPACING, Region
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.generator import TextureModel
@@ -210,6 +211,16 @@ class Bench:
             box = tuple(slice(int(a), int(b)) for a, b in f["box"])
             features = dict(zip(f["names"].tolist(), f["features"].tolist()))
             return Drawn(box, f["values"], features, float(f["seconds"]))
+
+    def wish(self, i: int, donor: int) -> dict[str, float]:
+        """A donor's features as a case is asked for them: at its size, as the product does with a donor.
+
+        GLCM at the audit's bin width is left out: no population says how it follows the size.
+        """
+        case, other = self.tumours[i], self.tumours[donor]
+        sizes = (t.volume.volume_of(t.mask) for t in (other, case))
+        known = {n: v for n, v in other.own.items() if klass(n) != "glcm_other"}
+        return at_size(self.bundle.population(case.case.modality), known, *sizes)
 
     def mates(self, i: int) -> list[int]:
         """Tumours of other patients in the same modality, in an order of the case's own."""

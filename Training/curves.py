@@ -136,7 +136,7 @@ def evaluations(bench: Bench, pairs: list[tuple[int, int]], counts=NFE, arm="net
     for count in counts:
         rows, made = [], []
         for i, donor in pairs:
-            tumour, asked = bench.tumours[i], bench.tumours[donor].own
+            tumour, asked = bench.tumours[i], bench.wish(i, donor)
             drawn = bench.draw(tumour, arm, request_of(asked), seed, steps=count, classes=CLASSES)
             if drawn:
                 made.append((i, drawn))

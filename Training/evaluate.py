@@ -96,6 +96,7 @@ class Texture:
         ]
         self.rows: list[dict] = []
         self.samples: dict[tuple[str, str], list] = {}  # (modality, arm): [(case, sample)], donors' requests
+        self.own: dict[tuple[str, str], list] = {}  # the same for tumours asked for with their own features
 
     def arms(self) -> list[str]:
         every = ["network", "unguided", *self.bench.baselines, "full", "field"]
@@ -113,14 +114,15 @@ class Texture:
         for i, tumour in enumerate(self.bench.tumours):
             for arm in self.arms():
                 for donor in self.donors(i, arm):
-                    asked = self.bench.tumours[donor].own
+                    asked = self.bench.wish(i, donor)
                     drawn = self.bench.draw(tumour, arm, request_of(asked), self.a.seed)
                     if drawn:
                         self.samples.setdefault((tumour.case.modality, arm), []).append((i, drawn))
-                        self._row(i, "donor", arm, asked, drawn)
+                        self._row(i, "donor", arm, asked, drawn, self.bench.tumours[donor].own)
             print(f"donors {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
 
-    def _row(self, i: int, request: str, arm: str, asked: dict, drawn):
+    def _row(self, i: int, request: str, arm: str, asked: dict, drawn, unsized: dict | None = None):
+        """:param unsized: the donor's features as measured, where they were asked for at another size."""
         tumour = self.bench.tumours[i]
         row = {"case": tumour.case.id, "patient": tumour.case.patient, "modality": tumour.case.modality}
         row |= {"request": request, "arm": arm, "seconds": drawn.seconds, "voxels": int(tumour.mask.sum())}
@@ -128,6 +130,8 @@ class Texture:
             "asked": {n: asked[n] for n in judged(asked)},
             "reached": {n: drawn.features[n] for n in judged(asked)},
         }
+        if unsized:
+            row["unsized"] = {n: unsized[n] for n in judged(asked)}
         if request == "own" and arm not in ("mask only", "other seed"):
             row["psnr"], row["ssim"] = self._likeness(tumour, drawn)
         self.rows.append(row)
@@ -151,6 +155,7 @@ class Texture:
                     continue
                 drawn = self.bench.draw(tumour, arm, request_of(tumour.own), self.a.seed)
                 if drawn:
+                    self.own.setdefault((tumour.case.modality, arm), []).append((i, drawn))
                     self._row(i, "own", arm, tumour.own, drawn)
             self._other_seed(i)
             print(f"own {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
@@ -168,7 +173,7 @@ class Texture:
         tumour, mates = self.bench.tumours[i], self.bench.mates(i)
         if not mates:
             return
-        asked = request_of(self.bench.tumours[mates[0]].own)
+        asked = request_of(self.bench.wish(i, mates[0]))
         first, second = (self.bench.draw(tumour, "network", asked, self.a.seed + k) for k in (0, 1))
         if first and second:
             self._row(i, "donor", "other seed", first.features, second)
@@ -200,30 +205,30 @@ class Texture:
         return turns[:count]
 
     def believable(self) -> dict:
-        """Per modality and arm: both detectors, Fréchet distances, distance of arrangement."""
+        """Per modality, request and arm: both detectors, Fréchet distances, distance of arrangement."""
         self.draw_donors()
         out, b = {}, self.budget
         for modality in self.modalities:
             population = self.bench.bundle.population(modality)
             real = [t for t in self.bench.tumours if t.case.modality == modality]
             out[f"{modality} real"] = {"frechet_population": to_population(population, [t.own for t in real])}
-            for arm in self.arms():
-                made = self.samples.get((modality, arm), [])
-                if len({self.bench.tumours[i].case.patient for i, _ in made}) < 4:
-                    continue
-                # As many of every arm; one per case where sets are compared with the real ones, which have one each.
-                made = few(made, max(b.solved, 1))
-                first = few(made, 1)
-                found = {
-                    "detectors": detect(self.bench, made, b.folds, b.patch_steps, b.repeats, self.a.seed),
-                    "frechet_population": to_population(population, [d.features for _, d in first]),
-                    "arrangement": arrangement(self.bench, first),
-                }
-                if b.package:
-                    found["frechet_frd_score"] = by_package(self.bench, first)
-                out[f"{modality} {arm}"] = found
-                print(f"believable {modality} {arm}: {json.dumps(found)}", flush=True)
+            for request, samples in (("donor", self.samples), ("own", self.own)):
+                for arm in (x for x in self.arms() if (modality, x) in samples):
+                    # As many of every arm; one per case where sets are compared with the real ones, which have one each.
+                    made = few(samples[modality, arm], max(b.solved, 1))
+                    if len({self.bench.tumours[i].case.patient for i, _ in made}) >= 4:
+                        out[f"{modality} {request} {arm}"] = self._judged(made, population)
+                        print(f"believable {modality} {request} {arm}", flush=True)
         return out
+
+    def _judged(self, made: list, population) -> dict:
+        b, first = self.budget, few(made, 1)
+        found = {
+            "detectors": detect(self.bench, made, b.folds, b.patch_steps, b.repeats, self.a.seed),
+            "frechet_population": to_population(population, [d.features for _, d in first]),
+            "arrangement": arrangement(self.bench, first),
+        }
+        return found | ({"frechet_frd_score": by_package(self.bench, first)} if b.package else {})
 
     def copies(self) -> dict:
         if not self.a.prepared:

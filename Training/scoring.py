@@ -130,6 +130,9 @@ def summary(rows: list[dict], names: list[str], population) -> dict:
     every = correlations(rows, names)
     out["worst"] = dict(sorted(every.items(), key=lambda kv: kv[1])[:5])
     out |= _case_wise(rows, [n for n in names if klass(n) in CLASSES and n in population.names], population)
+    if "unsized" in rows[0]:  # against the donor's features as measured, before they were taken to the tumour's size
+        raw = [r | {"asked": r["unsized"]} for r in rows]
+        out["unsized"] = {k: middle(correlations(raw, [n for n in names if klass(n) == k]).values()) for k in kinds}
     out["seconds_median"] = float(np.median([r["seconds"] for r in rows]))
     for score in ("psnr", "ssim"):
         found = [r[score] for r in rows if score in r]

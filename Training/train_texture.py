@@ -24,6 +24,7 @@ import common
 import numpy as np
 import torch
 from monitor import Patience, ProgressBar, check_validation, picture, tensorboard, validation_loss
+from scipy import ndimage
 from steering import Steering
 from torch.nn.parallel import DistributedDataParallel
 
@@ -132,7 +133,7 @@ class Sampler:
         for _ in range(20):
             i, j = int(rng.choice(self.healthy)), int(rng.choice(self.holes))
             image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
-            hole = self._flip(((self.data.labels[j] & 1) > 0,), rng)[0]
+            hole = self._flip((shrunk((self.data.labels[j] & 1) > 0, rng.uniform(0.3, 1.0)),), rng)[0]
             hole = np.roll(hole, rng.integers(-8, 9, 3) // (2, 1, 1), (0, 1, 2))
             hole &= (label & 2 > 0) & (label & 4 == 0)
             if 40 < hole.sum() < 0.6 * hole.size:
@@ -171,6 +172,12 @@ class Sampler:
             "removal": torch.tensor([removal]),
             "seed": torch.from_numpy(rng.integers(2**62, size=1)),
         }
+
+
+def shrunk(mask: np.ndarray, share: float) -> np.ndarray:
+    """A mask (D, H, W) bool drawn together towards its middle to `share` of its extent along each axis."""
+    middle = np.array(ndimage.center_of_mass(mask)) if mask.any() else np.array(mask.shape) / 2
+    return ndimage.affine_transform(mask.astype(np.float32), np.full(3, 1 / share), middle * (1 - 1 / share), order=1) > 0.5
 
 
 def times(count: int, rng: torch.Generator) -> torch.Tensor:
@@ -242,6 +249,7 @@ def parse():
     p.add_argument(
         "--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels"
     )
+    p.add_argument("--removal", type=float, default=0.35, help="share of items that are healthy places, filled")
     p.add_argument(
         "--steer", type=float, default=0.1, help="weight of the loss of drawn tumours' features; 0: off"
     )
@@ -347,7 +355,7 @@ class Trainer:
         self.board = tensorboard(self.run.folder) if a.tensorboard and self.run.first else None
 
     def _sampler(self, data: common.Prepared) -> Sampler:
-        return Sampler(data, [data.meta["names"].index(n) for n in self.names], self.maps)
+        return Sampler(data, [data.meta["names"].index(n) for n in self.names], self.maps, self.a.removal)
 
     def _validation(self) -> Sampler:
         val = common.Prepared(self.a.val)

@@ -23,7 +23,8 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   **other seed**: the network's result for one seed, taken as the request, against that for another.
 - **gan**, **ldm**, **unordered**, **bridge**: the paper's baselines, the release's conditioner and our bridge, trained on
   the same data with the same number of steps (stated at each table), without the solver.
-- **own**: a tumour asked for with its own features; **donor**: with another patient's.
+- **own**: a tumour asked for with its own features; **donor**: with another patient's, as a tumour
+  of this one's size would have them (`radiomics/sizing.py`).
 - A cell is the median over features of Pearson's correlation between asked and reached across cases, its interval, and in
   brackets the same with each result paired with another case's request (*shuffled*). Few patients make wide intervals.
 - `firstorder`, `glcm`, `glrlm`, `glszm` are steered by the solver; `gldm`, `ngtdm`, `glcm_other` (another bin width) never are.
@@ -42,13 +43,13 @@ def cell(part: dict) -> str:
 
 
 def texture(results: dict) -> list[str]:
-    kinds = list(next(iter(results.values()))["classes"])
+    kinds = sorted({k for r in results.values() for k in r["classes"]})
     lines = [
         f"| modality, request, arm | cases (patients) | {' | '.join(kinds)} | case-wise Pearson / Spearman | mean \\|Δ\\|/σ | s |"
     ]
     lines.append("|" + "---|" * (len(kinds) + 5))
     for key, r in results.items():
-        cells = " | ".join(cell(r["classes"][k]) for k in kinds)
+        cells = " | ".join(cell(r["classes"][k]) if k in r["classes"] else "" for k in kinds)
         row = f"| {key} | {r['cases']} ({r['patients']}) | {cells} | {r['case_pearson']:.3f} / {r['case_spearman']:.3f}"
         lines.append(f"{row} | {r['mean_difference_sigma']:.2f} | {r['seconds_median']:.1f} |")
     lines.append("")
@@ -56,6 +57,9 @@ def texture(results: dict) -> list[str]:
         if key.endswith("full"):
             worst = ", ".join(f"{n.removeprefix('original_')} {v:.2f}" for n, v in r["worst"].items())
             lines.append(f"Worst of {key}: {worst}.")
+            if "unsized" in r:
+                raw = ", ".join(f"{k} {v:.3f}" for k, v in r["unsized"].items())
+                lines.append(f"{key}, against the donor's features as measured at the donor's size: {raw}.")
     return lines
 
 

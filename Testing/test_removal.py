@@ -8,6 +8,7 @@ from TumorSynthLib.models import find
 from TumorSynthLib.texture.context import IntensityMap, fill
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.removal import continued, without_air
+from TumorSynthLib.volume import read_image, read_mask
 
 SHAPE = (12, 40, 40)
 
@@ -59,13 +60,21 @@ def test_a_removal_under_the_skin_holds_no_air(thigh):
     assert np.array_equal(healed[~mask], array[~mask])
 
 
-def test_mr_is_continued_in_its_own_intensities():
-    """A slope from muscle to bright fat goes straight on through the hole."""
-    slope = torch.linspace(200, 1600, SHAPE[2])[None, None, None, None].expand(1, 1, *SHAPE).clone()
-    hole = torch.from_numpy(_ball((6, 20, 20), 9.0))[None, None]
-    mr = IntensityMap(450.0, 300.0, (0.0, 4000.0))
-    filled = mr.inverse(continued(mr.forward(torch.where(hole, 0.0, slope)), hole, mr))
-    bent = mr.inverse(fill(mr.forward(torch.where(hole, 0.0, slope)), ~hole, 100))
-    missed, before = (float((f - slope)[hole].abs().mean()) for f in (filled, bent))
-    assert missed < 0.01 * 1400 and missed < 0.25 * before
-    assert torch.allclose(filled[~hole], slope[~hole], rtol=1e-4)
+def test_mr_is_continued_in_its_own_intensities(shared_data):
+    """Hidden places of healthy tissue in real T1 are met better than in the network's range, which bends bright fat."""
+    mr, ball, found = IntensityMap(450.0, 300.0, (0.0, 4000.0)), _ball((6, 20, 20), 8.0), []
+    for case in ("STS_036", "STS_040"):
+        volume = read_image(shared_data / "sts" / "val" / f"{case}_T1_image.nii.gz")
+        tumour = read_mask(shared_data / "sts" / "val" / f"{case}_T1_mask.nii.gz", like=volume)
+        for corner in np.ndindex(*(s // 20 for s in volume.array.shape)):
+            box = tuple(slice(20 * c, 20 * c + n) for c, n in zip(corner, SHAPE))
+            truth = volume.array[box].astype(np.float32)
+            if truth.shape != SHAPE or tumour[box].any() or truth[ball].min() < 150:
+                continue
+            hole, x = torch.from_numpy(ball)[None, None], mr.forward(torch.from_numpy(truth)[None, None])
+            x = torch.where(hole, 0.0, x)
+            arms = continued(x, hole, mr), torch.where(hole, fill(x, ~hole, 100), x)
+            found.append([np.sqrt(np.mean((mr.inverse(a)[0, 0].numpy() - truth)[ball] ** 2)) for a in arms])
+    own, bent = np.mean(found, 0)
+    assert len(found) >= 5
+    assert own < 0.98 * bent

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.models import find
 from TumorSynthLib.radiomics.extract import extract
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.sizing import HELD, VOLUME, at_size, slopes
 from TumorSynthLib.region import Region
-from TumorSynthLib.volume import read_image, read_mask
+from TumorSynthLib.volume import Volume, read_image, read_mask
 
 IDN, CONTRAST = "original_glcm_Idn", "original_glcm_Contrast"
 ENTROPY, MEAN = "original_firstorder_Entropy", "original_firstorder_Mean"
@@ -84,3 +85,23 @@ def test_real_nodules_never_trained_on(shared_data):
                 moved.append(abs(place(taken[n]) - place(theirs[n])))
     assert len(names) >= 3
     assert np.mean(moved) < 0.8 * np.mean(raw)
+
+
+def test_a_donor_is_asked_for_at_the_tumour_s_size():
+    bundle, rng = find("lung-nodule-ct"), np.random.default_rng(0)
+    shape = (24, 48, 48)
+    z, y, x = np.indices(shape) - np.array(shape)[:, None, None, None] / 2
+    distance = np.sqrt((z * bundle.spacing[2]) ** 2 + (y * bundle.spacing[1]) ** 2 + (x * bundle.spacing[0]) ** 2)
+    found = []
+    for radius in (4.0, 9.0):
+        mask = distance < radius
+        array = np.where(mask, 30 + 60 * rng.standard_normal(shape), -850 + 20 * rng.standard_normal(shape))
+        found.append((Volume(np.rint(array).astype(np.int16), bundle.spacing), mask))
+    (small, mask), donor = found
+    editor = Editor(bundle)
+    result = editor.retexture(small, mask, EditRequest(donor=donor, solve=False, steps=1))
+    own = editor.extract(*donor)
+    wanted = at_size(bundle.population("CT"), own, donor[0].volume_of(donor[1]), small.volume_of(mask))
+    assert result.asked[IDN] == pytest.approx(wanted[IDN])
+    assert result.asked[IDN] < own[IDN] - 0.005
+    assert result.asked[MEAN] == pytest.approx(own[MEAN])

@@ -136,7 +136,7 @@ def test_a_removal_may_grow_the_mask_and_says_so(editor, case):
     assert np.array_equal(result.mask, wide) and wide.sum() > mask.sum()
     assert changed[wide & ~mask].any() and not changed[~wide].any()
     assert result.provenance["request"]["grow"] == 2.0
-    with pytest.raises(InputError, match="grow by 99"):
+    with pytest.raises(InputError, match="grow is 99"):
         EditRequest(grow=99.0)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from TumorSynthLib.models import find
+from TumorSynthLib.texture import removal
 from TumorSynthLib.texture.context import IntensityMap, fill
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.removal import continued, without_air
@@ -58,6 +59,15 @@ def test_a_removal_under_the_skin_holds_no_air(thigh):
     healed = model.sample(np.where(mask, 80, array), mask, "CT", None, seed=1)
     assert healed[mask].min() > -50
     assert np.array_equal(healed[~mask], array[~mask])
+
+
+def test_a_removal_stays_within_what_the_modality_can_have(thigh, monkeypatch):
+    """Led over to a dark rim, T1 once went below zero, and the image passed for a CT."""
+    array, mask = thigh
+    monkeypatch.setattr(removal, "blend_rim", lambda out, *_: out - 1000)
+    model = TextureModel.from_bundle(find("soft-tissue-sarcoma"), "cpu")
+    healed = model.sample(np.maximum(array + 250, 0), mask, "T1", None, steps=1)
+    assert healed[mask].min() == 0
 
 
 def test_mr_is_continued_in_its_own_intensities(shared_data):

@@ -161,6 +161,7 @@ class TextureModel:
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
+            out = np.clip(out, *intensity.limits)
         return np.where(mask, out, array).astype(np.float32)
 
     def _masks(self, hole: np.ndarray, region: str | None, others) -> tuple[np.ndarray, int]:

@@ -83,7 +83,7 @@ def test_mr_is_continued_in_its_own_intensities(shared_data):
                 continue
             hole, x = torch.from_numpy(ball)[None, None], mr.forward(torch.from_numpy(truth)[None, None])
             x = torch.where(hole, 0.0, x)
-            arms = continued(x, hole, mr), torch.where(hole, fill(x, ~hole, 100), x)
+            arms = continued(x, hole, mr), torch.where(hole, fill(x, ~hole), x)
             found.append([np.sqrt(np.mean((mr.inverse(a)[0, 0].numpy() - truth)[ball] ** 2)) for a in arms])
     own, bent = np.mean(found, 0)
     assert len(found) >= 5

@@ -15,8 +15,7 @@ from TumorSynthLib.texture.context import IntensityMap, fill
 
 RIM = np.ones((1, 3, 3), bool)
 RIM_DEPTH = 2  # voxels in plane
-RIM_SLACK = 0.6
-FILL_ITERATIONS = 100  # a tumour's start needs fewer: its inside is drawn
+RIM_SLACK = 0.25
 AIR_HU, AIR_SHARE = -500.0, 0.1  # in CT, and of the 99th percentile in MR: darker voxels are air
 AIR_RING, AIR_MOST = 3, 0.3  # voxels around a tumour, of which fewer are air where it lies in tissue
 DETAIL = 0.5  # share of a draw's own texture in a removal; the rest is what is expected there, which no draw can hit
@@ -61,21 +60,23 @@ def continued(x: torch.Tensor, hole: torch.Tensor, intensity: IntensityMap) -> t
     range, which holds air and bone down.
     """
     if intensity.limits[0] < AIR_HU:
-        return torch.where(hole, fill(x, ~hole, FILL_ITERATIONS), x)
-    smooth = intensity.forward(fill(intensity.inverse(x), ~hole, FILL_ITERATIONS))
+        return torch.where(hole, fill(x, ~hole), x)
+    smooth = intensity.forward(fill(intensity.inverse(x), ~hole))
     return torch.where(hole, smooth.to(x.dtype), x)
 
 
 def surrounding_range(x: torch.Tensor, hole: torch.Tensor, known: torch.Tensor) -> tuple[float, float]:
-    """2nd and 98th percentile of what is known within eight voxels (two across slices) of the hole.
+    """5th and 95th percentile of what is known within eight voxels (two across slices) of the hole.
 
-    Healthy tissue is neither darker nor brighter: a bright rim all around once drew air into the middle of a removal.
+    Healthy tissue is neither darker nor brighter: a bright rim all around once drew air into the middle of a removal. Hidden
+    healthy places would be met better with a wider range, a more tolerant rim and a filling that reaches farther; real
+    tumours would then leave a bright blob.
     """
     near = F.max_pool3d(hole.float(), (5, 17, 17), 1, (2, 8, 8)) > 0
     around = x[near & known]
     if len(around) < 20:
         return -torch.inf, torch.inf
-    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (0.02, 0.98))
+    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (0.05, 0.95))
     return low, high
 
 

@@ -236,7 +236,7 @@ def test_texture_evaluation_has_every_part(texture):
     mean = network["drivers"]["mean_intensity"]  # the bridge starts at it, so that even random weights follow
     assert mean["monotone"] == 1 and mean["slope"] > 0.5
     assert list(out["evaluations"]["curve"]) == ["1", "2"]
-    found = out["believable"]["CT network"]
+    found = out["believable"]["CT donor network"]
     assert 0 <= found["detectors"]["numbers"]["auc"] <= 1 and found["detectors"]["patches"]["pairs"] <= 1
     assert found["frechet_population"] > out["believable"]["CT real"]["frechet_population"]
     assert {p.name for p in (folder / "figures").iterdir()} >= {
@@ -281,7 +281,7 @@ def test_field_arm_reaches_and_page_is_written(texture, bundle, cases, monkeypat
     page = (folder / "README.md").read_text()
     for text in ("Sweeps", "mean_intensity", "AUC of numbers", "Evaluations for 99 %", "4 of 5 cases"):
         assert text in page
-    assert f"{out['believable']['CT network']['arrangement']:.2f}" in page
+    assert f"{out['believable']['CT donor network']['arrangement']:.2f}" in page
 
 
 def test_a_run_that_breaks_off_keeps_what_it_had(bundle, cases, tmp_path, texture, monkeypatch):

@@ -82,7 +82,9 @@ class BaselineModel(TextureModel):
 
     kind = "gan"
 
-    def draw(self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None):
+    def draw(
+        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, tissue=None
+    ):
         """x (1, 1, D, H, W) with the hole filled; as `TextureModel.draw`, `times` and `eta` are the bridge's and ignored."""
         x, intensity = complete(x, hole, valid), self.intensity[modality]
         level = torch.as_tensor(intensity.forward(np.array([(features or {}).get(LEVEL, np.nan)]))).to(

@@ -280,13 +280,27 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     bench = Bench.load(bundle, kept, device=a.device, baselines=baselines, cache=a.cache)
     task = Texture(a, bench, budget)
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
+    past = earlier(a.json, out) if a.update else {}
     for part in a.parts:
-        out["results" if part == "fidelity" else part] = getattr(task, part)()
+        name = "results" if part == "fidelity" else part
+        out[name] = {**past.get(name, {}), **getattr(task, part)()}
         out["refused"] = bench.refused
-        write(a.json, head | out | {"rows": task.rows})
+        write(a.json, head | past | out | {"rows": task.rows})
     if a.figures:
         task.figures(out)
-    return out | {"rows": task.rows}
+    renewed = {"renewed": [*past.get("renewed", []), head["command"]], "command": past["command"]} if past else {}
+    return past | out | renewed | {"rows": task.rows}
+
+
+def earlier(path: Path, out: dict) -> dict:
+    """The results that `--update` puts new ones into.
+
+    :raises SystemExit: they are of other cases or another budget.
+    """
+    past = json.loads(path.read_text())
+    if any(past.get(k) != json.loads(json.dumps(out[k])) for k in ("budget", "cases")):
+        raise SystemExit(f"{path} measured other cases or another budget: write to another file, or leave --update out")
+    return past
 
 
 def parse():
@@ -313,6 +327,9 @@ def parse():
         "--requests", nargs="+", choices=["own", "donor"], default=["own", "donor"],
         help="texture, fidelity: donor leaves a tumour's own features and the controls out",
     )  # fmt: skip
+    p.add_argument(
+        "--update", action="store_true", help="texture: renew parts and arms of the results in --json, keep the others"
+    )
     p.add_argument("--cache", type=Path, help="folder that keeps samples")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")

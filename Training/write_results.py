@@ -290,6 +290,8 @@ def main():
         out = json.loads(path.read_text())
         of = f"{out['model']} {out['version']}: " if "model" in out else ""
         lines += [f"## {of}{out['task']}", "", f"`{out['command']}`", ""]
+        for later in out.get("renewed", []):
+            lines += [f"Renewed since: `{later}`", ""]
         write = {
             "texture": everything,
             "removal": lambda o: budget(o) + removal(o["results"]),

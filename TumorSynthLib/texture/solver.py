@@ -24,6 +24,8 @@ from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
 RATE = 0.25  # grey-level bins per Adam step at first
+ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the search back there, with smaller steps …
+LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
@@ -223,8 +225,8 @@ class _Solver:
         goal.anchor(self.coordinates(values)[0])
         reference, best, best_error = values, values, np.inf
         u = self._measured(values, reference, parts)
-        first = second = None
-        pace = 1.0
+        first, second, pace = None, None, 1.0
+        asked = sum(map(len, goal.asked.values()))
         for step in range(self.iterations):
             if step and step % STEPS_PER_ROUND == 0:
                 values = self.specify(self.values(u.detach(), reference), 8)
@@ -233,9 +235,9 @@ class _Solver:
                 error = goal.error(goal.now)
                 if error < best_error:
                     best, best_error = values, error
-                else:  # the surrogates were trusted too far: back, and on with smaller steps
+                elif error > ASTRAY * best_error + LITTLE * asked:  # the surrogates were trusted too far
                     u, reference = self._measured(best, reference, parts), best
-                    pace, first = 0.7 * pace, None
+                    first, pace = None, SLOWER * pace
                 self.progress("solve", 0.2 + 0.8 * step / self.iterations)
             (slope,) = torch.autograd.grad(goal.loss(u, step % parts), u)
             first = slope if first is None else 0.9 * first + 0.1 * slope

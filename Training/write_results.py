@@ -33,6 +33,9 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   looking at lung1 and at holes in these validation patients, so the removal figures are not independent of those choices,
   those of lung1 least of all. That draws are guided, and by which moments, was decided on the lung cases of this split and
   kept for the sarcomas. Stopping times were not chosen on these cases.
+- Where a table says *renewed since*, the other rows, the field arm and the sweeps were made before the solver learned to go back
+  where its error has grown.
+- Donors at another size, and a removal's treatment of MR and of air, were decided on these cases too.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 

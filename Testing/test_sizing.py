@@ -43,8 +43,16 @@ def test_there_and_back_again():
     assert at_size(_population(), there, 500.0, 300.0) == pytest.approx(own)
 
 
-def test_ranges_hold_however_far():
-    assert 0 <= at_size(_population(), {IDN: 0.99}, 1.0, 1e9)[IDN] <= 1
+def test_nothing_is_led_beyond_the_population():
+    """A huge donor's joint entropy once became zero in a small nodule."""
+    population = _population()
+    column = population.values[:, population.names.index(IDN)]
+    for own in (float(column.min()), 0.9, float(column.max()), 0.99):
+        for wanted in (1.0, 1e9):
+            moved = at_size(population, {IDN: own}, 400.0, wanted)[IDN]
+            assert min(own, column.min()) <= moved <= max(own, column.max())
+    sizes = population.values[:, population.names.index(VOLUME)]
+    assert at_size(population, {IDN: 0.9}, 1e9, 400.0) == at_size(population, {IDN: 0.9}, sizes.max(), 400.0)
 
 
 def test_a_small_population_tells_nothing():

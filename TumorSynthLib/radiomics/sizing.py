@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .identities import RANGES
 from .population import Population
 
 VOLUME = "original_shape_VoxelVolume"
@@ -52,13 +51,22 @@ def slopes(population: Population) -> dict[str, float]:
 def at_size(
     population: Population, features: Mapping[str, float], volume: float, wanted: float
 ) -> dict[str, float]:
-    """Features of a tumour of `volume` mm³ as one of `wanted` mm³ with intensities like its own would have them."""
-    moved, step = dict(features), float(np.log(wanted / volume))
+    """Features of a tumour of `volume` mm³ as one of `wanted` mm³ with intensities like its own would have them.
+
+    A size beyond the population's counts as its largest or smallest, and no feature leaves the population's range, or leaves it
+    farther than the tumour's own: slopes say nothing of what lies there.
+    """
+    if not slopes(population):
+        return dict(features)
+    sizes = population.values[:, list(population.names).index(VOLUME)]
+    known = np.log(np.clip([volume, wanted], sizes.min(), sizes.max()))
+    moved, step = dict(features), float(known[1] - known[0])
     for name, slope in slopes(population).items():
         if name not in features:
             continue
         map_ = population.map_of(name)
         place = map_.forward(features[name]) + np.clip(slope * step, -REACH, REACH)
-        low, high = RANGES.get(name, (-np.inf, np.inf))
+        column = population.values[:, list(population.names).index(name)]
+        low, high = min(column.min(), features[name]), max(column.max(), features[name])
         moved[name] = float(np.clip(map_.backward(place), low, high))
     return moved

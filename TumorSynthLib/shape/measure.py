@@ -47,14 +47,13 @@ def _distinct(ends: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(n, 2, 3) of the other pairs that are nearly as long as (2, 3) `ends` and lie apart from it and from each other."""
     widths = np.linalg.norm(others[:, 0] - others[:, 1], axis=1)
     most = np.linalg.norm(ends[0] - ends[1])
-    kept = [ends]
-    for pair in others[np.argsort(-widths)][: np.count_nonzero(widths > RIVAL * most)]:
-        both = np.array(kept) - np.stack([pair, pair[::-1]])[:, None]  # (2, n, 2, 3)
-        if (both**2).sum(-1).max(-1).min() > (APART * most) ** 2:
-            kept.append(pair)
-            if len(kept) > RIVALS:
-                break
-    return np.array(kept[1:]).reshape(-1, 2, 3)
+    left, kept = others[np.argsort(-widths)[: np.count_nonzero(widths > RIVAL * most)]], [ends]
+    while True:
+        both = np.stack([left, left[:, ::-1]]) - kept[-1]  # (2, n, 2, 3)
+        left = left[(both**2).sum(-1).max(-1).min(0) > (APART * most) ** 2]
+        if not len(left) or len(kept) > RIVALS:
+            return np.array(kept[1:]).reshape(-1, 2, 3)
+        kept.append(left[0])
 
 
 def _moments(mask: np.ndarray, steps: np.ndarray) -> tuple[int, np.ndarray]:

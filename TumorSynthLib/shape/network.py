@@ -137,7 +137,7 @@ class StyledConv(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         scale = self.scale(style)
-        out = F.conv3d(x * scale[:, :, None, None, None], self.weight, padding=1)
+        out = _convolved(x * scale[:, :, None, None, None], self.weight)
         energy = (self.weight**2).sum((2, 3, 4))  # (kernels · channels, channels_in)
         size = (scale**2) @ energy.T
         if self.choose is not None:
@@ -184,7 +184,23 @@ class Generator(nn.Module):
         x = self.convs[1](_doubled(x), style)
         x = self.crosses[1](self.convs[2](x, style), tokens)
         x = self.convs[4](self.convs[3](_doubled(x), style), style)
-        return torch.tanh(self.out(F.leaky_relu(_shuffled(self.last(x)), 0.2)) - 0.5)
+        x = F.leaky_relu(_shuffled(_convolved(x, self.last.weight, self.last.bias)), 0.2)
+        return torch.tanh(_convolved(x, self.out.weight, self.out.bias) - 0.5)
+
+
+def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """The convolution of x (B, C, D, H, W) with a kernel (O, C, 3, 3, 3), padded by one.
+
+    One form alone, as a preview needs it, is convolved slice by slice: torch's own way in 3-D takes three times as long on a CPU.
+    """
+    if len(x) > 1 or torch.is_grad_enabled():
+        return F.conv3d(x, weight, bias, padding=1)
+    flat = weight.permute(2, 0, 1, 3, 4).flatten(0, 1)  # (3 · O, C, 3, 3)
+    below, here, above = F.conv2d(x[0].transpose(0, 1), flat, padding=1).chunk(3, 1)
+    out = here + bias[:, None, None] if bias is not None else here.clone()
+    out[1:] += below[:-1]
+    out[:-1] += above[1:]
+    return out.transpose(0, 1)[None]
 
 
 def _doubled(x: torch.Tensor) -> torch.Tensor:

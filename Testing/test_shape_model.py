@@ -11,6 +11,8 @@ from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape as shape_features
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of, logs
+from TumorSynthLib.shape.field import grid, outline, unstrung
+from TumorSynthLib.shape.surface import Slopes
 
 SPACING = (1.0, 1.0, 1.5)
 
@@ -122,9 +124,66 @@ def test_a_growing_tumour_keeps_what_it_has(model, spacing):
             {tuple(c - np.round(np.array(s.centre) - phase)) for c in np.argwhere(s.mask)}
             for s in (small, large)
         )
-        assert len(inner & outer) > 0.9 * len(inner)
+        assert len(inner & outer) > 0.97 * len(inner)
+        for name in ("Sphericity", "Elongation", "Flatness"):  # nothing of its form was asked for
+            assert large.reached[PREFIX + name] == pytest.approx(small.reached[PREFIX + name], abs=0.05)
         asked, reached = (values[PREFIX + "MeshVolume"] for values in (large.asked, large.reached))
         assert reached == pytest.approx(asked, rel=0.01)
+
+
+def beaded() -> np.ndarray:
+    """A ball of 1 ml, and beside it a small one that hangs on it by a thread."""
+    z, y, x = np.indices((20, 20, 36)) - 9.5
+    thread = (np.abs(z) < 1) & (np.abs(y) < 1) & (x > 0) & (x < 16)
+    return (z**2 + y**2 + x**2 < 6.5**2) | (z**2 + y**2 + (x - 16) ** 2 < 3.5**2) | thread
+
+
+def test_beads_on_a_thread_are_taken_off():
+    mask = beaded()
+    left = unstrung(mask)
+    assert not left[:, :, 22:].any() and left[:, :, :16].sum() == mask[:, :, :16].sum()
+    ball = mask & (np.arange(36) < 16)
+    assert np.array_equal(unstrung(ball), ball)
+    lobes = ball | ball[:, :, ::-1] | (mask & (np.abs(np.arange(36) - 17.5) < 6))
+    assert np.array_equal(unstrung(lobes), lobes)  # neither is the tumour
+
+
+def test_a_tumour_keeps_its_own_bead(model):
+    mask = beaded()
+    grown = model.reshape(mask, (1.0, 1.0, 1.0), {"volume_ml": 1.5 * mask.sum() / 1000}).mask
+    extent = [np.ptp(np.flatnonzero(m.any((0, 1)))) for m in (mask, grown)]
+    assert extent[1] > extent[0]
+
+
+@pytest.mark.parametrize("sphericity", [0.62, 0.8])
+def test_preview_is_near_what_is_asked_and_what_is_drawn(model, sphericity):
+    asked = {"volume_ml": 8.0, "sphericity": sphericity, "elongation": 0.8}
+    shown = model.preview(asked, seed=3)
+    reached = shape_features(shown.mask, shown.spacing)
+    assert reached["MeshVolume"] == pytest.approx(8000, rel=0.03)
+    assert reached["Sphericity"] == pytest.approx(sphericity, abs=0.03)
+    assert reached["Elongation"] == pytest.approx(0.8, abs=0.03)
+    drawn = model.draw(asked, shown.spacing, seed=3)
+    size = np.maximum(shown.mask.shape, drawn.mask.shape) + 8
+    both = []
+    for mask in (shown.mask, drawn.mask):
+        start = np.round(size / 2 - np.argwhere(mask).mean(0)).astype(int)
+        both.append(np.zeros(size, bool))
+        both[-1][tuple(slice(a, a + n) for a, n in zip(start, mask.shape))] = mask
+    assert 2 * (both[0] & both[1]).sum() > 0.85 * (both[0].sum() + both[1].sum())
+
+
+def test_slopes_of_a_surface_are_its_derivatives():
+    axes = np.array([0.7, 0.6, 0.5])
+    vertices, faces = outline(1 - np.sqrt(((grid(28) / axes) ** 2).sum(-1)))
+    found, rng = Slopes(vertices, faces), np.random.default_rng(0)
+    assert found.volume == pytest.approx(4 / 3 * np.pi * axes.prod(), rel=0.02)
+    assert found.covariance == pytest.approx(np.diag(axes**2 / 5), abs=0.003)
+    assert found.centre == pytest.approx(np.zeros(3), abs=1e-4)
+    move = 1e-5 * rng.normal(size=vertices.shape)
+    after, before = (Slopes(vertices + sign * move, faces) for sign in (1, -1))
+    assert (after.volume - before.volume) / 2 == pytest.approx((found.push * move).sum(), rel=1e-4)
+    assert (after.area - before.area) / 2 == pytest.approx((found.pull * move).sum(), rel=1e-4)
 
 
 def test_preview_is_a_closed_surface_of_the_asked_volume(model):

@@ -17,7 +17,7 @@ from TumorSynthLib.radiomics.shape_features import shape as shape_features
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import BASE, NAMES, PREFIX, logs
 from TumorSynthLib.shape.field import grid
-from TumorSynthLib.shape.network import FormGenerator, Generator, ShapeConfig, free_of_size
+from TumorSynthLib.shape.network import FormGenerator, Generator, ShapeConfig, _convolved, free_of_size
 
 TRAINING = Path(__file__).resolve().parents[1] / "Training"
 sys.path.insert(0, str(TRAINING))
@@ -61,6 +61,16 @@ def prepared(tmp_path_factory):
     )
     prepare_shapes.prepare(a)
     return folder / "out", masks
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(5.0)])
+def test_one_form_is_convolved_as_many(bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 3, 6, 7, 8), torch.randn(5, 3, 3, 3, 3)
+    with torch.inference_mode():
+        alone = _convolved(x, weight, bias)
+        many = _convolved(torch.cat([x, x]), weight, bias)
+    torch.testing.assert_close(alone, many[:1], rtol=1e-4, atol=1e-4)
 
 
 def test_prepared_examples_carry_the_features_of_their_masks(prepared):

@@ -8,7 +8,8 @@
 pyradiomics again. `solved` is the product's way (network, then solver), `alone` the network without it (or the
 analytic start of a model that has none). As a control, `shuffled` pairs each result with another case's request.
 Intervals are 95 % bootstraps over patients. The grid asks for volumes and sphericities of the model's population, with one
-seed; diversity is the Dice of 50 draws for one request; coverage compares draws for no request with the file's tumours, all
+seed; diversity is the Dice of 50 draws for one request, and beside all 17 features of a tumour that of its own mirror images,
+which have the same features: what they fix alone. Coverage compares draws for no request with the file's tumours, all
 scaled to one volume. Timings hold for the machine they were taken on: seconds of the clock, and of processor time, which
 says more where it is busy with other things; `others` is the share of its cores that these took. `--parts` measures some of
 it and leaves what OUT.json has of the others, so that timings can be taken later, on an idle machine.
@@ -17,6 +18,7 @@ it and leaves what OUT.json has of the others, so that timings can be taken late
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -173,7 +175,20 @@ def diversity(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:
         made = [laid(model.draw(request, (edge,) * 3, seed + k).mask) for k in range(draws)]
         pairs = dices(made, made)[np.triu_indices(draws, 1)]
         out[name] = {"dice": float(pairs.mean()), "largest": float(pairs.max()), "draws": draws}
+    out["all 17"]["mirrored"] = mirrored(mask, spacing)
     return out
+
+
+def mirrored(mask: np.ndarray, spacing) -> float:
+    """Mean Dice of pairs of the eight mirror images of a mask."""
+    from TumorSynthLib.shape.field import from_mask
+    from TumorSynthLib.shape.solver import Form, draw
+
+    values, matrix = from_mask(mask, spacing)
+    edge = _edge(float(mask.sum() * np.prod(spacing)))
+    turns = (np.diag(signs) for signs in itertools.product((1.0, -1.0), repeat=3))
+    images = [laid(draw(Form(values, turn @ matrix), (edge,) * 3).mask) for turn in turns]
+    return float(dices(images, images)[np.triu_indices(len(images), 1)].mean())
 
 
 def coverage(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:

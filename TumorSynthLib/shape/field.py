@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .surface import surface_nets
+from .surface import around, surface_nets
 
 EXTENT = 0.8  # half the largest width of a new field's tumour, in u
 ROOM = 0.86  # half the width from which a field gets more room around
+NECKS = (1, 2)  # cells on either side of a thread's middle
+BODY = 0.8  # of what is left beside the necks: the part of a tumour without which the others would be lobes
+BAND = 3.0  # half-cells beside the surface within which a field is interpolated smoothly
 COARSE = 120_000  # voxels of a grid that is interpolated point by point; finer grids are, from a coarser one, axis by axis
 
 
@@ -44,8 +47,8 @@ class Waves:
     def on_grid(self, weights: np.ndarray, n: int) -> np.ndarray:
         """(n, n, n) sum of the waves with the given weights (p,)."""
         line = np.linspace(-1, 1, n)
-        z, y, x = (np.exp(1j * line[:, None] * self.numbers[:, a]) for a in range(3))
-        plane = (z * (weights * np.exp(1j * self.phases)))[:, None] * y[None]
+        z, y, x = (np.exp(1j * line[:, None] * self.numbers[:, a]).astype(np.complex64) for a in range(3))
+        plane = (z * (weights * np.exp(1j * self.phases)).astype(np.complex64))[:, None] * y[None]
         real = np.concatenate([plane.real, -plane.imag], 2).reshape(n * n, -1)
         return (real @ np.concatenate([x.real, x.imag], 1).T).reshape(n, n, n)
 
@@ -65,24 +68,51 @@ def closed(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def whole(values: np.ndarray) -> np.ndarray:
-    """The field of its largest part alone, without holes, and closed."""
+def whole(values: np.ndarray, beads: bool = True) -> np.ndarray:
+    """The field of its largest part alone, without holes, and closed.
+
+    :param beads: keep what hangs on the largest part by a thread; a new form has no such parts.
+    """
     values = closed(values)
     if not (values > 0).any():  # nothing to be seen: its highest part is taken
         values = closed(values - np.quantile(values, 0.98))
     inside = one_piece(values > 0)
+    if not beads:
+        inside = unstrung(inside)
     wrong = inside != (values > 0)
     if wrong.any():  # sunk with what is around them, so that the next change doesn't bring them back
         from scipy import ndimage
 
         depth = 3.0 / len(values)
-        around = ndimage.binary_dilation(wrong, iterations=2)
+        near = ndimage.binary_dilation(wrong, iterations=2)
         beside = ndimage.binary_dilation(inside) != ndimage.binary_erosion(
             inside
         )  # where the surface is made
         sunk = np.where(inside, np.maximum(values, depth), np.minimum(values, -depth))
-        values = np.where(wrong | (around & ~beside), sunk, values)
+        values = np.where(wrong | (near & ~beside), sunk, values)
     return values
+
+
+def unstrung(mask: np.ndarray) -> np.ndarray:
+    """A mask in one piece without its beads: what is cut off where `NECKS` voxels are taken away on all sides, and its thread.
+
+    Where no part is by far the largest, they are lobes and stay.
+    """
+    from scipy import ndimage
+
+    for neck in NECKS:
+        box = around(mask)
+        part = mask[box]
+        labels, count = ndimage.label(ndimage.binary_erosion(part, iterations=neck), np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel())[1:]
+        if count < 2 or sizes.max() < BODY * sizes.sum():
+            continue
+        main = labels == sizes.argmax() + 1
+        beads = ndimage.binary_dilation((labels > 0) & ~main, iterations=neck + 2)
+        mask = mask.copy()
+        mask[box] &= ~beads | ndimage.binary_dilation(main, iterations=neck)
+        mask = one_piece(mask)
+    return mask
 
 
 def widened(values: np.ndarray, cells: int) -> tuple[np.ndarray, float]:
@@ -100,12 +130,13 @@ def outline(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return vertices * (2 / (values.shape[0] - 1)) - 1, faces
 
 
-def sample(values: np.ndarray, points: np.ndarray, order: int = 1) -> np.ndarray:
-    """Values at points u (..., 3); beyond the cube those of its border. For order 3, `values` are spline coefficients."""
+def sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values at points u (n, 3); beyond the cube those of its border."""
     from scipy import ndimage
 
-    index = np.moveaxis((points + 1) * ((values.shape[0] - 1) / 2), -1, 0)
-    return ndimage.map_coordinates(values, index, order=order, mode="nearest", prefilter=False)
+    return ndimage.map_coordinates(
+        values, (points.T + 1) * ((values.shape[0] - 1) / 2), order=1, mode="nearest"
+    )
 
 
 def gradient(values: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -172,14 +203,17 @@ def rasterise(
 
 def _points(values: np.ndarray, spline: np.ndarray, matrix: np.ndarray, axes) -> np.ndarray:
     """Values at all points (mm) of a grid of three axes: cubic near the surface, linear elsewhere."""
-    inverse = np.linalg.inv(matrix)
-    n = spline.shape[0]
-    sides = [np.multiply.outer(np.asarray(a), inverse[:, k]) for k, a in enumerate(axes)]
-    u = sides[0][:, None, None] + sides[1][None, :, None] + sides[2][None, None, :]
-    result = sample(values, u)
-    near = np.abs(result) < 6.0 / n
-    result[near] = sample(spline, u[near], 3)
-    return (result - np.maximum(np.abs(u).max(-1) - 1, 0)).astype(np.float32)
+    from scipy import ndimage
+
+    inverse, n = np.linalg.inv(matrix), spline.shape[0]
+    z, y, x = (np.multiply.outer(inverse[:, k], np.asarray(a)) for k, a in enumerate(axes))
+    u = z[:, :, None, None] + y[:, None, :, None] + x[:, None, None, :]
+    beyond = np.maximum(np.abs(u).max(0) - 1, 0)
+    index = (u + 1) * ((n - 1) / 2)
+    result = ndimage.map_coordinates(values, index, order=1, mode="nearest")
+    near = np.abs(result) < BAND / n
+    result[near] = ndimage.map_coordinates(spline, index[:, near], order=3, mode="nearest", prefilter=False)
+    return (result - beyond).astype(np.float32)
 
 
 def _thinned(axis: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
@@ -197,10 +231,15 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
     """The largest connected part (through faces) with its holes filled."""
     from scipy import ndimage
 
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        mask = labels == sizes.argmax()
-    outside, count = ndimage.label(~np.pad(mask, 1))
-    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1] if count > 1 else mask
+    box = around(mask)
+    part = mask[box]
+    labels, count = ndimage.label(part)
+    pieces = count
+    if pieces > 1:
+        part = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    outside, count = ndimage.label(~np.pad(part, 1))
+    if pieces <= 1 and count <= 1:
+        return mask
+    result = np.zeros_like(mask)
+    result[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return result

@@ -30,8 +30,9 @@ MIN_VOXELS = 20
 FAR = 0.03  # relative difference from which an asked feature that was not reached is worth a warning
 SHRINK = 0.05  # weight of the diagonal in the population's covariance
 SWAY = 0.1  # voxels by which a changed tumour may move between the voxels: the steps of a series shall fit together
-PREVIEW_VOXELS = 2000  # of a preview's tumour, and its steps
-PREVIEW_STEPS = 3
+PREVIEW_VOXELS = 2000  # of a preview's tumour
+PREVIEW_STEPS = 4  # at most, and
+PREVIEW_NEAR = 4.0  # tolerances that the asked features are off, at which they end: about 1 %
 Progress = Callable[[str, float], None]
 
 
@@ -167,7 +168,8 @@ class ShapeModel:
         own = logs(shape_features(mask, mask_spacing))
         target = feasible.keep(feasible.request(features), own)
         _check_size(target, spacing)
-        form = Form(*from_mask(mask, mask_spacing), _phase(mask, mask_spacing, spacing))
+        form = Form(*from_mask(mask, mask_spacing), _phase(mask, mask_spacing, spacing), True)
+        form = solver.sharpened(form, own, mask_spacing)
         target = solver.settled(form, target, own, spacing)
         _, drawn = solver.solve(form, target, spacing, seed, progress=progress, sway=SWAY)
         return _shape(drawn.mask, spacing, target)
@@ -177,7 +179,9 @@ class ShapeModel:
         target = self._target(features, seed)
         edge = (float(np.exp(target.logs[V])) / PREVIEW_VOXELS) ** (1 / 3)
         spacing, rng = (edge,) * 3, np.random.default_rng([seed, 1])
-        form, drawn = solver.sketch(self._form(target, seed), target, spacing, rng, PREVIEW_STEPS)
+        form, drawn = solver.sketch(
+            self._form(target, seed), target, spacing, rng, PREVIEW_STEPS, near=PREVIEW_NEAR
+        )
         vertices, faces = form.outline
         vertices = (vertices @ form.matrix.T)[:, ::-1]  # to x, y, z, which turns the faces' sense
         faces = faces[:, ::-1] if np.linalg.det(form.matrix) > 0 else faces
@@ -190,7 +194,9 @@ class ShapeModel:
         )
 
     def _form(self, target: feasible.Target, seed: int) -> Form:
-        return self.network.form(target.logs, seed) if self.network else analytic(target.logs, seed)
+        if self.network is None:
+            return analytic(target.logs, seed)
+        return self.network.form(target.logs, seed)
 
 
 def _phase(mask: np.ndarray, mask_spacing, spacing) -> tuple[float, float, float]:

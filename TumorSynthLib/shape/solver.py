@@ -15,14 +15,16 @@ from functools import cached_property
 import numpy as np
 
 from .coordinates import BASE, D3, L1, L2, L3, SCALE, A, V, W, rows
-from .feasible import Target
+from .feasible import STAIRS, Target
 from .field import ROOM, Waves, closed, gradient, one_piece, outline, rasterise, sample, whole, widened
 from .measure import Measure, measure
-from .surface import Slopes, slopes
+from .surface import Slopes
 
 FEW, MANY = 3.0, 12.0  # voxels across the least axis: a grid tells little of a tumour's form, or all of it
 COARSE_VOXELS = 12_000  # of the tumour on the grid on which it is solved, where the asked grid has more
 ITERATIONS = 12
+FAR = 0.05  # logarithm of a volume's error, from which the tumour is scaled before it is bent, and
+SCALINGS = 2  # times that it is
 CLOSE = 1.2  # root mean square of the asked gaps, in units of their tolerances, at which the loop ends
 TOLERANCE = {"MeshVolume": 0.001, "VoxelVolume": 0.001}  # of the logarithm; else
 USUAL_TOLERANCE = 0.003
@@ -31,6 +33,8 @@ TRIES = 3
 STRETCH = 0.15  # usual size of a stretch, of a wave (u), and of a change of roughness in a step
 WAVE = 0.03
 ROUGH = 0.3
+RELIEF = 0.06  # widths of the cube: what is finer is the relief of a surface
+SHARPEST = 3.0  # times that a tumour's relief becomes higher at most
 CORRECTIONS = 2  # times that the difference between coarse and fine grid is measured
 PLENTY = 200_000  # voxels of a tumour, from which a change of level by a part of a voxel needs no measuring
 ENOUGH = 4  # steps after which features not asked for are let be
@@ -42,12 +46,14 @@ Progress = Callable[[str, float], None]
 class Form:
     """A field (n, n, n) and its matrix (3, 3) mm per u.
 
-    :param phase: (3,) mm (z, y, x) by which the origin of u is off a voxel's centre on the grid it is drawn on.
+    :param phase: (3,) mm (z, y, x) by which the centre of mass is off a voxel's centre on the grid it is drawn on.
+    :param beads: whether it may have parts that hang on a thread, as a tumour that is changed.
     """
 
     values: np.ndarray
     matrix: np.ndarray
     phase: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    beads: bool = False
 
     @cached_property
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +64,7 @@ class Form:
     def surface(self) -> Slopes:
         """Volume, area and moments in mm, with their derivatives by the vertices."""
         vertices, faces = self.outline
-        return slopes(vertices @ self.matrix.T, faces if np.linalg.det(self.matrix) > 0 else faces[:, ::-1])
+        return Slopes(vertices @ self.matrix.T, faces if np.linalg.det(self.matrix) > 0 else faces[:, ::-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +89,11 @@ def draw(form: Form, spacing, shift=None, whole: bool = True) -> Drawn:
 
 
 def _on_grid(form: Form, spacing, shift=None):
+    """The field's values there, with the tumour's centre of mass `shift` voxels, or the form's phase, off a voxel's centre."""
+    steps = np.array(spacing[::-1])
     reach = np.abs(form.outline[0] @ form.matrix.T).max(0, initial=0.0)
-    if shift is None:
-        shift = np.array(form.phase) / np.array(spacing[::-1])
-    return rasterise(form.values, form.matrix, spacing, reach, shift)
+    shift = np.array(form.phase) / steps if shift is None else shift
+    return rasterise(form.values, form.matrix, spacing, reach, shift - form.surface.centre / steps)
 
 
 def _filled(values: np.ndarray, level: float) -> np.ndarray:
@@ -146,37 +153,77 @@ def solve(
     return best[1], _level(best[2], target)
 
 
-def sketch(form: Form, target: Target, spacing, rng, iterations: int, progress: Progress | None = None):
-    """(form, drawn) solved on the grid of `spacing` only."""
-    form = to_volume(replace(form, values=whole(form.values)), target)
+def sketch(
+    form: Form,
+    target: Target,
+    spacing,
+    rng,
+    iterations: int,
+    progress: Progress | None = None,
+    near: float = 0.0,
+):
+    """(form, drawn) solved on the grid of `spacing` only; `near` is the `cost` that is enough, whatever wasn't asked for."""
+    form = to_volume(replace(form, values=whole(form.values, form.beads)), target)
     form = roughen(roomy(form, ROOM / 1.25), target, rng)
-    return _loop(form, target.logs, target, spacing, rng, iterations, progress)
+    form = _scaled(form, target.logs[V] - np.log(abs(form.surface.volume)))
+    return _loop(form, target.logs, target, spacing, rng, iterations, progress, near)
+
+
+def sharpened(form: Form, own: np.ndarray, spacing) -> Form:
+    """A form made from a mask, with its relief so much higher that it has the area it had before it was smoothed.
+
+    :param own: base logarithms (10,) of the mask on its grid of `spacing`, whose steps are let be.
+    """
+    from scipy import ndimage
+
+    lost = _fineness(own, spacing) * (own[A] - 2 / 3 * own[V] - STAIRS - _log_area(form))
+    relief = form.values - ndimage.gaussian_filter(form.values, RELIEF * len(form.values))
+    low, high, best = 0.0, SHARPEST, form
+    goal = _log_area(form) + lost
+    for _ in range(6 if lost > 0.01 else 0):
+        amount = (low + high) / 2
+        best = replace(form, values=whole(form.values + amount * relief, form.beads))
+        low, high = (amount, high) if _log_area(best) < goal else (low, amount)
+    return best
 
 
 def settled(form: Form, target: Target, own: np.ndarray, spacing) -> Target:
-    """The target of a tumour that is changed, on a grid which is too coarse to tell its form.
+    """The target of a tumour that is changed: its steps are as high as its own, so that only what is asked for roughens it.
 
-    There the same form has other features at another size or place. What isn't asked for becomes what the scaled form has on
-    the grid, so that the solver doesn't bend it after the steps of the voxels.
+    On a grid that is too coarse to tell its form the same form has other features at another size or place. There, what isn't
+    asked for becomes what the scaled form has on the grid, so that the solver doesn't bend it after the steps of the voxels.
 
     :param form: of the tumour, whose base logarithms (10,) are `own`.
     """
-    steps = own[A] - 2 / 3 * own[V] - _log_area(form)
-    fine = float(np.clip((np.exp(target.logs[L3]) / max(spacing) - FEW) / (MANY - FEW), 0, 1))
+    target = replace(target, stairs=own[A] - 2 / 3 * own[V] - _log_area(form))
+    fine = _fineness(target.logs, spacing)
     if fine == 1:
         return target
-    found = draw(to_volume(form, target), spacing).found.logs
+    form = to_volume(form, target)
+    found = draw(form, spacing).found.logs
+    for _ in range(SCALINGS):
+        form = _scaled(form, target.logs[V] - found[V])
+        found = draw(form, spacing).found.logs
     off = found - own - SCALE / 3 * (target.logs[V] - own[V])
     weights, _, _ = _asked(target)
     off -= np.linalg.pinv(weights) @ (weights @ off)
-    stairs = fine * target.stairs + (1 - fine) * steps
-    return replace(target, logs=target.logs + (1 - fine) * off, stairs=stairs)
+    return replace(target, logs=target.logs + (1 - fine) * off)
+
+
+def _fineness(logs: np.ndarray, spacing) -> float:
+    """How well a grid tells the form of a tumour with these base logarithms: 0 not at all, 1 well."""
+    return float(np.clip((np.exp(logs[L3]) / max(spacing) - FEW) / (MANY - FEW), 0, 1))
 
 
 def to_volume(form: Form, target: Target) -> Form:
     """The form scaled to the target's volume, centred on the origin."""
     form = replace(form, values=_moved(form.values, np.linalg.solve(form.matrix, form.surface.centre)))
-    return replace(form, matrix=form.matrix * (np.exp(target.logs[V]) / abs(form.surface.volume)) ** (1 / 3))
+    return _scaled(form, target.logs[V] - np.log(abs(form.surface.volume)))
+
+
+def _scaled(form: Form, log: float) -> Form:
+    """The form with exp(log) times its volume."""
+    return replace(form, matrix=form.matrix * np.exp(log / 3))
 
 
 def _moved(values: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -212,7 +259,7 @@ def roughen(form: Form, target: Target, rng: np.random.Generator) -> Form:
 
     def at(amount: float) -> Form:
         if first > 0:
-            return replace(form, values=whole(form.values + amount * relief))
+            return replace(form, values=whole(form.values + amount * relief, form.beads))
         blurred = ndimage.gaussian_filter(form.values, amount * len(form.values))
         return replace(form, values=whole(blurred))
 
@@ -249,7 +296,7 @@ def _asked(target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return weights, constants, tolerance
 
 
-def _loop(form, goal, target, spacing, rng, iterations, progress):
+def _loop(form, goal, target, spacing, rng, iterations, progress, near=0.0):
     """Gauss-Newton steps; the best form met and its mask."""
     best, cautious = None, 1.0
     for k in range(iterations):
@@ -263,9 +310,12 @@ def _loop(form, goal, target, spacing, rng, iterations, progress):
             _, form, drawn, gap = best
         if progress:
             progress("solving the shape", (k + 1) / iterations)
-        if cost(best[3], target) < CLOSE and (k >= ENOUGH or np.abs(best[3] / target.leeway).max() < 2):
+        left = cost(best[3], target)
+        if left < near or left < CLOSE and (k >= ENOUGH or np.abs(best[3] / target.leeway).max() < 2):
             break
-        if k + 1 < iterations:
+        if k < SCALINGS and abs(gap[V]) > FAR and _size_asked(target):
+            form = _scaled(form, gap[V])
+        elif k + 1 < iterations:
             form = roomy(_step(form, drawn, cautious * gap, target, rng))
     return best[1], best[2]
 
@@ -276,7 +326,7 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
 
     n = len(form.values)
     waves = Waves.draw(rng, WAVES, 2.0, 12.0, WAVE, 1.0)
-    relief = form.values - ndimage.gaussian_filter(form.values, 0.06 * n)
+    relief = form.values - ndimage.gaussian_filter(form.values, RELIEF * n)
     moves = Moves.of(form, waves, relief)
     jacobian = _jacobian(form, moves, drawn)
     weights, _, tolerance = _asked(target)
@@ -285,7 +335,7 @@ def _step(form: Form, drawn: Drawn, gap: np.ndarray, target: Target, rng: np.ran
     amounts = _damped(np.vstack([lines @ jacobian, rival]), np.concatenate([lines @ gap, excess]))
     stretch = np.eye(3) + STRETCH * amounts[:9].reshape(3, 3)
     values = form.values + waves.on_grid(amounts[9:-1] * waves.heights, n) + ROUGH * amounts[-1] * relief
-    return replace(form, values=whole(values), matrix=stretch @ form.matrix)
+    return replace(form, values=whole(values, form.beads), matrix=stretch @ form.matrix)
 
 
 @dataclass(frozen=True)
@@ -316,11 +366,8 @@ class Moves:
 
 def _damped(jacobian: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Least squares with a price on the amounts; no amount above 2.5."""
-    amounts = np.linalg.lstsq(
-        np.vstack([jacobian, np.eye(jacobian.shape[1])]),
-        np.concatenate([gap, np.zeros(jacobian.shape[1])]),
-        None,
-    )[0]
+    square = jacobian @ jacobian.T + np.eye(len(jacobian))
+    amounts = jacobian.T @ np.linalg.solve(square, gap)
     return amounts * min(1.0, 2.5 / max(np.abs(amounts).max(), 1e-9))
 
 

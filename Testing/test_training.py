@@ -285,8 +285,8 @@ def test_checkpoint_has_what_an_export_needs(trained):
     assert float(saved["codec"]["std"].min()) > 0 and float(saved["codec"]["std"].max()) != 1
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(prepared, trained, tmp_path, monkeypatch):
-    whole = trained[1]
+def killed_and_resumed(arguments, monkeypatch) -> dict:
+    """A run of four steps that was stopped after two, and started again."""
     save = common.Run.save
 
     def killed(self, state, name="last.pt"):
@@ -294,13 +294,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(prepared, trained, tmp_
         if state["step"] == 2:
             raise KeyboardInterrupt
 
-    arguments = (prepared, tmp_path, "--steps", 4, "--batch", 4, "--threads", 1, "--save-every", 2)
     with monkeypatch.context() as patch:
         patch.setattr(common.Run, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             train(*arguments)
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 2
-    resumed = train(*arguments)
+    assert torch.load(arguments[1] / "last.pt", weights_only=True)["step"] == 2
+    return train(*arguments)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(prepared, trained, tmp_path, monkeypatch):
+    whole = trained[1]
+    arguments = (prepared, tmp_path, "--steps", 4, "--batch", 4, "--threads", 1, "--save-every", 2)
+    resumed = killed_and_resumed(arguments, monkeypatch)
     assert resumed["step"] == 4 and resumed["config"] == whole["config"]
     for key in ("network", "ema", "codec"):
         assert close(resumed[key], whole[key]) == 0, key
@@ -536,6 +541,7 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
 
 # Steering by drawn tumours
 
+adversary = pytest.importorskip("adversary")
 steering = pytest.importorskip("steering")
 
 
@@ -559,7 +565,7 @@ def test_steering_teaches_a_network_to_reach_what_it_is_asked(prepared, trained)
     data = common.Prepared(prepared)
     names = train_texture.conditioning(data.meta["names"])
     sampler = train_texture.Sampler(data, [data.meta["names"].index(n) for n in names], train_texture.intensity_maps(data))
-    codec, config = train_texture.open_codec(None)
+    codec, config = common.open_codec(None)
     torch.manual_seed(0)
     codec, network = train_texture.build(common.Run(prepared / "unused"), data, sampler, codec, [8, 8, 16])
     steer = steering.Steering(
@@ -568,7 +574,31 @@ def test_steering_teaches_a_network_to_reach_what_it_is_asked(prepared, trained)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     losses = []
     for _ in range(30):  # the same four draws again and again
-        losses.append(steer.backward(network, network.tokens, 0, 0, 4, 1.0, 0))
+        losses.append(steer.backward(network, network.tokens, 0, 0, 4, (1.0,), 0)["missed"])
         optimiser.step()
         optimiser.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_critic_learns_what_drawn_tumours_lack_and_tells_the_draw(prepared):
+    sampler, rng = sampler_of(prepared)[0], np.random.default_rng(0)
+    critic = adversary.Adversary(sampler, torch.device("cpu"), lr=2e-3)
+    item = sampler.real(int(sampler.holes[0]), rng)
+    smooth = torch.nn.functional.avg_pool3d(item["x"], 3, 1, 1, count_include_pad=False)
+    for _ in range(60):
+        critic.learn(smooth, item["hole"], int(item["modality"]), rng)
+    smooth.requires_grad_()
+    against = critic.held_against(smooth, item["hole"], rng)
+    assert float(against.detach()) > float(critic.held_against(item["x"], item["hole"], rng).detach()) + 0.2
+    critic.optimiser.zero_grad(set_to_none=True)
+    against.backward()
+    assert float(smooth.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in critic.critic.parameters())
+
+
+def test_training_with_a_critic_resumes_as_if_it_had_not_stopped(prepared, tmp_path, monkeypatch):
+    options = ("--steps", 4, "--adversary", 0.05, "--batch", 2, "--threads", 1, "--save-every", 2)
+    whole = train(prepared, tmp_path / "whole", *options)
+    resumed = killed_and_resumed((prepared, tmp_path / "parts", *options), monkeypatch)
+    assert close(whole["adversary"]["critic"], resumed["adversary"]["critic"]) == 0
+    assert close(whole["network"], resumed["network"]) == 0

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installation
 
+from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.precision import autocast
 
 
@@ -154,6 +155,16 @@ class Ema:
 def patient_of(id: str) -> str:
     """Patient of a case: several nodules of one LIDC patient, LIDC-IDRI-0001_R_1 and _R_2, are one."""
     return re.sub(r"_[RN]_\d+$", "", id)
+
+
+def open_codec(path: str | None):
+    """The codec of a checkpoint of train_codec.py, or Haar; and its configuration."""
+    if not path:
+        return make_codec({"kind": "haar"}), {"kind": "haar"}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    codec = make_codec(saved["config"])
+    codec.load_state_dict(saved["codec"])
+    return codec, saved["config"]
 
 
 REGION_BIT = 3  # of a label crop: the first region's, where there are several

@@ -55,10 +55,11 @@ class Steering:
     """Loss of drawn tumours against their requests.
 
     :param sampler: the training's `Sampler`; `names` the features in the order of the network's tokens.
+    :param adversary: judges whether they look real as well.
     """
 
-    def __init__(self, sampler, names, maps, meta, codec, network, bridge, device):
-        self.sampler, self.names = sampler, names
+    def __init__(self, sampler, names, maps, meta, codec, network, bridge, device, adversary=None):
+        self.sampler, self.names, self.adversary = sampler, names, adversary
         self.bin_width = float(meta["extraction"]["binWidth"])
         self.model = TextureModel(
             network, codec, tuple(names), tuple(meta["modalities"]), dict(zip(meta["modalities"], maps)),
@@ -80,22 +81,25 @@ class Steering:
                     break
         return item
 
-    def backward(self, model, tokens, step: int, first: int, count: int, weight: float, seed: int) -> float:
-        """Add the gradients of draws first ... first + count - 1 of a step; returns their mean loss.
+    def backward(self, model, tokens, step: int, first: int, count: int, weights, seed: int) -> dict[str, float]:
+        """Add the gradients of draws first ... first + count - 1 of a step; returns their mean losses.
 
         :param model: the network, or what wraps it in a distributed run: gradients are exchanged with the last draw.
+        :param weights: of the error in features, and of what the adversary holds against a draw.
         """
-        total = 0.0
+        total: dict[str, float] = {}
         for index in range(first, first + count):
             more = hasattr(model, "no_sync") and index + 1 < first + count
             with model.no_sync() if more else nullcontext():
-                loss = self.loss(model, tokens, step, index, seed)
-                (loss * weight / count).backward()
-            total += float(loss.detach()) / count
+                losses = self.losses(model, tokens, step, index, seed)
+                sum(w * loss / count for w, loss in zip(weights, losses.values())).backward()
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0.0) + float(loss.detach()) / count
         return total
 
-    def loss(self, network, tokens, step: int, index: int, seed: int) -> torch.Tensor:
-        """Mean error, in the tokens' units, of the features that one drawn tumour was asked to have."""
+    def losses(self, network, tokens, step: int, index: int, seed: int) -> dict[str, torch.Tensor]:
+        """Of one drawn tumour: `missed`, the mean error of its asked features in the tokens' units, and with an adversary,
+        which learns from this draw, `unreal`."""
         rng = np.random.default_rng([seed, step, index, 1])
         item = self._request(rng)
         item = {k: v.to(self.model.device) for k, v in item.items()}
@@ -112,6 +116,14 @@ class Steering:
 
         noise = int(rng.integers(2**31))
         image = self.model.draw(predict, item["x"], hole, item["valid"], asked, modality, times, 1.0, noise)
+        found = {"missed": self._missed(image, item, asked, modality, tokens)}
+        if self.adversary:
+            found["unreal"] = self.adversary.held_against(image, hole, rng)
+            self.adversary.learn(image, hole, int(item["modality"]), rng)
+        return found
+
+    def _missed(self, image, item, asked, modality, tokens) -> torch.Tensor:
+        hole = item["hole"]
         paths = lines(hole[0, 0].cpu().numpy())
         found = reached(
             self.model.intensity[modality].inverse(image)[hole], paths, self.bin_width, self.model.spacing

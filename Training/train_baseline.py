@@ -35,7 +35,6 @@ from train_texture import (
     configuration,
     intensity_maps,
     loss_of,
-    open_codec,
     rate,
 )
 
@@ -186,7 +185,7 @@ class Trainer:
         self.maps = intensity_maps(self.data)
         self.sampler = Sampler(self.data, [self.data.meta["names"].index(n) for n in self.names], self.maps)
         torch.manual_seed(a.seed)
-        codec, self.codec_config = open_codec(a.codec)
+        codec, self.codec_config = common.open_codec(a.codec)
         widths = saved["config"]["network"]["widths"] if saved else a.widths
         self.codec, self.network = build(self.run, self.data, self.sampler, codec, widths)
         self.network = make_unordered(self.network) if a.unordered else self.network

@@ -23,6 +23,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from adversary import Adversary
 from monitor import Patience, ProgressBar, check_validation, picture, tensorboard, validation_loss
 from scipy import ndimage
 from steering import Steering
@@ -30,7 +31,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
-from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.context import (
     IntensityMap,
     complete,
@@ -125,9 +125,15 @@ class Sampler:
 
     def _synthesis(self, rng):
         i = int(rng.choice(self.tumours, p=self.weight))
-        given = self._given(rng, len(self.columns))
+        return self._tumour(i, self._given(rng, len(self.columns)), rng)
+
+    def _tumour(self, i, given, rng):
         image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
         return self._item(image, (label & 1) > 0, label, i, given, False, int(self.data.region[i]), rng)
+
+    def real(self, i: int, rng):
+        """Row i of the data, turned and flipped."""
+        return self._tumour(i, np.zeros(len(self.columns), bool), rng)
 
     def _removal(self, rng):
         for _ in range(20):
@@ -254,6 +260,9 @@ def parse():
         "--steer", type=float, default=0.1, help="weight of the loss of drawn tumours' features; 0: off"
     )
     p.add_argument("--draws", type=int, default=1, help="tumours drawn for that loss, per step and process")
+    p.add_argument(
+        "--adversary", type=float, default=0.0, help="weight of a critic's loss of those drawn tumours; 0: off"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)
@@ -271,16 +280,6 @@ def parse():
     p.add_argument("--samples-every", type=int, default=0, help="steps between sample pictures; 0: none")
     p.add_argument("--tensorboard", action="store_true", help="write losses and pictures for TensorBoard too")
     return common.parse(p, "train_texture")
-
-
-def open_codec(path: str | None):
-    """The codec of a checkpoint of train_codec.py, or Haar; and its configuration."""
-    if not path:
-        return make_codec({"kind": "haar"}), {"kind": "haar"}
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    codec = make_codec(saved["config"])
-    codec.load_state_dict(saved["codec"])
-    return codec, saved["config"]
 
 
 def build(run, data, sampler, codec, widths):
@@ -328,7 +327,7 @@ class Trainer:
         self.maps = intensity_maps(self.data)
         self.sampler = self._sampler(self.data)
         torch.manual_seed(a.seed)
-        codec, self.codec_config = open_codec(a.codec)
+        codec, self.codec_config = common.open_codec(a.codec)
         widths = saved["config"]["network"]["widths"] if saved else a.widths
         widths = start.network.config.widths if start else widths
         self.codec, self.network = build(self.run, self.data, self.sampler, codec, widths)
@@ -340,6 +339,7 @@ class Trainer:
         )
         self.ema, self.step, self.spent = common.Ema(self.network), 0, 0.0
         self.average, self.patience = {}, Patience(a.patience)
+        self.adversary = Adversary(self.sampler, self.run.device, seed=a.seed) if a.adversary > 0 else None
         if saved:
             self._resume(saved)
         self.used = self.spent
@@ -364,7 +364,8 @@ class Trainer:
 
     def _steering(self) -> Steering:
         return Steering(
-            self.sampler, self.names, self.maps, self.data.meta, self.codec, self.network, self.bridge, self.run.device
+            self.sampler, self.names, self.maps, self.data.meta, self.codec, self.network, self.bridge, self.run.device,
+            self.adversary,
         )  # fmt: skip
 
     def _resume(self, saved: dict):
@@ -376,6 +377,8 @@ class Trainer:
         self.step, self.spent = saved["step"], saved["spent"]
         self.average = dict(saved.get("average", {}))
         self.patience = Patience(self.a.patience, *saved.get("validation", (None, 0)))
+        if self.adversary and "adversary" in saved:
+            self.adversary.load(saved["adversary"])
 
     def state(self) -> dict:
         """All that a resumed run needs to go on as if it had not stopped."""
@@ -384,6 +387,7 @@ class Trainer:
             "codec": self.codec.state_dict(), "codec_config": self.codec_config, "config": self.config,
             "step": self.step, "spent": self.used, "average": self.average,
             "validation": [self.patience.best, self.patience.since],
+            **({"adversary": self.adversary.state()} if self.adversary else {}),
         }  # fmt: skip
 
     def done(self) -> float:
@@ -422,8 +426,9 @@ class Trainer:
             value += float(loss.detach())
         found = {"loss": value}
         if self.steering:
-            found["missed"] = self.steering.backward(
-                self.model, self.network.tokens, self.step, self.run.rank * a.draws, a.draws, a.steer, a.seed
+            weights = a.steer, a.adversary
+            found |= self.steering.backward(
+                self.model, self.network.tokens, self.step, self.run.rank * a.draws, a.draws, weights, a.seed
             )
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()

@@ -6,10 +6,11 @@ import torch
 
 from TumorSynthLib.models import find
 from TumorSynthLib.texture import removal
-from TumorSynthLib.texture.context import IntensityMap, fill
+from TumorSynthLib.region import Region
+from TumorSynthLib.texture.context import Filling, IntensityMap, fill
 from TumorSynthLib.texture.generator import TextureModel
-from TumorSynthLib.texture.removal import continued, without_air
-from TumorSynthLib.volume import read_image, read_mask
+from TumorSynthLib.texture.removal import continued, tainted_rim, without_air, without_strangers
+from TumorSynthLib.volume import Volume, read_image, read_mask
 
 SHAPE = (12, 40, 40)
 
@@ -83,8 +84,64 @@ def test_mr_is_continued_in_its_own_intensities(shared_data):
                 continue
             hole, x = torch.from_numpy(ball)[None, None], mr.forward(torch.from_numpy(truth)[None, None])
             x = torch.where(hole, 0.0, x)
-            arms = continued(x, hole, mr), torch.where(hole, fill(x, ~hole), x)
+            arms = continued(x, hole, mr, (0.98, 0.98, 3.27), ~hole), torch.where(hole, fill(x, ~hole), x)
             found.append([np.sqrt(np.mean((mr.inverse(a)[0, 0].numpy() - truth)[ball] ** 2)) for a in arms])
     own, bent = np.mean(found, 0)
     assert len(found) >= 5
     assert own < 0.98 * bent
+
+
+def test_bone_beside_a_tumour_does_not_shine_into_its_place(thigh):
+    """It once did, far into the muscle, although nothing but muscle lay on all other sides."""
+    array, mask = thigh
+    bone = _ball((6, 20, 33), 4.5) & ~mask
+    array[bone] = 900
+    kept = without_strangers(array, mask, array > -500)
+    assert not kept[bone & (np.indices(SHAPE)[2] < 34)].any()
+    assert kept[:, :, 12:28][~mask[:, :, 12:28]].mean() > 0.98
+    model = TextureModel.from_bundle(find("soft-tissue-sarcoma"), "cpu")
+    healed = model.sample(np.where(mask, 80, array), mask, "CT", None, seed=1)
+    assert healed[mask].max() < 150
+    assert np.array_equal(healed[~mask], array[~mask])
+
+
+def test_bone_all_around_is_what_a_hole_in_bone_is_filled_with(thigh):
+    array, mask = thigh
+    bony = np.where(np.indices(SHAPE)[2] > 12, array + 500, array)
+    assert without_strangers(bony, mask, np.ones(SHAPE, bool))[:, :, 14:].all()
+
+
+def test_a_rim_is_tainted_where_it_differs_one_way_and_not_by_chance(thigh):
+    mask, array = thigh[1], np.random.default_rng(1).normal(50, 8, SHAPE).astype(np.float32)
+    valid, rim = np.ones(SHAPE, bool), removal.ndimage.binary_dilation(mask, removal.RIM) & ~mask
+    assert not tainted_rim(array, mask, valid).any()
+    assert tainted_rim(np.where(rim, array + 200, array), mask, valid)[rim].mean() > 0.9
+
+
+@pytest.mark.parametrize("orders, power", [((0, 1, 0), 1), ((0, 1, 1), 1), ((0, 0, 1), 2)])
+def test_what_a_filling_costs_nothing_is_continued_exactly(orders, power):
+    """Second order continues a slope, third a bend, on any grid."""
+    z, y, x = np.indices(SHAPE) / 10.0
+    truth = torch.from_numpy((x + 0.5 * y - 0.3 * z) ** power).float()[None, None]
+    hole = torch.from_numpy(_ball((6, 20, 20), 5.0))[None, None]
+    how = Filling(tuple(map(float, orders)), iterations=400).on((1.0, 1.0, 2.5))
+    out = fill(torch.where(hole, torch.zeros(()), truth), ~hole, how)
+    assert float((out - truth)[hole].abs().max()) < 0.02 * float(truth.std())
+
+
+def test_slices_count_less_the_thicker_they_are():
+    assert Filling().on((1.0, 1.0, 1.0)).axes == (1.0, 1.0, 1.0)
+    assert Filling().on((1.0, 1.0, 3.0)).axes == (0.5, 1.0, 1.0)
+    assert Filling().on((6.0, 1.0, 1.0)).axes == (1.0, 1.0, 0.25)
+
+
+def test_surroundings_are_continued_in_the_image_s_own_voxels(thigh):
+    """Once resampled to the model's grid and back, fine lines beside a hole didn't go on in it."""
+    array, mask = thigh
+    array = array + 60 * (np.indices(SHAPE)[1] % 3 == 0)
+    volume = Volume(array.astype(np.float32), (0.6, 0.6, 2.0), (0.0, 0.0, 0.0))
+    region = Region.around(volume, mask, (0.98, 0.98, 3.27), 8.0)
+    assert region.native_spacing == pytest.approx(volume.spacing)
+    added = region.added(region.native + 5, np.zeros(region.shape))
+    assert np.allclose(added[region.native_mask], (region.native + 5)[region.native_mask])
+    assert np.array_equal(added[~region.native_mask], region.native[~region.native_mask])

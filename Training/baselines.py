@@ -83,7 +83,7 @@ class BaselineModel(TextureModel):
     kind = "gan"
 
     def draw(
-        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, tissue=None
+        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, around=None
     ):
         """x (1, 1, D, H, W) with the hole filled; as `TextureModel.draw`, `times` and `eta` are the bridge's and ignored."""
         x, intensity = complete(x, hole, valid), self.intensity[modality]

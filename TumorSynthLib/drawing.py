@@ -124,8 +124,19 @@ class Painter:
         return job.asked | {name: float(feasible.features[name]) for name in known}
 
     def removed(self, job: Job) -> np.ndarray:
-        """Native box with healthy tissue."""
-        return self._to_native(job, self._sample(job, None, job.request.seed))
+        """Native box with healthy tissue.
+
+        On another grid than the model's, what continues the surroundings is made in the image's own voxels, and only what
+        the network adds to it is resampled: twice interpolated surroundings would fit less well.
+        """
+        sample, region = self._sample(job, None, job.request.seed), job.region
+        if region.operators is None:
+            return self._to_native(job, sample)
+        texture = self.load()
+        with job.clock.stage("paste"):
+            added = sample - texture.continued(region.array, region.mask, job.modality, region.valid)
+            own = texture.continued(region.native, region.native_mask, job.modality, spacing=region.native_spacing)
+            return region.added(own, added)
 
     def synthesized(self, job: Job, arrange: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
         """Native box with the best of the drawn tumours, solved if that is wanted.

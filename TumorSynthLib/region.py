@@ -211,6 +211,15 @@ class Region:
         """(D, H, W) of the working grid."""
         return self.array.shape
 
+    @property
+    def native_spacing(self) -> tuple[float, float, float]:
+        """(x, y, z) mm of the native box, along LPS."""
+        return tuple(s * lattice.ratio for s, lattice in zip(self.spacing, self.lattices[::-1]))
+
+    def added(self, native: np.ndarray, working: np.ndarray) -> np.ndarray:
+        """Native float32 box with (D, H, W) working values added inside the mask."""
+        return np.where(self.native_mask, native + self._interpolate(working), self.native).astype(np.float32)
+
     def measure(self, native: np.ndarray, as_stored: bool = False) -> np.ndarray:
         """Working-grid float32 values of a native box.
 

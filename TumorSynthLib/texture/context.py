@@ -5,6 +5,8 @@ All functions take and give torch tensors (B, C, D, H, W) unless said otherwise;
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from TumorSynthLib.texture.codec import pool_any
 from TumorSynthLib.texture.network import condition_channels
 
+ACROSS = 1.5  # weight of differences between slices, times the voxels' width over their thickness, at most 1
 DISTANCES_MM = (20.0, 5.0)  # two ranges of the distance map: position in the tumour, and the border itself
 
 
@@ -39,19 +42,54 @@ class IntensityMap:
         return np.sinh(np.clip(mapped, low, high)) * self.scale + self.center
 
 
-def fill(x: torch.Tensor, known: torch.Tensor, iterations: int = 30) -> torch.Tensor:
+@dataclass(frozen=True)
+class Filling:
+    """How a hole is continued from around it: least weighted sum of squared derivatives of first, second and third order.
+
+    Second order alone is the biharmonic equation. The lower ones draw level, for images with noise; the higher ones carry
+    bends over, for smooth ones.
+
+    :param orders: weights of the three; `axes`: of differences along (z, y, x).
+    :param iterations: of conjugate gradients; they reach only so far into large holes, so that nothing overshoots there.
+    """
+
+    orders: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    axes: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    iterations: int = 30
+
+    def on(self, spacing: tuple[float, float, float]) -> Filling:
+        """The same on a grid of (x, y, z) mm: the thicker its slices, the less they say of each other."""
+        steps = np.array(spacing[::-1], float)
+        thick = int(steps.argmax())
+        weight = min(1.0, ACROSS * float(np.delete(steps, thick).mean() / steps[thick]))
+        return replace(self, axes=tuple(weight if k == thick else 1.0 for k in range(3)))
+
+    def energy(self, x: torch.Tensor) -> torch.Tensor:
+        """Gradient of the energy at x (B, 1, D, H, W)."""
+        total, order = torch.zeros_like(x), x
+        for k, weight in enumerate(self.orders):
+            if not any(self.orders[k:]):
+                break
+            order = -_laplace(order, self.axes)
+            total = total + weight * order if weight else total
+        return total
+
+
+BIHARMONIC = Filling()
+
+
+def fill(x: torch.Tensor, known: torch.Tensor, how: Filling = BIHARMONIC) -> torch.Tensor:
     """x (B, 1, D, H, W) with voxels that are not `known` continued smoothly from the known ones.
 
-    A coarse-to-fine blend, then conjugate gradients on the biharmonic equation, which carries slopes over the border;
-    in large holes they only reach the border's neighbourhood, so that nothing overshoots.
+    A coarse-to-fine blend, then conjugate gradients on `how`'s energy, which carry slopes over the border.
     """
     out, hole = _blend(x, known), (~known).to(x.dtype)
     if not bool(hole.any()):
         return out
-    residual = -_laplace(_laplace(out)) * hole
+    residual = -how.energy(out) * hole
     step, direction, size = torch.zeros_like(out), residual, _dot(residual, residual)
-    for _ in range(iterations):
-        pushed = _laplace(_laplace(direction)) * hole
+    for _ in range(how.iterations):
+        pushed = how.energy(direction) * hole
         length = size / _dot(direction, pushed).clamp_min(1e-20)
         step = step + length * direction
         residual = residual - length * pushed
@@ -60,15 +98,16 @@ def fill(x: torch.Tensor, known: torch.Tensor, iterations: int = 30) -> torch.Te
     return out + step
 
 
-def _laplace(x: torch.Tensor) -> torch.Tensor:
-    """Sum of second differences along the three axes; the border is repeated."""
-    p = F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate")
-    inner = slice(1, -1)
-    total = p[:, :, 2:, inner, inner] + p[:, :, :-2, inner, inner] - 6 * x
-    total += p[:, :, inner, 2:, inner]
-    total += p[:, :, inner, :-2, inner]
-    total += p[:, :, inner, inner, 2:]
-    return total.add_(p[:, :, inner, inner, :-2])
+def _laplace(x: torch.Tensor, axes: tuple[float, float, float]) -> torch.Tensor:
+    """Weighted sum of second differences along the three axes; the border is repeated."""
+    p, inner = F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate"), slice(1, -1)
+    total = (-2.0 * sum(axes)) * x
+    for axis, weight in enumerate(axes, 2):
+        for part in (slice(2, None), slice(None, -2)):
+            at = [slice(None), slice(None), inner, inner, inner]
+            at[axis] = part
+            total.add_(p[tuple(at)], alpha=weight)
+    return total
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

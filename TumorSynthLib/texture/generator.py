@@ -135,15 +135,13 @@ class TextureModel:
         valid = np.ones(shape, bool) if valid is None else valid
         x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
         hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
-        tissue = None
+        around = None
         if features is None:
-            padded = self._pad(array, "edge")
-            hole_np = hole_np | removal.tainted_rim(intensity.forward(padded), hole_np, valid)
-            tissue = removal.without_air(padded, hole_np, valid, intensity.limits[0] < removal.AIR_HU)
-            tissue = torch.from_numpy(tissue)[None, None].to(self.device)
+            around = removal.Surroundings.of(self._pad(array, "edge"), hole_np, valid, intensity)
+            hole_np = around.hole
         hole = torch.from_numpy(hole_np)[None, None].to(self.device)
         masks, number = self._masks(hole_np, region, others)
-        around = conditions(masks, valid, self.spacing, hole_np).to(self.device)
+        channels = conditions(masks, valid, self.spacing, hole_np).to(self.device)
         known = torch.from_numpy(valid)[None, None].to(self.device) & ~hole
         values, given = (t.to(self.device) for t in self._features(features))
         modal = torch.tensor([self.modalities.index(modality)], device=self.device)
@@ -153,16 +151,32 @@ class TextureModel:
         def predict(state, y, m):
             time = torch.full((1,), m, device=self.device)
             with autocast(self.device):
-                return self.network(state, y, around, time, modal, values, given, without, which).float()
+                return self.network(state, y, channels, time, modal, values, given, without, which).float()
 
         eta = self.eta if eta is None else eta
         times, valid = nodes(steps, self.few_steps), known | hole
-        out = self.draw(predict, x, hole, valid, features, modality, times, eta, seed, progress, tissue)
+        out = self.draw(predict, x, hole, valid, features, modality, times, eta, seed, progress, around)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
         return np.where(mask, out, array).astype(np.float32)
+
+    @torch.inference_mode()
+    def continued(
+        self, array: np.ndarray, mask: np.ndarray, modality: str, valid: np.ndarray | None = None, spacing=None
+    ) -> np.ndarray:
+        """The smooth start of a removal alone: array (D, H, W) with the mask continued from the healthy tissue around it.
+
+        :param spacing: (x, y, z) mm of the array, if that isn't the model's grid.
+        """
+        intensity, valid = self.intensity[modality], np.ones(mask.shape, bool) if valid is None else valid
+        around = removal.Surroundings.of(array, mask, valid, intensity)
+        x = torch.from_numpy(intensity.forward(array))[None, None].to(self.device)
+        cut, tissue = (torch.from_numpy(a)[None, None].to(self.device) for a in (around.hole, around.tissue))
+        smooth = intensity.inverse(removal.continued(x, cut, intensity, spacing or self.spacing, tissue))[0, 0].cpu().numpy()
+        smooth = removal.blend_rim(smooth, array, mask, around.hole & ~mask)
+        return np.where(mask, np.clip(smooth, *intensity.limits), array).astype(np.float32)
 
     def _masks(self, hole: np.ndarray, region: str | None, others) -> tuple[np.ndarray, int]:
         """Masks (R, D, H, W) of all regions on the padded grid, and the number of the painted one.
@@ -179,24 +193,29 @@ class TextureModel:
         return region_masks(hole, number, around), number
 
     def draw(
-        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, tissue=None
+        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, around=None
     ):
         """The bridge from the filled hole to a tumour (features: any subset) or healthy tissue (None).
 
         x (1, 1, D, H, W) in the network's range, hole and valid bool of its shape; `predict(state, y, m)` is the network.
-        Healthy tissue stays within the range of `tissue` around the hole, by default of all that is valid.
+        `around` are the `removal.Surroundings` of healthy tissue.
         Returns x with another content of the hole. Training draws with it too.
         """
         x, intensity = complete(x, hole, valid), self.intensity[modality]
         limits, moments, mean = (-torch.inf, torch.inf), Moments(), np.nan
         if features is None:
-            limits = removal.surrounding_range(x, hole, (valid if tissue is None else tissue) & ~hole)
+            tissue = torch.from_numpy(around.tissue)[None, None].to(x.device)
+            limits = removal.surrounding_range(x, hole, tissue, around.clean)
         else:
             mean = features.get(LEVEL, np.nan)
             moments = Moments.asked(features, self.bin_widths.get(modality)) if self.guided else moments
         level = torch.as_tensor(intensity.forward(np.array([mean]))).to(x.device)
         rng = torch.Generator().manual_seed(int(seed))
-        base = masked(x, hole, level) if features is not None else removal.continued(x, hole, intensity)
+        base = (
+            masked(x, hole, level)
+            if features is not None
+            else removal.continued(x, hole, intensity, self.spacing, tissue)
+        )
         y = self.codec.encode(base)
         cells = noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from TumorSynthLib.models import find
-from TumorSynthLib.texture import removal
 from TumorSynthLib.region import Region
+from TumorSynthLib.texture import removal
 from TumorSynthLib.texture.context import Filling, IntensityMap, fill
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.removal import continued, tainted_rim, without_air, without_strangers

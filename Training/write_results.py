@@ -29,13 +29,13 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   brackets the same with each result paired with another case's request (*shuffled*). Few patients make wide intervals.
 - `firstorder`, `glcm`, `glrlm`, `glszm` are steered by the solver; `gldm`, `ngtdm`, `glcm_other` (another bin width) never are.
   Features that grow with the region are left out.
-- **How much these numbers were chosen**: how removals fill a hole, treat the rim, their range and thick slices was decided by
-  looking at lung1 and at holes in these validation patients, so the removal figures are not independent of those choices,
-  those of lung1 least of all. That draws are guided, and by which moments, was decided on the lung cases of this split and
-  kept for the sarcomas. Stopping times were not chosen on these cases.
-- Where a table says *renewed since*, the other rows, the field arm and the sweeps were made before the solver learned to go back
-  where its error has grown.
-- Donors at another size, and a removal's treatment of MR and of air, were decided on these cases too.
+- **How much these numbers were chosen**: that draws are guided, and by which moments, was decided on the lung cases of this
+  split and kept for the sarcomas; so was a donor's size. Of removals, the energy that fills a hole, iterations and a draw's
+  share were chosen on training patients; which rims and what air and bone to leave out, by pictures of training and of
+  these patients; that clean surroundings allow a wider range, after one bad hole among these. Stopping times of the
+  training were not chosen on these cases.
+- Where a table says *renewed since*, the rows of the baselines and of the field arm are of an earlier version, whose network
+  they don't use.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 

@@ -258,7 +258,11 @@ def shape(out: dict) -> list[str]:
             f"[{middle(r['shuffled']):.2f}] | {worst:.3f} {name} | {100 * error['mean']:.2f} % ({100 * error['largest']:.2f} %) |"
         )
     grid, diversity, cover = (out[k] for k in ("grid", "diversity", "coverage"))
-    alike = "; ".join(f"{k} {v['dice']:.2f} ({v['draws']} draws)" for k, v in diversity.items())
+    alike = "; ".join(
+        f"{k} {v['dice']:.2f} ({v['draws']} draws"
+        + (f"; the tumour's own mirror images {v['mirrored']:.2f})" if "mirrored" in v else ")")
+        for k, v in diversity.items()
+    )
     return [
         *lines,
         "",

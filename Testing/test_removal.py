@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from TumorSynthLib.editor import Editor
 from TumorSynthLib.models import find
 from TumorSynthLib.region import Region
 from TumorSynthLib.texture import removal
@@ -145,3 +146,16 @@ def test_surroundings_are_continued_in_the_image_s_own_voxels(thigh):
     added = region.added(region.native + 5, np.zeros(region.shape))
     assert np.allclose(added[region.native_mask], (region.native + 5)[region.native_mask])
     assert np.array_equal(added[~region.native_mask], region.native[~region.native_mask])
+
+
+@pytest.mark.parametrize("slices, calls", [(1.25, 2), (3.0, 0)])
+def test_thick_slices_are_continued_on_the_model_s_grid(thigh, monkeypatch, slices, calls):
+    """Between 5 mm slices of lung1 the image's own voxels continue into a hole 2 dB worse than the model's grid."""
+    array, mask = thigh
+    seen, kept = [], TextureModel.continued
+    monkeypatch.setattr(TextureModel, "continued", lambda self, *a, **k: seen.append(a) or kept(self, *a, **k))
+    lung = Volume(np.where(mask, 0, array - 850).astype(np.int16), (0.6, 0.6, slices), (0.0, 0.0, 0.0))
+    result = Editor("lung-nodule-ct").remove(lung, mask)
+    assert len(seen) == calls
+    assert result.volume.array[mask].mean() < -600
+    assert np.array_equal(result.volume.array[~mask], lung.array[~mask])

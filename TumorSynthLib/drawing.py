@@ -127,10 +127,11 @@ class Painter:
         """Native box with healthy tissue.
 
         On another grid than the model's, what continues the surroundings is made in the image's own voxels, and only what
-        the network adds to it is resampled: twice interpolated surroundings would fit less well.
+        the network adds to it is resampled: twice interpolated surroundings would fit less well. Between thick slices the
+        model's grid interpolates better.
         """
         sample, region = self._sample(job, None, job.request.seed), job.region
-        if region.operators is None:
+        if region.operators is None or region.thick:
             return self._to_native(job, sample)
         texture = self.load()
         with job.clock.stage("paste"):

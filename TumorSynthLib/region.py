@@ -216,6 +216,11 @@ class Region:
         """(x, y, z) mm of the native box, along LPS."""
         return tuple(s * lattice.ratio for s, lattice in zip(self.spacing, self.lattices[::-1]))
 
+    @property
+    def thick(self) -> bool:
+        """Whether the image's slices are much thicker than the working grid's."""
+        return max(lattice.ratio for lattice in self.lattices) > THICK
+
     def added(self, native: np.ndarray, working: np.ndarray) -> np.ndarray:
         """Native float32 box with (D, H, W) working values added inside the mask."""
         return np.where(self.native_mask, native + self._interpolate(working), self.native).astype(np.float32)
@@ -259,7 +264,7 @@ class Region:
         if self.operators is None:
             return np.where(self.native_mask, working, self.native).astype(np.float32)
         native = self.native.astype(np.float64)
-        thick = not keep_detail and max(lattice.ratio for lattice in self.lattices) > THICK
+        thick = not keep_detail and self.thick
         drawn = working - apply_separable(self.operators, native) if keep_detail else working
         guess = self._interpolate(self._continued(drawn) if thick else drawn) + (
             native if keep_detail else 0.0

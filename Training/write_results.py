@@ -34,8 +34,8 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   share were chosen on training patients; which rims and what air and bone to leave out, by pictures of training and of
   these patients; that clean surroundings allow a wider range, after one bad hole among these. Stopping times of the
   training were not chosen on these cases.
-- Where a table says *renewed since*, the rows of the baselines and of the field arm are of an earlier version, whose network
-  they don't use.
+- Where a table says *renewed since*, the rows that the commands named there left out are of an earlier version: the
+  baselines', and for lung the field's, which don't use the model's network.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 

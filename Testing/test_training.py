@@ -602,3 +602,8 @@ def test_training_with_a_critic_resumes_as_if_it_had_not_stopped(prepared, tmp_p
     resumed = killed_and_resumed((prepared, tmp_path / "parts", *options), monkeypatch)
     assert close(whole["adversary"]["critic"], resumed["adversary"]["critic"]) == 0
     assert close(whole["network"], resumed["network"]) == 0
+
+
+def test_a_critic_without_draws_to_judge_is_refused(prepared, tmp_path):
+    with pytest.raises(SystemExit, match="--steer"):
+        train(prepared, tmp_path, "--steps", 1, "--batch", 1, "--adversary", 0.05, "--steer", 0)

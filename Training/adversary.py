@@ -88,8 +88,8 @@ class Adversary:
         self.critic.requires_grad_(True)
         return loss
 
-    def learn(self, image: torch.Tensor, hole: torch.Tensor, modality: int, rng) -> float:
-        """One step of the critic on a drawn tumour and on real ones of its modality; returns its loss."""
+    def learn(self, image: torch.Tensor, hole: torch.Tensor, modality: int, rng) -> None:
+        """One step of the critic on a drawn tumour and on real ones of its modality."""
         rows = self.rows[self.sampler.data.modality[self.rows] == modality]
         loss = F.relu(1 + self._logits(image.detach(), hole, rng)).mean()
         for _ in range(REAL):
@@ -103,4 +103,3 @@ class Adversary:
                 dist.all_reduce(p.grad)
                 p.grad /= dist.get_world_size()
         self.optimiser.step()
-        return float(loss.detach())

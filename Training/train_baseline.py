@@ -35,7 +35,6 @@ from train_texture import (
     configuration,
     intensity_maps,
     loss_of,
-    rate,
 )
 
 from TumorSynthLib.texture.bridge import Bridge
@@ -213,7 +212,7 @@ class Trainer:
     def update(self) -> dict[str, float]:
         """One step; the losses."""
         a = self.a
-        lr = rate(a, self.step / a.steps)
+        lr = common.rate(a, self.step / a.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         drawn = self.sampler.batch(a.batch, self.step, self.run.rank * a.batch, a.seed)

@@ -31,7 +31,7 @@ from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from train_texture import intensity_maps, rate
+from train_texture import intensity_maps
 
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.settings import Settings
@@ -261,7 +261,7 @@ class Trainer:
         joined = self.critic is not None and done >= ADVERSARIAL_FROM
         for optimiser in filter(None, (self.optimiser, self.judge)):
             for group in optimiser.param_groups:
-                group["lr"] = rate(self.a, done)
+                group["lr"] = common.rate(self.a, done)
         made, losses = [], [0.0, 0.0]
         if joined:
             self.critic.requires_grad_(False)

@@ -303,11 +303,6 @@ def configuration(network, names, data, maps) -> dict:
     }  # fmt: skip
 
 
-def rate(a, done: float) -> float:
-    """Cosine from lr to lr / 50 over the share of the budget that is done, after a short warm-up."""
-    return float(a.lr * min(1.0, done / 0.02 + 0.02) * (0.51 + 0.49 * np.cos(np.pi * min(done, 1.0))))
-
-
 def conditioning(names: list[str]) -> list[str]:
     """The features the network is told: those of the paper that don't grow with the region."""
     from TumorSynthLib.radiomics.table import FEATURES
@@ -350,6 +345,8 @@ class Trainer:
         self.config = configuration(self.network, self.names, self.data, self.maps)
         self.bridge = Bridge()
         self.steering = self._steering() if a.steer > 0 and self.codec.lossless else None
+        if self.adversary and not self.steering:
+            raise SystemExit("--adversary judges the tumours that --steer draws: give --steer above 0, and a lossless codec")
         self.val = self._validation() if a.val else None
         self.bar = ProgressBar()
         self.board = tensorboard(self.run.folder) if a.tensorboard and self.run.first else None
@@ -402,7 +399,7 @@ class Trainer:
             if done >= 1 or self.step >= self.a.steps or self.patience.spent:
                 break
             for group in self.optimiser.param_groups:
-                group["lr"] = rate(self.a, done)
+                group["lr"] = common.rate(self.a, done)
             self._step()
             self._report()
         self.run.save(self.state())

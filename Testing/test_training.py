@@ -561,16 +561,37 @@ def test_steered_features_equal_the_exact_ones_and_have_gradients():
     assert float(values.grad.abs().sum()) > 0
 
 
-def test_steering_teaches_a_network_to_reach_what_it_is_asked(prepared, trained):
+def steering_of(prepared):
     data = common.Prepared(prepared)
     names = train_texture.conditioning(data.meta["names"])
     sampler = train_texture.Sampler(data, [data.meta["names"].index(n) for n in names], train_texture.intensity_maps(data))
-    codec, config = common.open_codec(None)
+    codec, _ = common.open_codec(None)
     torch.manual_seed(0)
     codec, network = train_texture.build(common.Run(prepared / "unused"), data, sampler, codec, [8, 8, 16])
     steer = steering.Steering(
         sampler, names, sampler.maps, data.meta, codec, network, train_texture.Bridge(), torch.device("cpu")
     )
+    return steer, network
+
+
+def test_another_crop_s_features_are_asked_as_in_an_edit(prepared):
+    """At the mask's size, and together feasible."""
+    steer, _ = steering_of(prepared)
+    data, columns, voxel = steer.sampler.data, steer.sampler.columns, float(np.prod(SPACING))
+    other, item = int(steer.sampler.tumours[0]), steer.sampler._synthesis(np.random.default_rng(1))
+    item["hole"][..., ::2] = False  # another size for certain
+    modality = int(data.modality[other])
+    asked = dict(zip(steer.names, steer._donated(other, item, modality).tolist()))
+    population = steer.populations[data.meta["modalities"][modality]]
+    voxels = int(item["hole"].sum())
+    own = dict(zip(steer.names, np.nan_to_num(data.features[other, columns]).tolist()))
+    sized = steering.at_size(population, own, int((data.labels[other] & 1).sum()) * voxel, voxels * voxel)
+    feasible = population.project(sized, voxels=voxels, voxel_volume=voxel).features
+    assert asked == pytest.approx({n: feasible.get(n, sized[n]) for n in asked}, rel=1e-5)
+
+
+def test_steering_teaches_a_network_to_reach_what_it_is_asked(prepared, trained):
+    steer, network = steering_of(prepared)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     losses = []
     for _ in range(30):  # the same four draws again and again

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
+from export_bundle import population
 from torch.nn import functional as F
 
 from TumorSynthLib.radiomics.differentiable import (
@@ -22,6 +23,8 @@ from TumorSynthLib.radiomics.differentiable import (
     soft_glcm,
     soft_histogram,
 )
+from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.radiomics.sizing import at_size
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.precision import autocast
@@ -51,6 +54,14 @@ def reached(values: torch.Tensor, paths, bin_width: float, spacing) -> dict[str,
     return found
 
 
+def _populations(meta: dict) -> dict[str, Population]:
+    """By modality; none where tumours have several regions, whose requests are asked as they are."""
+    if len(meta.get("regions", [])) > 1:
+        return {}
+    entries, tensors = population(meta)
+    return {m: Population(tuple(e["names"]), tensors[m].numpy(), tuple(e["cases"])) for m, e in entries.items()}
+
+
 class Steering:
     """Loss of drawn tumours against their requests.
 
@@ -67,19 +78,33 @@ class Steering:
             bin_widths=dict.fromkeys(meta["modalities"], self.bin_width),
         )  # fmt: skip
         self.where = {n: i for i, n in enumerate(names)}
+        self.populations = _populations(meta)
 
     def _request(self, rng):
-        """A training item and what is asked of it: its own features or those of another crop of its modality."""
+        """A training item and what is asked of it: its own features or those of another crop of its modality, as a tumour of
+        its size would have them."""
         item = self.sampler._synthesis(rng)
         if rng.random() < OTHERS:
             data, modality, region = self.sampler.data, int(item["modality"]), int(item["region"])
             for _ in range(20):
                 j = int(rng.choice(self.sampler.tumours, p=self.sampler.weight))
                 if data.modality[j] == modality and data.region[j] == region:
-                    values = np.nan_to_num(data.features[j, self.sampler.columns]).astype(np.float32)
-                    item["values"] = torch.from_numpy(values)[None]
+                    item["values"] = torch.from_numpy(self._donated(j, item, modality))[None]
                     break
         return item
+
+    def _donated(self, j: int, item, modality: int) -> np.ndarray:
+        """Features (F,) float32 of crop j as they are asked of an item's mask: at its size, and feasible, as in an edit."""
+        values = np.nan_to_num(self.sampler.data.features[j, self.sampler.columns])
+        population = self.populations.get(self.model.modalities[modality])
+        if population is None:
+            return values.astype(np.float32)
+        voxel = float(np.prod(self.model.spacing))
+        voxels = int(item["hole"].sum())
+        other = int((self.sampler.data.labels[j] & 1).sum())
+        asked = at_size(population, dict(zip(self.names, values.tolist())), other * voxel, voxels * voxel)
+        asked = asked | population.project(asked, voxels=voxels, voxel_volume=voxel).features
+        return np.array([asked[n] for n in self.names], np.float32)
 
     def backward(self, model, tokens, step: int, first: int, count: int, weights, seed: int) -> dict[str, float]:
         """Add the gradients of draws first ... first + count - 1 of a step; returns their mean losses.

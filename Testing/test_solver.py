@@ -148,6 +148,21 @@ def test_own_features_change_next_to_nothing(sample, population):
     assert np.abs(result.array - image)[mask].mean() < 0.1 * image[mask].std()
 
 
+def test_a_near_request_is_met_by_smooth_moves(sample, population):
+    """The way to the features of a similar tumour must be no grain, which detectors see at once."""
+    image, mask = sample
+    other = image + np.where(mask, 12 * solver.gaussian_field(mask, SPACING, 2.0, 7), 0)
+    asked = _features(other, mask)
+    result = solver.solve(image, mask, asked, population, spacing=SPACING, integer=True)
+    moved = (result.array - image)[:, :, 1:] * (mask[:, :, 1:] & mask[:, :, :-1])
+    before = (result.array - image)[:, :, :-1] * (mask[:, :, 1:] & mask[:, :, :-1])
+    assert np.abs(moved).max() >= 1
+    assert (moved * before).sum() > 0.7 * (moved**2).sum()
+    unit = dict(zip(population.names, population.std))
+    texture = [n for n in asked if n.split("_")[1] in solver.TEXTURE]
+    assert np.mean([abs(result.reached[n] - asked[n]) / unit[n] for n in texture]) < 0.1
+
+
 def test_features_that_exclude_each_other_are_named(sample, population):
     image, mask = sample
     asked = {GLCM + "Contrast": 0.2, FO + "Entropy": 4.0, GLCM + "Correlation": -0.2}

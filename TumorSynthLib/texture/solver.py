@@ -1,9 +1,10 @@
 """Moves a believable sample as little as possible until asked features hold; no network, seconds on one core.
 
 1. Quantile specification (`quantile.py`): first-order features hold, ranks stay.
-2. Correlation length and noise level: two scalars, by coordinate search on exactly measured texture.
-3. Refinement: Adam on the region's voxels against differentiable texture features (`objective.py`), with a price on leaving
-   the sample, on another radial profile and on the seam; exact features are re-measured, and step 1 redone, every few steps.
+2. Far from what was asked, correlation length and noise level: two scalars, by coordinate search on exactly measured texture.
+3. Refinement: Adam on the region's voxels against differentiable texture features (`objective.py`), with a price
+   on leaving the sample, on another radial profile and on the seam; exact features are re-measured, and step 1 redone, every
+   few steps. Near the request moves are smooth, and become finer only if they have to: grain is what betrays a solved tumour.
 4. The result is re-extracted exactly; what could not be reached is named.
 """
 
@@ -24,6 +25,9 @@ from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
 RATE = 0.25  # grey-level bins per Adam step at first
+WIDTH = 2.5  # voxels in plane: a Gaussian's deviation, over which steps are spread; less and less in the last third
+FAR = 0.35  # mean squared error, in the features' scales, from which smoothness and noise are searched, and no step is spread
+NEAR = 1 / 1000  # of the number of asked features: the mean squared error that will do for smooth moves. Few hold exactly
 ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the search back there, with smaller steps …
 LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
@@ -32,7 +36,8 @@ SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
 NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of the sample
 OUTLIER = 5.0  # robust standard deviations from the median
 TURNS, MORE_TURNS = 3, 9  # solves through the image's own grid, where that is another one; more while each gains a tenth
-ENOUGH = 0.01  # mean error of the asked features, in their scales, at which the turns end
+ENOUGH = 0.01  # mean error of the asked features, in their scales, at which the turns end …
+WILL_DO = 1 / 400  # … or this times the number of asked features, where moves are smooth
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class _Solver:
         seed,
         keep,
         progress,
+        width=WIDTH,
     ):
         self.mask, self.spacing, self.settings = mask, spacing, settings
         self.sample = np.asarray(sample, np.float64)
@@ -89,7 +95,7 @@ class _Solver:
         self.asked, self.scales, self.bounds = _by_class(asked), _by_class(scales), bounds
         self.iterations, self.progress = iterations, progress or (lambda stage, fraction: None)
         self.generator = torch.Generator().manual_seed(seed)
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.width = np.random.default_rng(seed), width
         self.objective = Objective(mask, spacing, self.asked, self.scales, settings.symmetricalGLCM)
         self.loose = (
             np.ones(int(mask.sum())) if keep is None else 1 / np.maximum(np.asarray(keep, float)[mask], 1.0)
@@ -141,16 +147,26 @@ class _Solver:
     def solve(self) -> np.ndarray:
         """Solved values (n,)."""
         start = self.sample[self.mask]
-        target = self.specify(start)
+        values = self.specify(start)
         if not self.objective.asked:
-            return target
-        values = self.adjust_texture(start, target)
-        return self.refine(values) if self.iterations > 0 else values
+            return values
+        if self._error(values) > FAR * self.count or not self.iterations:
+            values, self.width = self.adjust_texture(start, values), 0.0
+        return self.refine(values)
 
     def again(self) -> np.ndarray:
         """Solved values (n,) from a start whose texture is nearly right already."""
         values = self.specify(self.sample[self.mask], 12)
-        return self.refine(values) if self.objective.asked and self.iterations > 0 else values
+        return self.refine(values) if self.objective.asked else values
+
+    @property
+    def count(self) -> int:
+        """Of asked texture features."""
+        return sum(map(len, self.objective.asked.values()))
+
+    def _error(self, values: np.ndarray) -> float:
+        _, level, levels = self.coordinates(values)
+        return self.objective.error(self.objective.measure(level, levels))
 
     def adjust_texture(self, start: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Step 2: smooth the sample, or add noise, where that brings the asked texture nearer; values stay `target`'s.
@@ -226,7 +242,6 @@ class _Solver:
         reference, best, best_error = values, values, np.inf
         u = self._measured(values, reference, parts)
         first, second, pace = None, None, 1.0
-        asked = sum(map(len, goal.asked.values()))
         for step in range(self.iterations):
             if step and step % STEPS_PER_ROUND == 0:
                 values = self.specify(self.values(u.detach(), reference), 8)
@@ -235,19 +250,33 @@ class _Solver:
                 error = goal.error(goal.now)
                 if error < best_error:
                     best, best_error = values, error
-                elif error > ASTRAY * best_error + LITTLE * asked:  # the surrogates were trusted too far
+                elif error > ASTRAY * best_error + LITTLE * self.count:  # the surrogates were trusted too far
                     u, reference = self._measured(best, reference, parts), best
                     first, pace = None, SLOWER * pace
+                if self.width and best_error <= NEAR * self.count**2:
+                    return best
                 self.progress("solve", 0.2 + 0.8 * step / self.iterations)
             (slope,) = torch.autograd.grad(goal.loss(u, step % parts), u)
             first = slope if first is None else 0.9 * first + 0.1 * slope
             second = slope.square() if second is None else 0.95 * second + 0.05 * slope.square()
+            left = 1 - step / self.iterations
+            self.width = min(self.width, WIDTH * 3 * left)
             with torch.no_grad():
                 # The common floor lets voxels that matter little move little; plain Adam would turn their noise into grain.
-                u -= pace * self._rate(step) * first / (second.sqrt() + second.mean().sqrt() + 1e-12)
+                rate = pace * RATE * min(1.0, 2 * left + 0.1)
+                u -= self._spread(rate * first / (second.sqrt() + second.mean().sqrt() + 1e-12))
         values = self.specify(self.values(u.detach(), reference), 12)
-        _, level, levels = self.coordinates(values)
-        return values if goal.error(goal.measure(level, levels)) <= best_error else best
+        return values if self._error(values) <= best_error else best
+
+    def _spread(self, move: torch.Tensor) -> torch.Tensor:
+        """A move (n,) of voxels under a Gaussian of the present width, as large as before."""
+        if self.width < 0.4:
+            return move
+        box = np.zeros(self.mask.shape, np.float32)
+        box[self.mask] = move.numpy()
+        box = ndimage.gaussian_filter(box, self.width * self.sigma, mode="constant", truncate=3.0)
+        spread = torch.from_numpy(box[self.mask])
+        return spread * (move.norm() / (spread.norm() + 1e-12))
 
     def _measured(self, values: np.ndarray, reference: np.ndarray, parts: int) -> torch.Tensor:
         """Bin coordinates of `values`, where the surrogates are now anchored; the anchor moves along with the first bin."""
@@ -264,9 +293,6 @@ class _Solver:
         if bins:
             self.objective.start = self.objective.start + bins
             self.objective.profile = (self.objective.profile[0] + bins, self.objective.profile[1])
-
-    def _rate(self, step: int) -> float:
-        return RATE * min(1.0, 2 * (1 - step / max(self.iterations, 1)) + 0.1)
 
 
 def _bulk(values: np.ndarray) -> tuple[float, float]:
@@ -356,12 +382,16 @@ def solve(
     bounds = _bounds(population) if bounds is None else bounds
     scales = _scales(request, deviation)
 
+    width = WIDTH  # later attempts go on as finely as the one before ended
+
     def attempt(start: np.ndarray, targets: Mapping[str, float], budget: int, fresh: bool) -> np.ndarray:
+        nonlocal width
         solver = _Solver(
-            start, mask, targets, scales, settings, spacing, integer, bounds, budget, seed, keep, progress
+            start, mask, targets, scales, settings, spacing, integer, bounds, budget, seed, keep, progress, width
         )
         result = np.array(start, np.float32)
         result[mask] = solver.disc.stored(solver.solve() if fresh else solver.again())
+        width = solver.width
         return result
 
     def judge(array: np.ndarray) -> tuple[dict[str, float], float]:
@@ -373,8 +403,9 @@ def solve(
     array, native = attempt(np.asarray(sample, np.float32), request, iterations, True), None
     if region is not None and region.operators is not None:
         array, native, reached = _through_native(
-            region, array, request, scales, integer, judge, attempt, iterations // 2
-        )
+            region, array, request, scales, integer, judge, attempt, iterations // 2,
+            max(ENOUGH, WILL_DO * len(request)) if width else ENOUGH,
+        )  # fmt: skip
     else:
         reached, _ = judge(array)
     difference = {k: (reached[k] - v) / _sigma(deviation, k, v) for k, v in request.items() if k in reached}
@@ -383,11 +414,11 @@ def solve(
     return Solved(array, native, request, reached, difference, tuple(missed), moved)
 
 
-def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int):
+def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int, enough: float):
     """Best (array as measured, native box, features) of a few turns through the image's own grid.
 
     The native grid can't hold every working array; each turn starts from what it did hold, and asks for more where the last one
-    fell short.
+    fell short. `enough` is the mean error, in the features' scales, that ends it.
     """
     best, best_error, targets = None, np.inf, dict(request)
     for turn in range(MORE_TURNS):
@@ -399,7 +430,7 @@ def _through_native(region, array, request, scales, integer: bool, judge, attemp
         stuck = turn >= TURNS - 1 and error > 0.9 * best_error
         if error < best_error:
             best, best_error = (held, native, reached), error
-        if stuck or turn == MORE_TURNS - 1 or best_error <= ENOUGH * len(request):
+        if stuck or turn == MORE_TURNS - 1 or best_error <= enough * len(request):
             break
         shift = {
             k: float(np.clip(v - reached.get(k, v), -2 * scales[k], 2 * scales[k]))

@@ -266,6 +266,16 @@ def test_a_second_run_draws_nothing_anew(texture, bundle, cases, tmp_path, monke
     assert again["results"] == first["results"]
 
 
+def test_renewed_results_are_of_the_model_that_renewed_them(texture, bundle, cases, tmp_path):
+    folder, first = texture
+    older = tmp_path / "results.json"
+    older.write_text(json.dumps(first | {"version": "0.0.1"}))
+    for _ in range(2):
+        again = run("texture", bundle, cases, older, "--cache", folder / "cache", "--parts", "fidelity", "--update")
+    assert again["version"] == first["version"] and again["sweeps"] == first["sweeps"]
+    assert again["command"] == first["command"] and len(again["renewed"]) == 1
+
+
 def test_field_arm_reaches_and_page_is_written(texture, bundle, cases, monkeypatch):
     folder, out = texture
     found = list(arms.cases("sts", cases))[:3]

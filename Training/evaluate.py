@@ -280,7 +280,7 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     bench = Bench.load(bundle, kept, device=a.device, baselines=baselines, cache=a.cache)
     task = Texture(a, bench, budget)
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
-    past = earlier(a.json, out) if a.update else {}
+    past = earlier(a.json, out) | {"version": head["version"]} if a.update else {}
     for part in a.parts:
         name = "results" if part == "fidelity" else part
         out[name] = {**past.get(name, {}), **getattr(task, part)()}
@@ -288,7 +288,8 @@ def texture(a, bundle, baselines, head: dict) -> dict:
         write(a.json, head | past | out | {"rows": task.rows})
     if a.figures:
         task.figures(out)
-    renewed = {"renewed": [*past.get("renewed", []), head["command"]], "command": past["command"]} if past else {}
+    others = [c for c in past.get("renewed", []) if c != head["command"]]
+    renewed = {"renewed": [*others, head["command"]], "command": past["command"]} if past else {}
     return past | out | renewed | {"rows": task.rows}
 
 

@@ -74,21 +74,8 @@ class _Solver:
     """One solve on the working grid; values are always those of the mask's voxels (n,) in raster order."""
 
     def __init__(
-        self,
-        sample,
-        mask,
-        asked,
-        scales,
-        settings,
-        spacing,
-        integer,
-        bounds,
-        iterations,
-        seed,
-        keep,
-        progress,
-        width=WIDTH,
-    ):
+        self, sample, mask, asked, scales, settings, spacing, integer, bounds, iterations, seed, keep, progress, width=WIDTH,
+    ):  # fmt: skip
         self.mask, self.spacing, self.settings = mask, spacing, settings
         self.sample = np.asarray(sample, np.float64)
         self.disc = Discretisation(float(settings.binWidth), settings.binCount, integer)

@@ -37,6 +37,7 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   training patients decided that.
 - Where a table says *renewed since*, the rows that the commands named there left out are of an earlier version: the
   baselines', and for lung the field's, which don't use the model's network.
+- Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 

@@ -11,9 +11,10 @@ from test_texture import CODECS, ball, noise
 from torch import nn
 
 from TumorSynthLib.errors import InputError, ModelError
-from TumorSynthLib.texture import context, network, precision
+from TumorSynthLib.texture import context, generator, network, precision
+from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.generator import TextureModel, pick_device, voxels_evaluated
+from TumorSynthLib.texture.generator import LEVEL, TextureModel, pick_device, voxels_evaluated
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig, SliceConv
 from TumorSynthLib.texture.removal import RIM, blend_rim, tainted_rim
 
@@ -244,6 +245,16 @@ def test_same_seed_same_voxels():
     np.testing.assert_array_equal(draw(), first)
     for changes in ({"seed": 4}, {"steps": 5}, {"eta": 0.0}, {"valid": ball((4, 8, 8), 3.5)}):
         assert not np.array_equal(draw(**changes), first), changes
+
+
+@pytest.mark.parametrize("few, guided", [(FEW_STEP_NODES, 2), ((1.0, 0.5, 0.1), 1), ((1.0,), 1)])
+def test_the_last_evaluations_alone_are_guided(few, guided, monkeypatch):
+    """Guided earlier, draws were easier to tell from real tumours."""
+    tumours, mask, seen = model(), ball((4, 8, 8), 3), []
+    tumours.few_steps, tumours.features = few, (LEVEL,) * FEATURES
+    monkeypatch.setattr(generator, "calibrated", lambda x, hole, intensity, asked: seen.append(asked) or x)
+    tumours.sample(np.zeros((4, 8, 8), np.float32), mask, "CT", {LEVEL: 40.0})
+    assert [asked.mean for asked in seen] == [None] * (len(few) - guided) + [40.0] * guided
 
 
 def test_features_removal_and_modality_matter():

@@ -220,11 +220,12 @@ class TextureModel:
         cells = noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))
         state = clean = expected = y
+        guided_from = max(CALIBRATED_FROM, self.few_steps[-1])  # the model's own last evaluation in any case
         for i, m in enumerate(times):
             if progress:
                 progress("texture", i / len(times))
             clean = predict(state, y, m)
-            late = moments if m <= CALIBRATED_FROM or len(times) == 1 else Moments()
+            late = moments if m <= guided_from or len(times) == 1 else Moments()
             clean = self._impose(torch.where(cells, clean, known), x, hole, limits, intensity, late)
             expected = clean if i == 0 else expected
             n = times[i + 1] if i + 1 < len(times) else 0.0

@@ -602,12 +602,11 @@ def test_steering_teaches_a_network_to_reach_what_it_is_asked(prepared, trained)
 
 
 def test_a_critic_learns_what_drawn_tumours_lack_and_tells_the_draw(prepared):
-    sampler, rng = sampler_of(prepared)[0], np.random.default_rng(0)
-    critic = adversary.Adversary(sampler, torch.device("cpu"), lr=2e-3)
-    item = sampler.real(int(sampler.holes[0]), rng)
+    rng = np.random.default_rng(0)
+    critic, item = adversary.Adversary(torch.device("cpu")), sampler_of(prepared)[0].real(rng)
     smooth = torch.nn.functional.avg_pool3d(item["x"], 3, 1, 1, count_include_pad=False)
     for _ in range(60):
-        critic.learn(smooth, item["hole"], int(item["modality"]), rng)
+        critic.learn(smooth, item, rng)
     smooth.requires_grad_()
     against = critic.held_against(smooth, item["hole"], rng)
     assert float(against.detach()) > float(critic.held_against(item["x"], item["hole"], rng).detach()) + 0.2
@@ -615,6 +614,19 @@ def test_a_critic_learns_what_drawn_tumours_lack_and_tells_the_draw(prepared):
     against.backward()
     assert float(smooth.grad.abs().sum()) > 0
     assert all(p.grad is None for p in critic.critic.parameters())
+
+
+def test_a_critic_sees_nothing_of_what_lies_beyond_the_image(prepared):
+    """Draws are continued there, real crops weren't: in small images that alone told them apart."""
+    rng = np.random.default_rng(0)
+    critic, item = adversary.Adversary(torch.device("cpu")), sampler_of(prepared)[0].real(rng)
+    item["hole"] = torch.zeros_like(item["hole"])
+    item["hole"][..., 4:8, 4:8, 4:8] = True
+    item["valid"] = torch.ones_like(item["valid"])
+    item["valid"][..., 9:] = False
+    item["x"] = torch.where(item["valid"], item["x"], 1000.0)
+    critic.learn(torch.zeros_like(item["x"]), item, rng)
+    assert float(critic.seen[-1].abs().max()) < 100
 
 
 def test_training_with_a_critic_resumes_as_if_it_had_not_stopped(prepared, tmp_path, monkeypatch):

@@ -1,102 +1,111 @@
-"""Teach draws to look real: a small critic compares drawn tumours with real ones, patch by patch.
+"""Teach draws to look real: a small critic compares patches of drawn tumours with patches of real ones.
 
 The bridge's loss is met best by a mean of what could be there, the loss of features by anything that has them; neither
 notices grain of the wrong kind. The critic sees three slices and the mask at a time, at the scale of the texture, and
-never the request. Hinge loss; spectral norms keep its gradients bounded.
+never the request. It judges the mean and the spread of its filters over a patch, which tells textures apart after few
+steps, and learns from the latest draws again and again: one draw at a time teaches it next to nothing.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
-MARGIN = 8  # voxels around the tumour that the critic sees
-SLICES = 12  # of a tumour at most, per step
-REAL = 2  # real tumours for every drawn one
+from TumorSynthLib.texture.context import complete
+
+PATCH = 24  # voxels in plane
+PATCHES = 12  # per tumour, half of them around its border
+KEPT = 96  # latest pairs of a drawn and a real tumour that the critic learns from
+UPDATES = 4  # of the critic per draw
+BATCH = 24  # patches of either kind per update
 
 
 class Critic(nn.Module):
-    """Logits (N, 1, H/2, W/2) for slices (N, 4, H, W): a slice between its neighbours, and the mask."""
+    """Logits (N,) of being drawn, for patches (N, 4, PATCH, PATCH): a slice between its neighbours, and the mask."""
 
-    def __init__(self, width: int = 24):
+    def __init__(self, width: int = 16):
         super().__init__()
-        sizes = (7, width, width, 2 * width, 2 * width)
-        layers = []
+        sizes, layers = (7, width, width, 2 * width, 2 * width), []
         for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
-            layers += [spectral_norm(nn.Conv2d(a, b, 3, 2 if k == 1 else 1, 1)), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, spectral_norm(nn.Conv2d(2 * width, 1, 1)))
+            layers += [nn.AvgPool2d(2)] if k == 2 else []
+            layers += [nn.Conv2d(a, b, 3), nn.LeakyReLU(0.2)]  # without a margin: zeros around a patch are no tissue
+        self.body, self.out = nn.Sequential(*layers), nn.Linear(4 * width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grain = x[:, :3] - F.avg_pool2d(x[:, :3], 3, 1, 1, count_include_pad=False)
-        return self.body(torch.cat([x, 4 * grain], 1))
+        h = self.body(torch.cat([x, 4 * grain], 1))
+        return self.out(torch.cat([h.mean((2, 3)), (h.var((2, 3)) + 1e-6).sqrt()], 1))[:, 0]
 
 
-def slices(image: torch.Tensor, hole: torch.Tensor, rng) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the critic sees of a tumour: (N, 4, h, w), and where in it the mask is, (N, 1, h/2, w/2) bool.
+def patches(image: torch.Tensor, hole: torch.Tensor, rng) -> torch.Tensor:
+    """(PATCHES, 4, PATCH, PATCH) around random voxels of the mask, with the image's gradients.
 
     image (1, 1, D, H, W) in the network's range, hole bool of its shape.
     """
-    image, hole = image[0, 0], hole[0, 0]
-    where = hole.nonzero()
-    low, high = where.min(0).values.tolist(), where.max(0).values.tolist()
-    plane = []
-    for axis in (1, 2):  # an even number of voxels
-        start, stop = max(0, low[axis] - MARGIN), min(hole.shape[axis], high[axis] + 1 + MARGIN)
-        plane.append(slice(start, stop - (stop - start) % 2))
-    chosen = np.arange(low[0], high[0] + 1)
-    chosen = np.sort(rng.permutation(chosen)[:SLICES])
-    padded = torch.cat([image[:1], image, image[-1:]])[(slice(None), *plane)]
-    mask = hole[(slice(None), *plane)][chosen][:, None]
-    stacked = torch.stack([padded[chosen + k] for k in range(3)], 1)
-    return torch.cat([stacked, mask.to(image.dtype)], 1), F.max_pool2d(mask.float(), 2) > 0
+    half, mask = PATCH // 2, hole[0, 0]
+    inner = -F.max_pool3d(-hole.float(), 3, 1, 1)[0, 0] > 0
+    pools = [p for p in ((mask & ~inner).nonzero(), mask.nonzero()) if len(p)]
+    x = F.pad(image, (half, half, half, half, 1, 1), mode="replicate")[0, 0]
+    m = F.pad(mask.to(image.dtype), (half, half, half, half))
+    found = []
+    for k in range(PATCHES):
+        pool = pools[k % len(pools)]
+        z, i, j = pool[int(rng.integers(len(pool)))].tolist()
+        area = (slice(None), slice(i, i + PATCH), slice(j, j + PATCH))
+        found.append(torch.cat([x[z : z + 3][area], m[z : z + 1][area]]))
+    return torch.stack(found)
 
 
 class Adversary:
-    """The critic, its training, and what it holds against a draw.
+    """The critic, its training, and what it holds against a draw."""
 
-    :param sampler: the training's `Sampler`; `real` rows of its data are what draws are compared with.
-    """
-
-    def __init__(self, sampler, device: torch.device, lr: float = 4e-4, seed: int = 0):
-        self.sampler, self.device = sampler, device
-        self.rows = sampler.holes
+    def __init__(self, device: torch.device, lr: float = 2e-3, seed: int = 0):
+        self.device = device
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.critic = Critic().to(device)
-        self.optimiser = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.0, 0.9))
+        self.optimiser = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.5, 0.99))
+        self.seen: list[torch.Tensor] = []  # (2, PATCHES, 4, PATCH, PATCH) float16: real, drawn
 
     def state(self) -> dict:
         """All that a resumed run needs."""
-        return {"critic": self.critic.state_dict(), "optimiser": self.optimiser.state_dict()}
+        seen = torch.stack(self.seen) if self.seen else torch.zeros(0)
+        return {"critic": self.critic.state_dict(), "optimiser": self.optimiser.state_dict(), "seen": seen}
 
     def load(self, saved: dict):
         self.critic.load_state_dict(saved["critic"])
         self.optimiser.load_state_dict(saved["optimiser"])
-
-    def _logits(self, image, hole, rng) -> torch.Tensor:
-        seen, where = slices(image, hole, rng)
-        return self.critic(seen)[where]
+        self.seen = list(saved["seen"].to(self.device))
 
     def held_against(self, image: torch.Tensor, hole: torch.Tensor, rng) -> torch.Tensor:
         """Loss of a draw: how unreal it looks to the critic as it is."""
         self.critic.requires_grad_(False)
-        loss = -self._logits(image, hole, rng).mean()
+        loss = F.softplus(self.critic(patches(image, hole, rng))).mean()
         self.critic.requires_grad_(True)
         return loss
 
-    def learn(self, image: torch.Tensor, hole: torch.Tensor, modality: int, rng) -> None:
-        """One step of the critic on a drawn tumour and on real ones of its modality."""
-        rows = self.rows[self.sampler.data.modality[self.rows] == modality]
-        loss = F.relu(1 + self._logits(image.detach(), hole, rng)).mean()
-        for _ in range(REAL):
-            item = self.sampler.real(int(rng.choice(rows)), rng)
-            real = self._logits(*(item[k].to(self.device) for k in ("x", "hole")), rng)
-            loss = loss + F.relu(1 - real).mean() / REAL
-        self.optimiser.zero_grad(set_to_none=True)
+    def learn(self, image: torch.Tensor, item: dict[str, torch.Tensor], rng) -> None:
+        """Keeps a draw and the real tumour of the same place; some steps of the critic on all that are kept.
+
+        :param item: of the training, of a real crop. Surroundings are the same, beyond the image too, where they are continued:
+            the critic would learn any other difference first.
+        """
+        hole = item["hole"]
+        real = complete(item["x"], hole, item["valid"])
+        pair = torch.stack([patches(x, hole, rng) for x in (real, image.detach())])
+        self.seen = [*self.seen[1 - KEPT :], pair.half()]
+        for _ in range(UPDATES):
+            self._update(rng)
+
+    def _update(self, rng) -> None:
+        which, where = rng.integers(len(self.seen), size=(2, BATCH)), rng.integers(PATCHES, size=(2, BATCH))
+        batch = torch.stack([self.seen[i][kind, k] for kind in (0, 1) for i, k in zip(which[kind], where[kind])]).float()
+        batch = torch.rot90(batch, int(rng.integers(4)), (2, 3))
+        logits = self.critic(batch.flip(3) if rng.random() < 0.5 else batch)
+        loss = F.softplus(logits[:BATCH]).mean() + F.softplus(-logits[BATCH:]).mean()
+        self.optimiser.zero_grad()
         loss.backward()
         if dist.is_initialized():
             for p in self.critic.parameters():

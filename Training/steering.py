@@ -30,7 +30,7 @@ from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.precision import autocast
 
 LEVELS = 128  # grey levels at most; brighter voxels count as the last level
-NODES = {2: 0.15, 3: 0.2, 4: 0.3, 5: 0.35}  # which evaluation is corrected, and how often
+NODES = {2: 0.1, 3: 0.15, 4: 0.25, 5: 0.5}  # which evaluation is corrected, and how often
 OTHERS = 0.5  # share of requests that are another crop's features
 
 
@@ -52,6 +52,11 @@ def reached(values: torch.Tensor, paths, bin_width: float, spacing) -> dict[str,
         for k, v in soft.items():
             found[f"original_glcm_{k}"] = v.mean() + (hard[k].mean().float() - v.mean()).detach()
     return found
+
+
+def corrected(step: int, seed: int) -> int:
+    """Number of the evaluation that a step corrects, the same for all draws of all processes."""
+    return int(np.random.default_rng([seed, step, 2]).choice(list(NODES), p=list(NODES.values())))
 
 
 def _populations(meta: dict) -> dict[str, Population]:
@@ -80,14 +85,14 @@ class Steering:
         self.where = {n: i for i, n in enumerate(names)}
         self.populations = _populations(meta)
 
-    def _request(self, rng):
+    def _request(self, rng, real: bool = False):
         """A training item and what is asked of it: its own features or those of another crop of its modality, as a tumour of
-        its size would have them."""
-        item = self.sampler._synthesis(rng)
+        its size would have them. `real`: neither crop is varied or procedural."""
+        item = self.sampler.real(rng) if real else self.sampler._synthesis(rng)
         if rng.random() < OTHERS:
             data, modality, region = self.sampler.data, int(item["modality"]), int(item["region"])
             for _ in range(20):
-                j = int(rng.choice(self.sampler.tumours, p=self.sampler.weight))
+                j = int(rng.choice(self.sampler.holes) if real else rng.choice(self.sampler.tumours, p=self.sampler.weight))
                 if data.modality[j] == modality and data.region[j] == region:
                     item["values"] = torch.from_numpy(self._donated(j, item, modality))[None]
                     break
@@ -124,14 +129,15 @@ class Steering:
 
     def losses(self, network, tokens, step: int, index: int, seed: int) -> dict[str, torch.Tensor]:
         """Of one drawn tumour: `missed`, the mean error of its asked features in the tokens' units, and with an adversary,
-        which learns from this draw, `unreal`."""
+        which learns from this draw, `unreal` where the last evaluation is corrected."""
         rng = np.random.default_rng([seed, step, index, 1])
-        item = self._request(rng)
+        times = self.model.few_steps[: corrected(step, seed) + 1]
+        # Earlier predictions are means, and smooth by right.
+        judged = self.adversary is not None and len(times) == len(self.model.few_steps)
+        item = self._request(rng, judged)
         item = {k: v.to(self.model.device) for k, v in item.items()}
         hole, modality = item["hole"], self.model.modalities[int(item["modality"])]
         asked = {n: float(item["values"][0, i]) for n, i in self.where.items() if bool(item["given"][0, i])}
-        last = int(rng.choice(list(NODES), p=list(NODES.values())))
-        times = self.model.few_steps[: last + 1]
 
         def predict(state, y, m):
             with torch.set_grad_enabled(m == times[-1]), autocast(state.device):
@@ -142,9 +148,9 @@ class Steering:
         noise = int(rng.integers(2**31))
         image = self.model.draw(predict, item["x"], hole, item["valid"], asked, modality, times, 1.0, noise)
         found = {"missed": self._missed(image, item, asked, modality, tokens)}
-        if self.adversary:
+        if judged:
+            self.adversary.learn(image, item, rng)
             found["unreal"] = self.adversary.held_against(image, hole, rng)
-            self.adversary.learn(image, hole, int(item["modality"]), rng)
         return found
 
     def _missed(self, image, item, asked, modality, tokens) -> torch.Tensor:

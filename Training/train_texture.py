@@ -131,9 +131,9 @@ class Sampler:
         image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
         return self._item(image, (label & 1) > 0, label, i, given, False, int(self.data.region[i]), rng)
 
-    def real(self, i: int, rng):
-        """Row i of the data, turned and flipped."""
-        return self._tumour(i, np.zeros(len(self.columns), bool), rng)
+    def real(self, rng):
+        """A crop as it was, turned and flipped."""
+        return self._tumour(int(rng.choice(self.holes)), self._given(rng, len(self.columns)), rng)
 
     def _removal(self, rng):
         for _ in range(20):
@@ -334,7 +334,7 @@ class Trainer:
         )
         self.ema, self.step, self.spent = common.Ema(self.network), 0, 0.0
         self.average, self.patience = {}, Patience(a.patience)
-        self.adversary = Adversary(self.sampler, self.run.device, seed=a.seed) if a.adversary > 0 else None
+        self.adversary = Adversary(self.run.device, seed=a.seed) if a.adversary > 0 else None
         if saved:
             self._resume(saved)
         self.used = self.spent
@@ -374,7 +374,7 @@ class Trainer:
         self.step, self.spent = saved["step"], saved["spent"]
         self.average = dict(saved.get("average", {}))
         self.patience = Patience(self.a.patience, *saved.get("validation", (None, 0)))
-        if self.adversary and "adversary" in saved:
+        if self.adversary and "seen" in saved.get("adversary", {}):
             self.adversary.load(saved["adversary"])
 
     def state(self) -> dict:
@@ -432,7 +432,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.ema.update(self.network)
         self.step += 1
-        self.average = {k: 0.98 * self.average.get(k, v) + 0.02 * v for k, v in found.items()}
+        self.average |= {k: 0.98 * self.average.get(k, v) + 0.02 * v for k, v in found.items()}
 
     def _report(self):
         """What is due after a step: log, validation, pictures, checkpoint."""

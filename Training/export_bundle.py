@@ -3,9 +3,9 @@
     python Training/export_bundle.py --run runs/lidc --data runs/data/lidc --out Resources/Models/lung-nodule-ct \\
         --id lung-nodule-ct --version 0.1.0 --title "Lung nodule (CT)" --organ lung --licence "CC BY 4.0" --scores RESULTS.json …
 
-The averaged weights are written; large ones as float16, because it keeps eight times finer steps than bfloat16 at the same
-size and trained weights are far from its limits. Scaling of features and latents stays float32. The bundle is then opened
-as an edit would open it, and its output is compared with the checkpoint's.
+The averaged weights are written; large ones as float16 with eight significant bits, which a repository stores in a sixth
+less space than eleven, and which are all that networks compute with in bfloat16. Scaling of features and latents stays
+float32. The bundle is then opened as an edit would open it, and its output is compared with the checkpoint's.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 
 MAX_BYTES = 20_000_000  # of all files; models that come with the library must stay small
 HALF_FROM = 1024  # tensors with fewer values stay float32: they cost nothing and some are sensitive
+BITS = 8  # significant bits of a stored weight
 HALF_LIMIT = 6e4  # float16 ends at 65504
 CT_RANGE = (-1024.0, 3071.0)  # HU, what a CT scanner stores
 SOURCES = {  # layout: (data, its licence, source to cite); only data that permits it may shape weights that are shipped
@@ -47,10 +48,13 @@ SOURCES = {  # layout: (data, its licence, source to cite); only data that permi
 
 
 def small(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as it is stored: float16 if it is a large matrix or kernel, else unchanged."""
+    """The tensor as it is stored: rounded and in float16 if it is a large matrix or kernel, else unchanged."""
     tensor = tensor.detach().cpu().contiguous()
     large = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= HALF_FROM
-    return tensor.half() if large and float(tensor.abs().max()) < HALF_LIMIT else tensor
+    if not large or float(tensor.abs().max()) >= HALF_LIMIT:
+        return tensor
+    mantissa, exponent = torch.frexp(tensor)
+    return torch.ldexp(torch.round(mantissa * 2**BITS), exponent - BITS).half()
 
 
 def weights(checkpoint: dict) -> dict[str, torch.Tensor]:

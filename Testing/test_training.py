@@ -21,6 +21,7 @@ TRAINING = Path(__file__).resolve().parents[1] / "Training"
 sys.path.insert(0, str(TRAINING))  # the scripts are run, not installed
 
 common = pytest.importorskip("common")
+export_bundle = pytest.importorskip("export_bundle")
 prepare = pytest.importorskip("prepare")
 train_texture = pytest.importorskip("train_texture")
 
@@ -426,8 +427,6 @@ def test_concordance_needs_equal_values(train_codec):
 
 
 def export(run: Path, data: Path, out: Path, *more):
-    import export_bundle
-
     arguments = [
         "--run",
         run,
@@ -475,7 +474,7 @@ def test_export_load_sample(prepared, trained, tmp_path):
     assert population[row, column] == pytest.approx(expected, rel=1e-6)
     model = TextureModel.from_bundle(bundle, "cpu")
     for name, value in model.network.state_dict().items():
-        torch.testing.assert_close(value, saved["ema"][name], rtol=2**-8, atol=1e-6)  # eight bits
+        assert torch.equal(value, export_bundle.small(saved["ema"][name]).to(value.dtype)), name
     for name in ("tokens.center", "tokens.scale"):
         assert torch.equal(model.network.state_dict()[name], saved["ema"][name])
     assert torch.equal(model.codec.std, saved["codec"]["std"])
@@ -493,6 +492,8 @@ def test_export_stores_large_weights_small(prepared, trained, tmp_path):
     assert large and all(v.dtype == torch.float16 for v in large)
     mantissas = torch.cat([torch.frexp(v.float())[0].flatten() for v in large]) * 2**8
     assert torch.equal(mantissas, mantissas.round())
+    weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(export_bundle.small(weights).float(), weights, rtol=2**-8, atol=0)
     assert tensors["network.tokens.center"].dtype == tensors["codec.std"].dtype == torch.float32
 
 
@@ -530,8 +531,8 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
     train(prepared, tmp_path / "again", "--steps", 1, "--lr", 0, "--init", bundle.folder, "--threads", 1)
     again = torch.load(tmp_path / "again" / "last.pt", weights_only=True)
     for name, value in trained[1]["ema"].items():
-        torch.testing.assert_close(again["network"][name], value, rtol=2**-8, atol=1e-6)
-        torch.testing.assert_close(again["ema"][name], value, rtol=2**-8, atol=1e-6)
+        stored = export_bundle.small(value).to(value.dtype)
+        assert torch.equal(again["network"][name], stored) and torch.equal(again["ema"][name], stored), name
     assert torch.equal(again["codec"]["std"], trained[1]["codec"]["std"])
     assert again["config"]["names"] == trained[1]["config"]["names"]
     further = export(tmp_path / "again", prepared, tmp_path / "further", "--init", bundle.folder)
@@ -629,6 +630,25 @@ def test_a_critic_sees_nothing_of_what_lies_beyond_the_image(prepared):
     item["x"] = torch.where(item["valid"], item["x"], 1000.0)
     critic.learn(torch.zeros_like(item["x"]), item, rng)
     assert float(critic.seen[-1].abs().max()) < 100
+
+
+def test_the_critic_judges_last_evaluations_of_real_crops_only(prepared, monkeypatch):
+    steer, network = steering_of(prepared)
+    steer.adversary = adversary.Adversary(torch.device("cpu"))
+    kinds = [row["kind"] for row in steer.sampler.data.rows]
+    asked = []
+    donated = steer._donated
+    monkeypatch.setattr(steer, "_donated", lambda j, *rest: asked.append(kinds[j]) or donated(j, *rest))
+    real, judged = steer.sampler.real, []
+    monkeypatch.setattr(steer.sampler, "real", lambda rng: judged.append(True) or real(rng))
+    for step in range(6):
+        asked.clear()
+        judged.clear()
+        last = steering.corrected(step, 0) == max(steering.NODES)
+        found = [steer.losses(network, network.tokens, step, k, 0) for k in range(3)]
+        assert all(("unreal" in f) == last for f in found) and len(judged) == 3 * last
+        assert not last or set(asked) <= {"real"}
+    assert {steering.corrected(step, 0) == max(steering.NODES) for step in range(6)} == {True, False}
 
 
 def test_training_with_a_critic_resumes_as_if_it_had_not_stopped(prepared, tmp_path, monkeypatch):

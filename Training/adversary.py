@@ -1,7 +1,7 @@
 """Teach draws to look real: a small critic compares patches of drawn tumours with patches of real ones.
 
 The bridge's loss is met best by a mean of what could be there, the loss of features by anything that has them; neither
-notices grain of the wrong kind. The critic sees three slices and the mask at a time, at the scale of the texture, and
+notices grain of the wrong kind. The critic sees five slices and the mask at a time, at the scale of the texture, and
 never the request. It judges the mean and the spread of its filters over a patch, which tells textures apart after few
 steps, and learns from the latest draws again and again: one draw at a time teaches it next to nothing.
 """
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from TumorSynthLib.texture.context import complete
 
 PATCH = 24  # voxels in plane
+SLICES = 5  # of a patch: the middle one is in the tumour
 PATCHES = 12  # per tumour, half of them around its border
 KEPT = 96  # latest pairs of a drawn and a real tumour that the critic learns from
 UPDATES = 4  # of the critic per draw
@@ -23,38 +24,39 @@ BATCH = 24  # patches of either kind per update
 
 
 class Critic(nn.Module):
-    """Logits (N,) of being drawn, for patches (N, 4, PATCH, PATCH): a slice between its neighbours, and the mask."""
+    """Logits (N,) of being drawn, for patches (N, SLICES + 1, PATCH, PATCH): slices, and the mask in the middle one."""
 
     def __init__(self, width: int = 16):
         super().__init__()
-        sizes, layers = (7, width, width, 2 * width, 2 * width), []
+        sizes, layers = (2 * SLICES + 1, width, width, 2 * width, 2 * width), []
         for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
             layers += [nn.AvgPool2d(2)] if k == 2 else []
             layers += [nn.Conv2d(a, b, 3), nn.LeakyReLU(0.2)]  # without a margin: zeros around a patch are no tissue
         self.body, self.out = nn.Sequential(*layers), nn.Linear(4 * width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        grain = x[:, :3] - F.avg_pool2d(x[:, :3], 3, 1, 1, count_include_pad=False)
+        slices = x[:, :SLICES]
+        grain = slices - F.avg_pool2d(slices, 3, 1, 1, count_include_pad=False)
         h = self.body(torch.cat([x, 4 * grain], 1))
         return self.out(torch.cat([h.mean((2, 3)), (h.var((2, 3)) + 1e-6).sqrt()], 1))[:, 0]
 
 
 def patches(image: torch.Tensor, hole: torch.Tensor, rng) -> torch.Tensor:
-    """(PATCHES, 4, PATCH, PATCH) around random voxels of the mask, with the image's gradients.
+    """(PATCHES, SLICES + 1, PATCH, PATCH) around random voxels of the mask, with the image's gradients.
 
     image (1, 1, D, H, W) in the network's range, hole bool of its shape.
     """
-    half, mask = PATCH // 2, hole[0, 0]
+    half, beside, mask = PATCH // 2, SLICES // 2, hole[0, 0]
     inner = -F.max_pool3d(-hole.float(), 3, 1, 1)[0, 0] > 0
     pools = [p for p in ((mask & ~inner).nonzero(), mask.nonzero()) if len(p)]
-    x = F.pad(image, (half, half, half, half, 1, 1), mode="replicate")[0, 0]
+    x = F.pad(image, (half, half, half, half, beside, beside), mode="replicate")[0, 0]
     m = F.pad(mask.to(image.dtype), (half, half, half, half))
     found = []
     for k in range(PATCHES):
         pool = pools[k % len(pools)]
         z, i, j = pool[int(rng.integers(len(pool)))].tolist()
         area = (slice(None), slice(i, i + PATCH), slice(j, j + PATCH))
-        found.append(torch.cat([x[z : z + 3][area], m[z : z + 1][area]]))
+        found.append(torch.cat([x[z : z + SLICES][area], m[z : z + 1][area]]))
     return torch.stack(found)
 
 
@@ -62,12 +64,12 @@ class Adversary:
     """The critic, its training, and what it holds against a draw."""
 
     def __init__(self, device: torch.device, lr: float = 2e-3, seed: int = 0):
-        self.device = device
+        self.device, self.lr = device, lr
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.critic = Critic().to(device)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.5, 0.99))
-        self.seen: list[torch.Tensor] = []  # (2, PATCHES, 4, PATCH, PATCH) float16: real, drawn
+        self.seen: list[torch.Tensor] = []  # (2, PATCHES, SLICES + 1, PATCH, PATCH) float16: real, drawn
 
     def state(self) -> dict:
         """All that a resumed run needs."""
@@ -78,6 +80,11 @@ class Adversary:
         self.critic.load_state_dict(saved["critic"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.seen = list(saved["seen"].to(self.device))
+
+    def pace(self, share: float):
+        """Learns at this share of its rate: as the network settles, so does the critic, which would win otherwise."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * share
 
     def held_against(self, image: torch.Tensor, hole: torch.Tensor, rng) -> torch.Tensor:
         """Loss of a draw: how unreal it looks to the critic as it is."""

@@ -398,8 +398,11 @@ class Trainer:
             done = self.done()
             if done >= 1 or self.step >= self.a.steps or self.patience.spent:
                 break
+            rate = common.rate(self.a, done)
             for group in self.optimiser.param_groups:
-                group["lr"] = common.rate(self.a, done)
+                group["lr"] = rate
+            if self.adversary:
+                self.adversary.pace(rate / self.a.lr)
             self._step()
             self._report()
         self.run.save(self.state())

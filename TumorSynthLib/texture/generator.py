@@ -24,6 +24,7 @@ from TumorSynthLib.texture.context import (
 )
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 from TumorSynthLib.texture.precision import autocast
+from TumorSynthLib.texture.weights import read_weights
 
 Progress = Callable[[str, float], None]
 
@@ -71,7 +72,7 @@ class TextureModel:
         j = bundle.json
         network = BridgeNetwork(NetworkConfig.from_dict(j["network"]["config"]))
         codec = make_codec(j["codec"])
-        tensors = bundle.tensors("network.safetensors", "torch")
+        tensors = read_weights(bundle)
         for module, prefix in ((network, "network."), (codec, "codec.")):
             state = {k[len(prefix) :]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith(prefix)}
             try:

@@ -21,6 +21,7 @@ PATCHES = 12  # per tumour, half of them around its border
 KEPT = 96  # latest pairs of a drawn and a real tumour that the critic learns from
 UPDATES = 4  # of the critic per draw
 BATCH = 24  # patches of either kind per update
+SLOPE_PRICE = 0.1  # of the critic's squared slope: without it a sure critic teaches streaks that are worse than what was there
 
 
 class Critic(nn.Module):
@@ -110,8 +111,11 @@ class Adversary:
         which, where = rng.integers(len(self.seen), size=(2, BATCH)), rng.integers(PATCHES, size=(2, BATCH))
         batch = torch.stack([self.seen[i][kind, k] for kind in (0, 1) for i, k in zip(which[kind], where[kind])]).float()
         batch = torch.rot90(batch, int(rng.integers(4)), (2, 3))
-        logits = self.critic(batch.flip(3) if rng.random() < 0.5 else batch)
+        batch = (batch.flip(3) if rng.random() < 0.5 else batch).requires_grad_()
+        logits = self.critic(batch)
+        (slope,) = torch.autograd.grad(logits.sum(), batch, create_graph=True)
         loss = F.softplus(logits[:BATCH]).mean() + F.softplus(-logits[BATCH:]).mean()
+        loss = loss + SLOPE_PRICE * slope[:, :SLICES].square().sum((1, 2, 3)).mean()
         self.optimiser.zero_grad()
         loss.backward()
         if dist.is_initialized():

@@ -28,6 +28,7 @@ RATE = 0.25  # grey-level bins per Adam step at first
 WIDTH = 2.5  # voxels in plane: a Gaussian's deviation, over which steps are spread; less and less in the last third
 FAR = 0.35  # mean squared error, in the features' scales, from which smoothness and noise are searched, and no step is spread
 NEAR = 1 / 1000  # of the number of asked features: the mean squared error that will do where moves are smooth; less for few
+HELD = 1e-4  # mean squared error per asked feature below which nothing is left to gain, however the moves are
 ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the search back there, with smaller steps …
 LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
@@ -240,7 +241,7 @@ class _Solver:
                 elif error > ASTRAY * best_error + LITTLE * self.count:  # the surrogates were trusted too far
                     u, reference = self._measured(best, reference, parts), best
                     first, pace = None, SLOWER * pace
-                if self.width and best_error <= NEAR * self.count**2:
+                if best_error <= max(NEAR * self.count if self.width else 0.0, HELD) * self.count:
                     return best
                 self.progress("solve", 0.2 + 0.8 * step / self.iterations)
             (slope,) = torch.autograd.grad(goal.loss(u, step % parts), u)

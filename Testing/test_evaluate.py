@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,6 +293,25 @@ def test_field_arm_reaches_and_page_is_written(texture, bundle, cases, monkeypat
     for text in ("Sweeps", "mean_intensity", "AUC of numbers", "Evaluations for 99 %", "4 of 5 cases"):
         assert text in page
     assert f"{out['believable']['CT donor network']['arrangement']:.2f}" in page
+
+
+def test_thin_windows_get_a_margin_for_frd_score(bundle, cases, monkeypatch):
+    """Its filters leave features of thin images out, and rows of different lengths are no table."""
+    seen = []
+
+    def compute(images, paths_masks, num_workers):
+        for sides in zip(images, paths_masks):
+            seen.extend(tuple(sitk.GetArrayFromImage(sitk.ReadImage(p)) for p in pair) for pair in zip(*sides))
+        return 1.0
+
+    monkeypatch.setitem(sys.modules, "frd_score", SimpleNamespace(compute_frd=compute))
+    bench = arms.Bench.load(bundle, list(arms.cases("sts", cases))[:2], device="cpu")
+    assert distances.by_package(bench, [(0, None), (1, None)]) == 1.0
+    array, mask = distances.window(bench, bench.tumours[0], None)
+    image, marked = seen[0]
+    assert image.shape == marked.shape == tuple(n + 2 * distances.MARGIN for n in array.shape)
+    inner = tuple(slice(distances.MARGIN, -distances.MARGIN) for _ in range(3))
+    assert (image[inner] == np.rint(array)).all() and (marked[inner] == mask).all() and marked.sum() == mask.sum()
 
 
 def test_a_run_that_breaks_off_keeps_what_it_had(bundle, cases, tmp_path, texture, monkeypatch):

@@ -23,6 +23,7 @@ from TumorSynthLib.region import Region
 
 QUERY = (5, 13, 13)  # voxels (z, y, x) of the patch that is looked for in the training tumours
 FLAT = 1.0  # grey levels of deviation below which a place is too flat to be like anything
+MARGIN = 8  # voxels around a window: filters of `frd-score` leave out features of thin ones, and all rows must have the same
 LIMIT = 10.0  # z-scores are cut here: one outlier would be the whole distance
 
 
@@ -58,7 +59,9 @@ def by_package(bench: Bench, made: list[tuple[int, Drawn]]) -> float | None:
         paths = ([], []), ([], [])
         for side, items in enumerate(([(i, None) for i in sorted({i for i, _ in made})], made)):
             for k, (i, drawn) in enumerate(items):
-                array, mask = window(bench, bench.tumours[i], drawn)
+                array, mask = (
+                    np.pad(x, MARGIN, mode) for x, mode in zip(window(bench, bench.tumours[i], drawn), ("edge", "constant"))
+                )
                 for part, values in enumerate((np.rint(array).astype(np.float32), mask.astype(np.uint8))):
                     image = sitk.GetImageFromArray(values)
                     image.SetSpacing(bench.bundle.spacing)

@@ -324,7 +324,7 @@ def test_from_bundle_reads_small_weights_and_flags(dtype, monkeypatch):
         stored = v.to(torch.uint8) if v.dtype == torch.bool else v.to(dtype) if v.ndim >= 2 else v
         tensors[f"network.{k}"] = stored
     json = {
-        "id": "tiny", "network": {"config": reference.network.config.as_dict(), "features": list(NAMES)},
+        "id": "tiny", "files": {}, "network": {"config": reference.network.config.as_dict(), "features": list(NAMES)},
         "codec": CODECS["haar"], "modalities": ["CT", "T1"], "spacing_mm": [1.0, 1.0, 2.0],
         "intensity": {"CT": {"center": 0, "scale": 100}, "T1": {"center": 400, "scale": 200}},
         "sampler": {"nodes": [1.0, 0.5, 0.1], "eta": 1.0},

@@ -213,7 +213,7 @@ def test_the_native_grid_is_what_counts(sample, population):
     assert np.array_equal(result.native[~region.native_mask], region.native[~region.native_mask])
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.6])
+@pytest.mark.parametrize("factor", [0.6, 1.6, 2.2])
 def test_contrast_is_reached_in_slices_four_times_as_thick(factor):
     """Few voxels of the image stand behind many of the working grid: it takes several turns to and fro."""
     _, mask = _tumour(4, 4.0)

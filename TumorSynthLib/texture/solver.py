@@ -36,7 +36,8 @@ REACHED = 0.25  # population standard deviations within which a feature counts a
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
 NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of the sample
 OUTLIER = 5.0  # robust standard deviations from the median
-TURNS, MORE_TURNS = 3, 9  # solves through the image's own grid, where that is another one; more while each gains a tenth
+TURNS, MORE_TURNS = 3, 9  # solves through the image's own grid, where that is another one; more while each gains a tenth …
+FEW = 10  # … or where fewer features are asked: each then gains a little for long
 ENOUGH = 0.01  # mean error of the asked features, in their scales, at which the turns end …
 WILL_DO = 1 / 400  # … or this times the number of asked features, where moves are smooth
 
@@ -415,7 +416,7 @@ def _through_native(region, array, request, scales, integer: bool, judge, attemp
         native = np.where(region.native_mask, region.to_native(wanted), region.native).astype(np.float32)
         held = region.measure(native, as_stored=True)
         reached, error = judge(held)
-        stuck = turn >= TURNS - 1 and error > 0.9 * best_error
+        stuck = turn >= TURNS - 1 and len(request) >= FEW and error > 0.9 * best_error
         if error < best_error:
             best, best_error = (held, native, reached), error
         if stuck or turn == MORE_TURNS - 1 or best_error <= enough * len(request):

@@ -634,6 +634,24 @@ def test_a_critic_learns_what_drawn_tumours_lack_and_tells_the_draw(prepared):
     assert all(p.grad is None for p in critic.critic.parameters())
 
 
+def test_a_critic_settles_as_the_network_does_and_its_slope_has_a_price(prepared, monkeypatch):
+    def slope_after_learning(price: float, share: float):
+        monkeypatch.setattr(adversary, "SLOPE_PRICE", price)
+        rng = np.random.default_rng(0)
+        critic, item = adversary.Adversary(torch.device("cpu")), sampler_of(prepared)[0].real(rng)
+        critic.pace(share)
+        before = critic.critic.out.weight.detach().clone()
+        for _ in range(30):
+            critic.learn(torch.where(item["hole"], item["x"].mean(), item["x"]), item, rng)
+        seen = torch.cat([pair[1] for pair in critic.seen[-4:]]).float().requires_grad_()
+        (slope,) = torch.autograd.grad(critic.critic(seen).sum(), seen)
+        return float(slope[:, : adversary.SLICES].square().sum((1, 2, 3)).mean()), torch.dist(critic.critic.out.weight, before)
+
+    (free, moved), (priced, _), (_, still) = (slope_after_learning(*a) for a in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0)))
+    assert priced < 0.5 * free
+    assert moved > 0 and still == 0
+
+
 def test_a_critic_sees_nothing_of_what_lies_beyond_the_image(prepared):
     """Draws are continued there, real crops weren't: in small images that alone told them apart."""
     rng = np.random.default_rng(0)

@@ -5,8 +5,9 @@
 
 The averaged weights are written; large ones as float16 with eight significant bits, which a repository stores in a sixth
 less space than eleven, and which are all that networks compute with in bfloat16. Scaling of features and latents stays
-float32. With `--further`, the file of the bundle that `--init` names is kept and the differences are written beside it, in a
-sixth of the space. The bundle is then opened as an edit would open it, and its output is compared with the checkpoint's.
+float32. With `--further`, the file of the bundle that `--init` names is kept and the differences are written beside it,
+which compress to about a fifth. The bundle is then opened as an edit would open it, and its output is compared with the
+checkpoint's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A network's weights in a bundle: one file, and where the model was trained further, a small one of differences.
 
-Further training changes weights by a few hundredths of their size. Stored as whole numbers of a step per row of a matrix,
-that takes a sixth of the room of the weights themselves, in a repository or a download.
+Further training changes weights by a hundredth or two of their size. Stored as whole numbers of a step per row of a matrix,
+the differences compress, in a repository or a download, to about a fifth of what the weights do.
 """
 
 from __future__ import annotations

@@ -215,12 +215,14 @@ class Bench:
     def wish(self, i: int, donor: int) -> dict[str, float]:
         """A donor's features as a case is asked for them: at its size, as the product does with a donor.
 
-        GLCM at the audit's bin width is left out: no population says how it follows the size.
+        GLCM at the audit's bin width is left out: no population says how it follows the size. Audit features are what those
+        of the donor would be, and change nothing of what is asked.
         """
         case, other = self.tumours[i], self.tumours[donor]
-        sizes = (t.volume.volume_of(t.mask) for t in (other, case))
+        sizes = [t.volume.volume_of(t.mask) for t in (other, case)]
         known = {n: v for n, v in other.own.items() if klass(n) != "glcm_other"}
-        return at_size(self.bundle.population(case.case.modality), known, *sizes)
+        population = self.bundle.population(case.case.modality)
+        return at_size(population, known, *sizes) | at_size(population, request_of(known), *sizes)
 
     def mates(self, i: int) -> list[int]:
         """Tumours of other patients in the same modality, in an order of the case's own."""

@@ -29,8 +29,8 @@ CERTAIN = 3.0  # standard errors that a slope must differ from zero by
 REACH = 2.5  # standard deviations of a feature that it is moved by at most
 LEAST = 30  # tumours below which a population tells no slopes
 DOUBT = 0.45  # standard error of a moved feature, in Gaussian units per unit of the volume's logarithm
-ABOUT = 0.7  # standard deviation, in the volume's logarithm, of the sizes that count as about the new one; wider
-ENOUGH = 20  # until about as many tumours count
+ABOUT = 0.7  # standard deviation, in the volume's logarithm, of the sizes that count as about the new one
+TOGETHER = 100  # tumours below which a population doesn't tell how features go together at a size
 
 
 def slopes(population: Population) -> dict[str, float]:
@@ -62,14 +62,14 @@ def _usual(population: Population, names: list[str], z: np.ndarray, size: float,
     """Features z (n,) in Gaussian units as tumours of about this size (log mm³) have them together.
 
     Posterior mean: prior the tumours' mean and covariance, weighted by how near their size is, and the mean's slope with it;
-    error of z the `DOUBT` of a step. Nothing moves where there was no step.
+    error of z the `DOUBT` of a step. Nothing moves where there was no step, or where tumours are few.
     """
+    if len(population.cases) < TOGETHER:
+        return z
     column = {n: k for k, n in enumerate(population.names)}
     sizes = np.log(population.values[:, column[VOLUME]])
-    weight, about = np.zeros(len(sizes)), ABOUT
-    while weight @ weight * ENOUGH > 1 or not weight.any():
-        weight = np.exp(-0.5 * ((sizes - size) / about) ** 2)
-        weight, about = weight / weight.sum(), 1.5 * about
+    weight = np.exp(-0.5 * ((sizes - size) / ABOUT) ** 2)
+    weight /= weight.sum()
     near = population.gaussian[:, [column[n] for n in names]]
     middle, off = weight @ near, sizes - weight @ sizes
     slope = weight * off @ (near - middle) / max(float(weight @ off**2), 1e-9)

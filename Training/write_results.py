@@ -36,7 +36,8 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   training were not chosen on these cases, nor from which time on a draw is guided and how the solver moves: 40 and 30
   training patients decided that. How far a donor's features are drawn to those of tumours of the new size was chosen on
   parts of 300 training nodules, whose features are known, and tried with the solver on 40 training nodules; that 35 sarcomas
-  are too few for it, after a trial on these sarcomas. That requests of few features take more turns was decided on the demonstration's tumour, and seen on 20 of these nodules.
+  are too few for it, after a trial on these sarcomas. That requests of few features take more turns was decided on the
+  demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the rows that the commands named there left out are of an earlier version: the
   baselines', and for lung the field's, which don't use the model's network.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare.

@@ -39,7 +39,7 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   are too few for it, after a trial on these sarcomas. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the rows that the commands named there left out are of an earlier version: the
-  baselines', and for lung the field's, which don't use the model's network.
+  sarcomas' field, which doesn't use the model's network.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """

@@ -101,10 +101,11 @@ def at_size(
     if not step or not names:
         return moved
     maps = [population.map_of(n) for n in names]
-    z = np.array([float(m.forward(features[n])) for m, n in zip(maps, names)])
-    z += [np.clip(follow.get(n, 0.0) * step, -REACH, REACH) for n in names]
-    for name, map_, place in zip(names, maps, _usual(population, names, z, float(known[1]), step)):
-        if _moves(name):
+    own = np.array([float(m.forward(features[n])) for m, n in zip(maps, names)])
+    z = own + [np.clip(follow.get(n, 0.0) * step, -REACH, REACH) for n in names]
+    places = _usual(population, names, z, float(known[1]), step)
+    for name, map_, was, place in zip(names, maps, own, places):
+        if _moves(name) and place != was:
             values = population.values[:, column[name]]
             low, high = min(values.min(), features[name]), max(values.max(), features[name])
             moved[name] = float(np.clip(map_.backward(place), low, high))

@@ -39,7 +39,8 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   are too few for it, after a trial on these sarcomas. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  field was drawn before version 0.4.0, whose network it doesn't use; their sweeps before requests of few features took more turns.
+  field was drawn before version 0.4.0, whose network it doesn't use; their sweeps before requests of few features took more
+  turns.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """

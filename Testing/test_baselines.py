@@ -124,11 +124,11 @@ def test_training_resumes_exactly(kind, prepared, tmp_path):  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:  # the same plan of four steps, stopped after two
         update = train_baseline.Trainer.update
 
-        def stop(self):
+        def stop(self, batch):
             if self.step == args["step"]:
                 self.save()
                 raise KeyboardInterrupt
-            return update(self)
+            return update(self, batch)
 
         patch.setattr(train_baseline.Trainer, "update", stop)
         with pytest.raises(KeyboardInterrupt):

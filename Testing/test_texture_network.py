@@ -166,6 +166,27 @@ def test_items_of_a_batch_are_independent():
         torch.testing.assert_close(alone, out[i : i + 1], rtol=1e-4, atol=1e-5)
 
 
+def test_norms_may_be_more_precise_than_products(monkeypatch):
+    """As under autocast on a GPU, where layer norm stays float32: attention mixed the two, and failed there."""
+    net = awake()
+    given = inputs(batch=3, removal=torch.tensor([False, True, False]))
+    precise = net(**given)
+    norm = network.channel_norm
+    monkeypatch.setattr(network, "channel_norm", lambda x, weight: norm(x.float(), weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = net(**given)
+    assert torch.allclose(rough.float(), precise, atol=0.3) and not torch.equal(rough.float(), precise)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_predicts_what_the_cpu_does():
+    net = awake()
+    given = inputs(batch=3, removal=torch.tensor([False, True, False]))
+    expected = net(**given)
+    net.to("cuda")
+    assert torch.allclose(net(**{k: v.to("cuda") for k, v in given.items()}).cpu(), expected, atol=0.02)
+
+
 def test_token_scaling_standardises_raw_values():
     net = BridgeNetwork(TINY)
     net.tokens.set_scaling(

@@ -19,8 +19,9 @@ PATCH = 24  # voxels in plane
 SLICES = 5  # of a patch: the middle one is in the tumour
 PATCHES = 12  # per tumour, half of them around its border
 KEPT = 96  # latest pairs of a drawn and a real tumour that the critic learns from
-UPDATES = 4  # of the critic per draw
-BATCH = 24  # patches of either kind per update
+UPDATES = 4  # of the critic per draw, as far as `MOST`
+BATCH = 24  # patches of either kind per update; more where more draws than `MOST` share the updates
+MOST = 2  # draws of a step with updates of their own
 SLOPE_PRICE = 0.1  # of the critic's squared slope: without it a sure critic teaches streaks that are worse than what was there
 
 
@@ -42,22 +43,23 @@ class Critic(nn.Module):
         return self.out(torch.cat([h.mean((2, 3)), (h.var((2, 3)) + 1e-6).sqrt()], 1))[:, 0]
 
 
-def patches(image: torch.Tensor, hole: torch.Tensor, rng) -> torch.Tensor:
-    """(PATCHES, SLICES + 1, PATCH, PATCH) around random voxels of the mask, with the image's gradients.
+def patches(images: torch.Tensor, holes: torch.Tensor, rng) -> torch.Tensor:
+    """(B * PATCHES, SLICES + 1, PATCH, PATCH) around random voxels of each mask, with the images' gradients.
 
-    image (1, 1, D, H, W) in the network's range, hole bool of its shape.
+    images (B, 1, D, H, W) in the network's range, holes bool of its shape.
     """
-    half, beside, mask = PATCH // 2, SLICES // 2, hole[0, 0]
-    inner = -F.max_pool3d(-hole.float(), 3, 1, 1)[0, 0] > 0
-    pools = [p for p in ((mask & ~inner).nonzero(), mask.nonzero()) if len(p)]
-    x = F.pad(image, (half, half, half, half, beside, beside), mode="replicate")[0, 0]
-    m = F.pad(mask.to(image.dtype), (half, half, half, half))
+    half, beside = PATCH // 2, SLICES // 2
+    x = F.pad(images, (half, half, half, half, beside, beside), mode="replicate")[:, 0]
+    m = F.pad(holes.to(images.dtype), (half, half, half, half))[:, 0]
     found = []
-    for k in range(PATCHES):
-        pool = pools[k % len(pools)]
-        z, i, j = pool[int(rng.integers(len(pool)))].tolist()
-        area = (slice(None), slice(i, i + PATCH), slice(j, j + PATCH))
-        found.append(torch.cat([x[z : z + SLICES][area], m[z : z + 1][area]]))
+    for k, mask in enumerate(holes[:, 0].cpu()):
+        inner = -F.max_pool3d(-mask[None, None].float(), 3, 1, 1)[0, 0] > 0
+        pools = [p for p in ((mask & ~inner).nonzero(), mask.nonzero()) if len(p)]
+        for n in range(PATCHES):
+            pool = pools[n % len(pools)]
+            z, i, j = pool[int(rng.integers(len(pool)))].tolist()
+            area = (slice(None), slice(i, i + PATCH), slice(j, j + PATCH))
+            found.append(torch.cat([x[k, z : z + SLICES][area], m[k, z : z + 1][area]]))
     return torch.stack(found)
 
 
@@ -87,34 +89,35 @@ class Adversary:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * share
 
-    def held_against(self, image: torch.Tensor, hole: torch.Tensor, rng) -> torch.Tensor:
-        """Loss of a draw: how unreal it looks to the critic as it is."""
+    def held_against(self, images: torch.Tensor, holes: torch.Tensor, rng) -> torch.Tensor:
+        """Loss of draws (B, 1, D, H, W): how unreal they look to the critic as it is."""
         self.critic.requires_grad_(False)
-        loss = F.softplus(self.critic(patches(image, hole, rng))).mean()
+        loss = F.softplus(self.critic(patches(images, holes, rng))).mean()
         self.critic.requires_grad_(True)
         return loss
 
-    def learn(self, image: torch.Tensor, item: dict[str, torch.Tensor], rng) -> None:
-        """Keeps a draw and the real tumour of the same place; some steps of the critic on all that are kept.
+    def learn(self, images: torch.Tensor, items: dict[str, torch.Tensor], rng) -> None:
+        """Keeps draws and the real tumours of the same places; some steps of the critic on all that are kept.
 
-        :param item: of the training, of a real crop. Surroundings are the same, beyond the image too, where they are continued:
+        :param items: of the training, of real crops. Surroundings are the same, beyond the image too, where they are continued:
             the critic would learn any other difference first.
         """
-        hole = item["hole"]
-        real = complete(item["x"], hole, item["valid"])
-        pair = torch.stack([patches(x, hole, rng) for x in (real, image.detach())])
-        self.seen = [*self.seen[1 - KEPT :], pair.half()]
-        for _ in range(UPDATES):
-            self._update(rng)
+        holes, count = items["hole"], len(images)
+        real = complete(items["x"], holes, items["valid"])
+        both = [patches(x, holes, rng).unflatten(0, (count, PATCHES)) for x in (real, images.detach())]
+        self.seen = [*self.seen, *torch.stack(both, 1).half()][-KEPT:]
+        own = min(count, MOST)
+        for _ in range(UPDATES * own):
+            self._update(rng, BATCH * count // own)
 
-    def _update(self, rng) -> None:
-        which, where = rng.integers(len(self.seen), size=(2, BATCH)), rng.integers(PATCHES, size=(2, BATCH))
+    def _update(self, rng, size: int) -> None:
+        which, where = rng.integers(len(self.seen), size=(2, size)), rng.integers(PATCHES, size=(2, size))
         batch = torch.stack([self.seen[i][kind, k] for kind in (0, 1) for i, k in zip(which[kind], where[kind])]).float()
         batch = torch.rot90(batch, int(rng.integers(4)), (2, 3))
         batch = (batch.flip(3) if rng.random() < 0.5 else batch).requires_grad_()
         logits = self.critic(batch)
         (slope,) = torch.autograd.grad(logits.sum(), batch, create_graph=True)
-        loss = F.softplus(logits[:BATCH]).mean() + F.softplus(-logits[BATCH:]).mean()
+        loss = F.softplus(logits[:size]).mean() + F.softplus(-logits[size:]).mean()
         loss = loss + SLOPE_PRICE * slope[:, :SLICES].square().sum((1, 2, 3)).mean()
         self.optimiser.zero_grad()
         loss.backward()

@@ -83,14 +83,12 @@ class BaselineModel(TextureModel):
     kind = "gan"
 
     def draw(
-        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, around=None
+        self, predict, x, hole, valid, features, modalities, times, eta, seeds, progress=None, around=None
     ):
         """x (1, 1, D, H, W) with the hole filled; as `TextureModel.draw`, `times` and `eta` are the bridge's and ignored."""
-        x, intensity = complete(x, hole, valid), self.intensity[modality]
-        level = torch.as_tensor(intensity.forward(np.array([(features or {}).get(LEVEL, np.nan)]))).to(
-            x.device
-        )
-        base = masked(x, hole, level)
+        x, (asked,), (seed,) = complete(x, hole, valid), features or [{}], seeds
+        mean = self.intensity[modalities[0]].forward([asked.get(LEVEL, np.nan)])
+        base = masked(x, hole, torch.as_tensor(mean).to(x.device))
         y, cells = self.codec.encode(base), noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(int(seed))).to(y.device)

@@ -78,9 +78,10 @@ class Run:
             torch.set_num_threads(threads)
         cuda = torch.cuda.is_available()
         if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        if self.world > 1:
-            dist.init_process_group("nccl" if cuda else "gloo")
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        if self.world > 1:  # NCCL wants a GPU for each process
+            own = cuda and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
+            dist.init_process_group("nccl" if own else "gloo")
         self.device = torch.device("cuda" if cuda else "cpu")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)

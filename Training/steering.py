@@ -8,11 +8,11 @@ leaves nothing but the features to go by. First-order and GLCM features of a pre
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from export_bundle import population
+from sampling import moved
+from scipy.stats import norm
 from torch.nn import functional as F
 
 from TumorSynthLib.radiomics.differentiable import (
@@ -25,16 +25,20 @@ from TumorSynthLib.radiomics.differentiable import (
 )
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.sizing import at_size
+from TumorSynthLib.radiomics.table import DRIVERS
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.precision import autocast
 
 LEVELS = 128  # grey levels at most; brighter voxels count as the last level
 NODES = {2: 0.1, 3: 0.15, 4: 0.25, 5: 0.5}  # which evaluation is corrected, and how often
-OTHERS = 0.5  # share of requests that are another crop's features
+OTHERS = 0.45  # share of requests that are another crop's features
+SLIDERS = 0.2  # share that asks for a single driver, as a user who moves one slider does
+DRIVEN = {name for name, _ in DRIVERS.values()} | {"original_firstorder_Variance"}  # the square of a slider's deviation
+REACH = 2.2  # standard deviations that such a slider is moved at most, in percentiles of the population
 
 
-def reached(values: torch.Tensor, paths, bin_width: float, spacing) -> dict[str, torch.Tensor]:
+def reached(values: torch.Tensor, paths, bin_width: float) -> dict[str, torch.Tensor]:
     """First-order and GLCM features (without MCC) by full name of intensities (n,), exact, with gradients."""
     low = torch.floor(values.detach().min() / bin_width)
     u = (values / bin_width - low).clamp(max=LEVELS - 1e-3)
@@ -67,105 +71,133 @@ def _populations(meta: dict) -> dict[str, Population]:
     return {m: Population(tuple(e["names"]), tensors[m].numpy(), tuple(e["cases"])) for m, e in entries.items()}
 
 
-class Steering:
-    """Loss of drawn tumours against their requests.
+class Requests:
+    """Tumours to draw, and what is asked of them; made on the CPU.
 
-    :param sampler: the training's `Sampler`; `names` the features in the order of the network's tokens.
-    :param adversary: judges whether they look real as well.
+    :param names: the features in the order of the network's tokens.
+    :param judged: whether a critic judges draws of the last evaluation, which are real crops then.
     """
 
-    def __init__(self, sampler, names, maps, meta, codec, network, bridge, device, adversary=None):
-        self.sampler, self.names, self.adversary = sampler, names, adversary
-        self.bin_width = float(meta["extraction"]["binWidth"])
-        self.model = TextureModel(
-            network, codec, tuple(names), tuple(meta["modalities"]), dict(zip(meta["modalities"], maps)),
-            tuple(meta["spacing"]), FEW_STEP_NODES, bridge=bridge, device=device,
-            bin_widths=dict.fromkeys(meta["modalities"], self.bin_width),
-        )  # fmt: skip
-        self.where = {n: i for i, n in enumerate(names)}
+    def __init__(self, sampler, names, meta, judged: bool = False):
+        self.sampler, self.names, self.meta, self.judged = sampler, tuple(names), meta, judged
         self.populations = _populations(meta)
+        self.few_steps = FEW_STEP_NODES
+
+    def of(self, step: int, first: int, count: int, seed: int) -> dict:
+        """Draws first ... first + count - 1 of a step: a batch of items, with their `lines`, `noise` seeds and the rest."""
+        times = self.few_steps[: corrected(step, seed) + 1]
+        # Earlier predictions are means, and smooth by right.
+        judged = self.judged and len(times) == len(self.few_steps)
+        rngs = [np.random.default_rng([seed, step, k, 1]) for k in range(first, first + count)]
+        items = [self._request(rng, judged) for rng in rngs]
+        batch = {k: torch.cat([i[k] for i in items]) for k in items[0]}
+        paths = [lines(i["hole"][0, 0].numpy()) for i in items]
+        noise = [int(rng.integers(2**31)) for rng in rngs]
+        more = int(rngs[0].integers(2**31))
+        return batch | {"lines": paths, "noise": noise, "times": times, "judged": judged, "critic_seed": more}
 
     def _request(self, rng, real: bool = False):
-        """A training item and what is asked of it: its own features or those of another crop of its modality, as a tumour of
-        its size would have them. `real`: neither crop is varied or procedural."""
+        """A training item and what is asked of it: its own features, those of another crop of its modality as a tumour of its
+        size would have them, or a single driver. `real`: neither crop is varied or procedural."""
         item = self.sampler.real(rng) if real else self.sampler._synthesis(rng)
-        if rng.random() < OTHERS:
-            data, modality, region = self.sampler.data, int(item["modality"]), int(item["region"])
+        modality, region, kind = int(item["modality"]), int(item["region"]), rng.random()
+        if kind < OTHERS:
+            data = self.sampler.data
             for _ in range(20):
                 j = int(rng.choice(self.sampler.holes) if real else rng.choice(self.sampler.tumours, p=self.sampler.weight))
                 if data.modality[j] == modality and data.region[j] == region:
                     item["values"] = torch.from_numpy(self._donated(j, item, modality))[None]
                     break
+        elif kind < OTHERS + SLIDERS:
+            self._slide(item, self.populations.get(self.meta["modalities"][modality]), rng)
         return item
+
+    def _slide(self, item, population: Population | None, rng):
+        """Ask for one driver alone, anywhere in the population."""
+        known = [i for i, n in enumerate(self.names) if n in DRIVEN and population and n in population.names]
+        if known:
+            i = int(rng.choice(known))
+            percentile = 100 * norm.cdf(rng.uniform(-REACH, REACH))
+            item["values"][0, i] = population.quantiles(self.names[i], [percentile])[0]
+            item["given"] = torch.arange(len(self.names))[None] == i
 
     def _donated(self, j: int, item, modality: int) -> np.ndarray:
         """Features (F,) float32 of crop j as they are asked of an item's mask: at its size, and feasible, as in an edit."""
         values = np.nan_to_num(self.sampler.data.features[j, self.sampler.columns])
-        population = self.populations.get(self.model.modalities[modality])
+        population = self.populations.get(self.meta["modalities"][modality])
         if population is None:
             return values.astype(np.float32)
-        voxel = float(np.prod(self.model.spacing))
+        voxel = float(np.prod(self.meta["spacing"]))
         voxels = int(item["hole"].sum())
         other = int((self.sampler.data.labels[j] & 1).sum())
         asked = at_size(population, dict(zip(self.names, values.tolist())), other * voxel, voxels * voxel)
         asked = asked | population.project(asked, voxels=voxels, voxel_volume=voxel).features
         return np.array([asked[n] for n in self.names], np.float32)
 
-    def backward(self, model, tokens, step: int, first: int, count: int, weights, seed: int) -> dict[str, float]:
-        """Add the gradients of draws first ... first + count - 1 of a step; returns their mean losses.
 
-        :param model: the network, or what wraps it in a distributed run: gradients are exchanged with the last draw.
+class Steering:
+    """Loss of drawn tumours against their requests.
+
+    :param adversary: judges whether they look real as well.
+    """
+
+    def __init__(self, requests: Requests, maps, codec, network, bridge, device, adversary=None):
+        self.requests, self.adversary = requests, adversary
+        meta = requests.meta
+        self.bin_width = float(meta["extraction"]["binWidth"])
+        self.model = TextureModel(
+            network, codec, requests.names, tuple(meta["modalities"]), dict(zip(meta["modalities"], maps)),
+            tuple(meta["spacing"]), requests.few_steps, bridge=bridge, device=device,
+            bin_widths=dict.fromkeys(meta["modalities"], self.bin_width),
+        )  # fmt: skip
+        self.where = {n: i for i, n in enumerate(requests.names)}
+
+    def backward(self, model, tokens, draws: dict, weights) -> dict[str, float]:
+        """Add the gradients of a step's draws (`Requests.of`); returns their mean losses.
+
+        :param model: the network, or what wraps it in a distributed run.
         :param weights: of the error in features, and of what the adversary holds against a draw.
         """
-        total: dict[str, float] = {}
-        for index in range(first, first + count):
-            more = hasattr(model, "no_sync") and index + 1 < first + count
-            with model.no_sync() if more else nullcontext():
-                losses = self.losses(model, tokens, step, index, seed)
-                sum(w * loss / count for w, loss in zip(weights, losses.values())).backward()
-            for name, loss in losses.items():
-                total[name] = total.get(name, 0.0) + float(loss.detach()) / count
-        return total
+        found = self.losses(model, tokens, draws)
+        sum(w * loss for w, loss in zip(weights, found.values())).backward()
+        return {k: float(v.detach()) for k, v in found.items()}
 
-    def losses(self, network, tokens, step: int, index: int, seed: int) -> dict[str, torch.Tensor]:
-        """Of one drawn tumour: `missed`, the mean error of its asked features in the tokens' units, and with an adversary,
-        which learns from this draw, `unreal` where the last evaluation is corrected."""
-        rng = np.random.default_rng([seed, step, index, 1])
-        times = self.model.few_steps[: corrected(step, seed) + 1]
-        # Earlier predictions are means, and smooth by right.
-        judged = self.adversary is not None and len(times) == len(self.model.few_steps)
-        item = self._request(rng, judged)
-        item = {k: v.to(self.model.device) for k, v in item.items()}
-        hole, modality = item["hole"], self.model.modalities[int(item["modality"])]
-        asked = {n: float(item["values"][0, i]) for n, i in self.where.items() if bool(item["given"][0, i])}
+    def losses(self, network, tokens, draws: dict) -> dict[str, torch.Tensor]:
+        """Means over drawn tumours: `missed`, the error of their asked features in the tokens' units, and with an adversary,
+        which learns from these draws, `unreal` where the last evaluation is corrected."""
+        items = moved(draws, self.model.device)
+        times, told = items["times"], [items[k] for k in ("modality", "values", "given", "removal", "region")]
+        modalities = [self.model.modalities[m] for m in draws["modality"].tolist()]
+        given, values = draws["given"].numpy(), draws["values"].numpy()
+        asked = [{n: float(v[i]) for n, i in self.where.items() if g[i]} for g, v in zip(given, values)]
 
         def predict(state, y, m):
             with torch.set_grad_enabled(m == times[-1]), autocast(state.device):
-                time = torch.full((1,), m, device=state.device)
-                told = ("modality", "values", "given", "removal", "region")
-                return network(state, y, item["conditions"], time, *(item[k] for k in told)).float()
+                time = torch.full((len(state),), m, device=state.device)
+                return network(state, y, items["conditions"], time, *told).float()
 
-        noise = int(rng.integers(2**31))
-        image = self.model.draw(predict, item["x"], hole, item["valid"], asked, modality, times, 1.0, noise)
-        found = {"missed": self._missed(image, item, asked, modality, tokens)}
-        if judged:
-            self.adversary.learn(image, item, rng)
-            found["unreal"] = self.adversary.held_against(image, hole, rng)
+        image = self.model.draw(
+            predict, items["x"], items["hole"], items["valid"], asked, modalities, times, 1.0, items["noise"]
+        )
+        missed = [self._missed(image, items, k, asked[k], modalities[k], tokens) for k in range(len(image))]
+        found = {"missed": torch.stack(missed).mean()}
+        if items["judged"]:
+            rng = np.random.default_rng(items["critic_seed"])
+            self.adversary.learn(image, items, rng)
+            found["unreal"] = self.adversary.held_against(image, items["hole"], rng)
         return found
 
-    def _missed(self, image, item, asked, modality, tokens) -> torch.Tensor:
-        hole = item["hole"]
-        paths = lines(hole[0, 0].cpu().numpy())
-        found = reached(
-            self.model.intensity[modality].inverse(image)[hole], paths, self.bin_width, self.model.spacing
-        )
+    def _missed(self, image, items, k: int, asked, modality, tokens) -> torch.Tensor:
+        """Of item k."""
+        inside = self.model.intensity[modality].inverse(image[k : k + 1])[items["hole"][k : k + 1]]
+        found = reached(inside, items["lines"][k].to(inside.device), self.bin_width)
         chosen = [n for n in asked if n in found]
         if not chosen:
             return image.sum() * 0.0
+        one = {n: items[n][k : k + 1] for n in ("values", "modality", "region")}
         columns = torch.tensor([self.where[n] for n in chosen], device=image.device)
-        values = item["values"].clone()
-        values = values.index_copy(1, columns, torch.stack([found[n].float() for n in chosen])[None])
-        row = self.model.network.scaling_row(item["modality"], item["region"])
+        values = one["values"].index_copy(1, columns, torch.stack([found[n].float() for n in chosen])[None])
+        row = self.model.network.scaling_row(one["modality"], one["region"])
         got = tokens.standardise(values, row)[0, columns]
-        wanted = tokens.standardise(item["values"], row)[0, columns]
+        wanted = tokens.standardise(one["values"], row)[0, columns]
         return F.smooth_l1_loss(got, wanted, beta=0.3)

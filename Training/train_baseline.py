@@ -24,18 +24,11 @@ import torch
 from baselines import KINDS, diffused, make_unordered
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
+from sampling import Sampler, Steps, moved
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from train_texture import (
-    BACKGROUND_WEIGHT,
-    Sampler,
-    build,
-    conditioning,
-    configuration,
-    intensity_maps,
-    loss_of,
-)
+from train_texture import BACKGROUND_WEIGHT, build, conditioning, configuration, intensity_maps, loss_of
 
 from TumorSynthLib.texture.bridge import Bridge
 from TumorSynthLib.texture.context import complete, masked, noise_cells
@@ -170,7 +163,9 @@ def parse():
     p.add_argument("--widths", type=int, nargs=3, default=[32, 64, 96])
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
+    p.add_argument("--workers", type=int, default=0, help="processes that make batches ahead: a GPU waits for them otherwise")
     p.add_argument("--save-every", type=int, default=50)
+    p.set_defaults(accumulate=1)
     return p.parse_args()
 
 
@@ -209,14 +204,13 @@ class Trainer:
         self.ema.count = self.step = saved["step"]
         self.spent = saved["spent"]
 
-    def update(self) -> dict[str, float]:
+    def update(self, batch: dict) -> dict[str, float]:
         """One step; the losses."""
         a = self.a
         lr = common.rate(a, self.step / a.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        drawn = self.sampler.batch(a.batch, self.step, self.run.rank * a.batch, a.seed)
-        batch = {k: v.to(self.run.device) for k, v in drawn.items()}
+        batch = moved(batch, self.run.device)
         with self.run.autocast():
             loss = self._loss(batch)
         self.optimiser.zero_grad(set_to_none=True)
@@ -251,8 +245,9 @@ class Trainer:
 def main():
     a = parse()
     trainer, average = Trainer(a), None
-    while trainer.step < a.steps:
-        found = trainer.update()
+    steps = Steps(trainer.sampler, None, a, trainer.run.rank, trainer.run.world)
+    for items in steps.stream(trainer.step, a.steps, a.workers):
+        found = trainer.update(items["batches"][0])
         values = np.array(list(found.values()))
         average = values if average is None else 0.98 * average + 0.02 * values
         if trainer.step % 20 == 0 or trainer.step == a.steps:

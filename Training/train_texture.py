@@ -1,12 +1,14 @@
 """Train the texture network of a model: synthesis and removal in one Brownian bridge.
 
     one CPU core         python Training/train_texture.py --data runs/data/lidc --out runs/lidc --minutes 60 --threads 1
-    one GPU              python Training/train_texture.py --data runs/data/lidc --out runs/lidc --steps 100000 --batch 32
+    one GPU              torchrun --nproc-per-node 3 Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 8 \\
+                         --draws 8 --workers 2
     one node, 8 GPUs     torchrun --nproc-per-node 8 Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
     several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
                          Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
 
-`--data` is a folder made by prepare.py, `--batch` is per process. The same command goes on from the last
+`--data` is a folder made by prepare.py, `--batch` and `--draws` are per process. The network is small: one process leaves most of
+a large GPU idle, several share it (NVIDIA's MPS lets their kernels run together). The same command goes on from the last
 checkpoint; the learning rate follows the share of --steps or --minutes that is used up. `--val` watches patients that were
 held out (prepare.py --hold-out): the best checkpoint is kept as best.pt, and training stops when none better comes.
 Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to TensorBoard, pictures to samples/.
@@ -17,7 +19,6 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import common
@@ -25,21 +26,14 @@ import numpy as np
 import torch
 from adversary import Adversary
 from monitor import Patience, ProgressBar, check_validation, picture, tensorboard, validation_loss
-from scipy import ndimage
-from steering import Steering
+from sampling import Sampler, Steps, moved
+from steering import Requests, Steering
 from torch.nn.parallel import DistributedDataParallel
 
 from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
-from TumorSynthLib.texture.context import (
-    IntensityMap,
-    complete,
-    conditions,
-    masked,
-    noise_cells,
-    region_masks,
-)
-from TumorSynthLib.texture.generator import LEVEL, TextureModel
+from TumorSynthLib.texture.context import IntensityMap, complete, masked, noise_cells
+from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 
 INTENSITY = {  # center, scale of the asinh map: linear around the tissue of interest
@@ -88,102 +82,6 @@ def scaling(features: np.ndarray, modality: np.ndarray, count: int | None = None
         rows.append((q[1], np.maximum((q[2] - q[0]) / 2, 1e-6 + 1e-3 * np.abs(q[1])), log))
     center, scale, log = (torch.from_numpy(np.stack(column)) for column in zip(*rows))
     return {"center": center.float(), "scale": scale.float(), "log": log}
-
-
-@dataclass
-class Sampler:
-    """Draws training batches; item k of a step is the same however many processes share the batch."""
-
-    data: common.Prepared
-    columns: list[int]
-    maps: list[IntensityMap]
-    removal: float = 0.35
-
-    def __post_init__(self):
-        self.regions = len(self.data.regions)
-        kinds = np.array([r["kind"] for r in self.data.rows])
-        self.tumours = np.flatnonzero(kinds != "context")
-        real = kinds == "real"
-        weight = np.where(real, 1.0, 0.5)[self.tumours]
-        self.weight = weight / weight.sum()
-        shares = (np.asarray(self.data.labels) & 4 > 0).mean((1, 2, 3))
-        self.healthy = np.flatnonzero((kinds == "context") | (real & (shares < 0.25)))
-        self.holes = np.flatnonzero(kinds == "real")
-
-    def batch(self, size: int, step: int, first: int, seed: int) -> dict[str, torch.Tensor]:
-        """Items first ... first + size - 1 of a step's batch."""
-        items = [self._draw(np.random.default_rng([seed, step, k])) for k in range(first, first + size)]
-        return {k: torch.cat([i[k] for i in items]) for k in items[0]}
-
-    def _draw(self, rng):
-        return self._removal(rng) if rng.random() < self.removal else self._synthesis(rng)
-
-    def _flip(self, arrays, rng):
-        """One of the 16 in-plane and axial symmetries: they leave every texture feature as it is."""
-        turns, axes = int(rng.integers(4)), [a for a in (0, 2) if rng.random() < 0.5]
-        return [np.ascontiguousarray(np.flip(np.rot90(x, turns, (1, 2)), axes)) for x in arrays]
-
-    def _synthesis(self, rng):
-        i = int(rng.choice(self.tumours, p=self.weight))
-        return self._tumour(i, self._given(rng, len(self.columns)), rng)
-
-    def _tumour(self, i, given, rng):
-        image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
-        return self._item(image, (label & 1) > 0, label, i, given, False, int(self.data.region[i]), rng)
-
-    def real(self, rng):
-        """A crop as it was, turned and flipped."""
-        return self._tumour(int(rng.choice(self.holes)), self._given(rng, len(self.columns)), rng)
-
-    def _removal(self, rng):
-        for _ in range(20):
-            i, j = int(rng.choice(self.healthy)), int(rng.choice(self.holes))
-            image, label = self._flip((self.data.images[i], self.data.labels[i]), rng)
-            hole = self._flip((shrunk((self.data.labels[j] & 1) > 0, rng.uniform(0.3, 1.0)),), rng)[0]
-            hole = np.roll(hole, rng.integers(-8, 9, 3) // (2, 1, 1), (0, 1, 2))
-            hole &= (label & 2 > 0) & (label & 4 == 0)
-            if 40 < hole.sum() < 0.6 * hole.size:
-                given = np.zeros(len(self.columns), bool)
-                region = int(rng.integers(self.regions)) if self.regions > 1 else 0
-                return self._item(image, hole, label, i, given, True, region, rng)
-        return self._synthesis(rng)
-
-    @staticmethod
-    def _given(rng, count):
-        """Which features the network is told: all, a random part, or none, so that a user may ask for any subset."""
-        u = rng.random()
-        share = 1.0 if u < 0.55 else 0.0 if u > 0.95 else rng.uniform(0.03, 0.7)
-        return rng.random(count) < share
-
-    def _item(self, image, hole, label, i, given, removal, region, rng):
-        valid, masks = (label & 2) > 0, hole[None]
-        if self.regions > 1:
-            bits = [(label & (1 << (common.REGION_BIT + k))) > 0 for k in range(self.regions)]
-            masks = region_masks(hole, region, np.stack(bits))
-        mapped = torch.from_numpy(self.maps[self.data.modality[i]].forward(image))[None, None]
-        values = np.nan_to_num(self.data.features[i, self.columns]).astype(np.float32)
-        mean = self.data.meta["names"].index(LEVEL)
-        told = given[self.columns.index(mean)] and not removal
-        level = self.data.features[i, mean] if told else np.nan
-        return {
-            "x": mapped,
-            "hole": torch.from_numpy(hole)[None, None],
-            "valid": torch.from_numpy(valid)[None, None],
-            "conditions": conditions(masks, valid, tuple(self.data.meta["spacing"]), hole),
-            "level": torch.from_numpy(self.maps[self.data.modality[i]].forward([level])),
-            "modality": torch.tensor([int(self.data.modality[i])]),
-            "region": torch.tensor([region]),
-            "values": torch.from_numpy(values)[None],
-            "given": torch.from_numpy(given)[None],
-            "removal": torch.tensor([removal]),
-            "seed": torch.from_numpy(rng.integers(2**62, size=1)),
-        }
-
-
-def shrunk(mask: np.ndarray, share: float) -> np.ndarray:
-    """A mask (D, H, W) bool drawn together towards its middle to `share` of its extent along each axis."""
-    middle = np.array(ndimage.center_of_mass(mask)) if mask.any() else np.array(mask.shape) / 2
-    return ndimage.affine_transform(mask.astype(np.float32), np.full(3, 1 / share), middle * (1 - 1 / share), order=1) > 0.5
 
 
 def times(count: int, rng: torch.Generator) -> torch.Tensor:
@@ -265,6 +163,7 @@ def parse():
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
+    p.add_argument("--workers", type=int, default=0, help="processes that make batches ahead: a GPU waits for them otherwise")
     p.add_argument("--save-every", type=int, default=100)
     p.add_argument(
         "--val", type=Path, help="prepared folder of other patients: its loss is logged, the best is best.pt"
@@ -360,10 +259,8 @@ class Trainer:
         return self._sampler(val)
 
     def _steering(self) -> Steering:
-        return Steering(
-            self.sampler, self.names, self.maps, self.data.meta, self.codec, self.network, self.bridge, self.run.device,
-            self.adversary,
-        )  # fmt: skip
+        requests = Requests(self.sampler, self.names, self.data.meta, self.adversary is not None)
+        return Steering(requests, self.maps, self.codec, self.network, self.bridge, self.run.device, self.adversary)
 
     def _resume(self, saved: dict):
         self.network.load_state_dict(saved["network"])
@@ -394,16 +291,18 @@ class Trainer:
 
     def train(self):
         """Steps until the budget or the patience is used up."""
-        while True:
+        requests = self.steering and self.steering.requests
+        steps = Steps(self.sampler, requests, self.a, self.run.rank, self.run.world)
+        for items in steps.stream(self.step, self.a.steps, self.a.workers):
             done = self.done()
-            if done >= 1 or self.step >= self.a.steps or self.patience.spent:
+            if done >= 1 or self.patience.spent:
                 break
             rate = common.rate(self.a, done)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             if self.adversary:
                 self.adversary.pace(rate / self.a.lr)
-            self._step()
+            self._step(items)
             self._report()
         self.run.save(self.state())
         self.bar.close()
@@ -411,12 +310,10 @@ class Trainer:
             self.board.close()
         self.run.close()
 
-    def _step(self):
+    def _step(self, items: dict):
         a, world, value = self.a, self.run.world, 0.0
-        for part in range(a.accumulate):
-            first = (part * world + self.run.rank) * a.batch
-            batch = self.sampler.batch(a.batch, self.step, first, a.seed)
-            batch = {k: v.to(self.run.device) for k, v in batch.items()}
+        for part, batch in enumerate(items["batches"]):
+            batch = moved(batch, self.run.device)
             # Gradients are exchanged with what comes last only.
             alone = world > 1 and (self.steering or part + 1 < a.accumulate)
             with self.model.no_sync() if alone else nullcontext():
@@ -426,10 +323,7 @@ class Trainer:
             value += float(loss.detach())
         found = {"loss": value}
         if self.steering:
-            weights = a.steer, a.adversary
-            found |= self.steering.backward(
-                self.model, self.network.tokens, self.step, self.run.rank * a.draws, a.draws, weights, a.seed
-            )
+            found |= self.steering.backward(self.model, self.network.tokens, items["draws"], (a.steer, a.adversary))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -47,6 +47,10 @@ class Lines:
     def voxels(self) -> int:
         return self.order.shape[1]
 
+    def to(self, device: torch.device) -> Lines:
+        """The same where the voxels are."""
+        return Lines(self.order.to(device), self.link.to(device))
+
     def rows(self, index: torch.Tensor | Sequence[int]) -> Lines:
         """The lines of some directions only."""
         return Lines(self.order[index], self.link[index])
@@ -102,7 +106,7 @@ class _PairCounts(torch.autograd.Function):
         rows, n = order.shape
         left, right = low[order[:, :-1]], low[order[:, 1:]]
         cells = levels * levels
-        base = left * levels + right + torch.arange(rows)[:, None] * cells
+        base = left * levels + right + torch.arange(rows, device=low.device)[:, None] * cells
         base = torch.where(
             link[:, :-1], base, rows * cells
         ).flatten()  # pairs that don't exist land behind the last cell
@@ -129,7 +133,7 @@ class _PairCounts(torch.autograd.Function):
         outside = base >= rows * levels * levels
         da = torch.lerp(g10 - g00, g11 - g01, wb).masked_fill_(outside, 0).view(rows, n - 1)
         db = torch.lerp(g01 - g00, g11 - g10, wa).masked_fill_(outside, 0).view(rows, n - 1)
-        both = torch.zeros((rows, n), dtype=da.dtype)
+        both = da.new_zeros((rows, n))
         both[:, :-1] = da
         both[:, 1:] += db
         total = torch.bincount(order.flatten(), both.flatten(), minlength=ctx.voxels)
@@ -149,7 +153,7 @@ def hard_glcm(level: torch.Tensor, paths: Lines, levels: int, symmetric: bool = 
     """The exact matrices (A, levels, levels), float64, of 0-based integer grey levels (n,)."""
     cells, rows = levels * levels, paths.order.shape[0]
     ordered = level[paths.order]
-    base = ordered[:, :-1] * levels + ordered[:, 1:] + torch.arange(rows)[:, None] * cells
+    base = ordered[:, :-1] * levels + ordered[:, 1:] + torch.arange(rows, device=level.device)[:, None] * cells
     counts = torch.bincount(base[paths.link[:, :-1]], minlength=rows * cells).view(rows, levels, levels)
     return _normalise(counts.to(torch.float64), symmetric)
 
@@ -170,17 +174,17 @@ def glcm_features(p: torch.Tensor, mcc: bool = False) -> dict[str, torch.Tensor]
     pyradiomics' value is the mean over directions. :param p: (A, g, g), each matrix summing to one.
     """
     g = p.shape[1]
-    level = torch.arange(1, g + 1, dtype=p.dtype)
+    level = torch.arange(1, g + 1, dtype=p.dtype, device=p.device)
     i, j = level[:, None], level[None]
     px, py = p.sum(2), p.sum(1)
     mx, my = (px * level).sum(1), (py * level).sum(1)
     vx = (px * (level - mx[:, None]) ** 2).sum(1)
     vy = (py * (level - my[:, None]) ** 2).sum(1)
-    index = torch.arange(g)
+    index = torch.arange(g, device=p.device)
     flat = p.flatten(1)
     pd = p.new_zeros(len(p), g).index_add(1, (index[:, None] - index[None]).abs().flatten(), flat)
     ps = p.new_zeros(len(p), 2 * g - 1).index_add(1, (index[:, None] + index[None]).flatten(), flat)
-    k, s = torch.arange(g, dtype=p.dtype), torch.arange(2, 2 * g + 1, dtype=p.dtype)
+    k, s = (torch.arange(*ends, dtype=p.dtype, device=p.device) for ends in ((g,), (2, 2 * g + 1)))
     autocorrelation = (p * (i * j)).sum((1, 2))
     sum_average = (ps * s).sum(1)
     around = s - (mx + my)[:, None]
@@ -336,7 +340,7 @@ def size_features(counts: torch.Tensor, sizes: torch.Tensor, voxels: float) -> d
     :param counts: (A, g, s) number of runs (or zones) of grey level 1..g and of the size `sizes[k]`.
     :param sizes: (s,) ascending run lengths or zone sizes in voxels.
     """
-    level = torch.arange(1, counts.shape[1] + 1, dtype=counts.dtype)
+    level = torch.arange(1, counts.shape[1] + 1, dtype=counts.dtype, device=counts.device)
     total = counts.sum((1, 2))
     by_level, by_size = counts.sum(2), counts.sum(1)
     p = counts / total[:, None, None]
@@ -392,7 +396,7 @@ def soft_shape(
     slopes = [d / h for d, h in zip(_forward_differences(occupancy), steps)]
     area = (sum(d**2 for d in slopes) + 1e-12).sqrt().sum() * cell
     grid = torch.meshgrid(
-        *[torch.arange(n, dtype=field.dtype) * h for n, h in zip(field.shape, steps)], indexing="ij"
+        *[torch.arange(n, dtype=field.dtype, device=field.device) * h for n, h in zip(field.shape, steps)], indexing="ij"
     )
     points = torch.stack([g.flatten() for g in grid], 1)
     weight = occupancy.flatten() / occupancy.sum()

@@ -156,7 +156,8 @@ class TextureModel:
 
         eta = self.eta if eta is None else eta
         times, valid = nodes(steps, self.few_steps), known | hole
-        out = self.draw(predict, x, hole, valid, features, modality, times, eta, seed, progress, around)
+        asked = None if features is None else [features]
+        out = self.draw(predict, x, hole, valid, asked, [modality], times, eta, [seed], progress, around)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
@@ -194,29 +195,27 @@ class TextureModel:
         return region_masks(hole, number, around), number
 
     def draw(
-        self, predict, x, hole, valid, features, modality, times, eta, seed, progress=None, around=None
+        self, predict, x, hole, valid, features, modalities, times, eta, seeds, progress=None, around=None
     ):
-        """The bridge from the filled hole to a tumour (features: any subset) or healthy tissue (None).
+        """The bridge from filled holes to tumours, or to healthy tissue. Training draws with it too.
 
-        x (1, 1, D, H, W) in the network's range, hole and valid bool of its shape; `predict(state, y, m)` is the network.
-        `around` are the `removal.Surroundings` of healthy tissue.
-        Returns x with another content of the hole. Training draws with it too.
+        x (B, 1, D, H, W) in the network's range, hole and valid bool of its shape; `predict(state, y, m)` is the network.
+        :param features: of each tumour, any subset; None for healthy tissue, with `around` its `removal.Surroundings` (B = 1).
+        :param modalities: and `seeds`: one per item. An item's draw doesn't depend on the others'.
+        Returns x with another content of the holes.
         """
-        x, intensity = complete(x, hole, valid), self.intensity[modality]
-        limits, moments, mean = (-torch.inf, torch.inf), Moments(), np.nan
+        x, intensities = complete(x, hole, valid), [self.intensity[m] for m in modalities]
+        limits, moments = (-torch.inf, torch.inf), [Moments()] * len(x)
         if features is None:
             tissue = torch.from_numpy(around.tissue)[None, None].to(x.device)
             limits = removal.surrounding_range(x, hole, tissue, around.clean)
+            base = removal.continued(x, hole, intensities[0], self.spacing, tissue)
         else:
-            mean = features.get(LEVEL, np.nan)
-            moments = Moments.asked(features, self.bin_widths.get(modality)) if self.guided else moments
-        level = torch.as_tensor(intensity.forward(np.array([mean]))).to(x.device)
-        rng = torch.Generator().manual_seed(int(seed))
-        base = (
-            masked(x, hole, level)
-            if features is not None
-            else removal.continued(x, hole, intensity, self.spacing, tissue)
-        )
+            if self.guided:
+                moments = [Moments.asked(f, self.bin_widths.get(m)) for f, m in zip(features, modalities)]
+            levels = [i.forward([f.get(LEVEL, np.nan)])[0] for i, f in zip(intensities, features)]
+            base = masked(x, hole, torch.as_tensor(np.array(levels)).to(x.device))
+        rngs = [torch.Generator().manual_seed(int(s)) for s in seeds]
         y = self.codec.encode(base)
         cells = noise_cells(hole) > 0
         known = self.codec.encode(torch.where(hole, base, x))
@@ -225,12 +224,12 @@ class TextureModel:
         for i, m in enumerate(times):
             if progress:
                 progress("texture", i / len(times))
-            clean = predict(state, y, m)
-            late = moments if m <= guided_from or len(times) == 1 else Moments()
-            clean = self._impose(torch.where(cells, clean, known), x, hole, limits, intensity, late)
+            clean = torch.where(cells, predict(state, y, m), known)
+            late = m <= guided_from or len(times) == 1
+            clean = self._impose(clean, x, hole, limits, intensities, moments if late else [Moments()] * len(x))
             expected = clean if i == 0 else expected
             n = times[i + 1] if i + 1 < len(times) else 0.0
-            noise = torch.randn(y.shape, generator=rng).to(y.device)
+            noise = torch.cat([torch.randn(y[:1].shape, generator=g) for g in rngs]).to(y.device)
             state = torch.where(cells, self.bridge.step(state, clean, y, m, n, eta, noise), known)
         if features is None:
             clean = expected + removal.DETAIL * (clean - expected)
@@ -239,14 +238,15 @@ class TextureModel:
             progress("texture", 1.0)
         return torch.where(hole, image, x)
 
-    def _impose(self, latent, x, hole, limits, intensity, moments):
+    def _impose(self, latent, x, hole, limits, intensities, moments):
         """Known voxels re-imposed in cells that the border cuts; drawn ones held within the limits and to the asked moments.
 
         Only a lossless codec can do that in image space.
         """
         if not self.codec.lossless:
             return latent
-        drawn = calibrated(self.codec.decode(latent).clamp(*limits), hole, intensity, moments)
+        drawn, one = self.codec.decode(latent).clamp(*limits), [slice(i, i + 1) for i in range(len(x))]
+        drawn = torch.cat([calibrated(drawn[i], hole[i], *asked) for i, *asked in zip(one, intensities, moments)])
         return self.codec.encode(torch.where(hole, drawn, x))
 
 

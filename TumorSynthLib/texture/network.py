@@ -116,7 +116,8 @@ class Attention(nn.Module):
     def forward(self, x, tokens, given, depth):
         n, c, h, w = x.shape
         flat = channel_norm(x, self.norm).permute(0, 2, 3, 1).reshape(n // depth, -1, c)
-        q, out = self.q(flat), torch.zeros_like(flat)
+        q = self.q(flat)
+        out = torch.zeros_like(q)
         if bool(given.any()):
             out[given] = self._attend(q[given], self.kv_tokens(tokens[given]))
         if self.kv_self is not None and not bool(given.all()):

@@ -538,7 +538,7 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
     further = export(tmp_path / "again", prepared, tmp_path / "further", "--init", bundle.folder)
     assert further.json["training"]["steps"] == 1
     assert further.json["training"]["before"] == [
-        {"version": bundle.version, **{k: bundle.json["training"][k] for k in ("steps", "minutes")}}
+        {"version": bundle.version, **{k: bundle.json["training"][k] for k in ("steps", "minutes", "hardware")}}
     ]
 
 

@@ -87,6 +87,12 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
 
+    @property
+    def hardware(self) -> str:
+        """What the run is on, in words: a checkpoint's minutes mean little without."""
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+        return f"{self.world} processes on {name}" if self.world > 1 else name
+
     def elapsed(self) -> float:
         """Seconds since the start by the first process's clock, so that all processes stop at the same step."""
         seconds = torch.tensor(time.time() - self.started, dtype=torch.float64, device=self.device)

@@ -144,7 +144,8 @@ def training(checkpoint: dict, data: common.Prepared, a) -> dict:
     return {
         "data": name, "licence": licence, "source": source, "patients": len({common.patient_of(r["patient"]) for r in data.rows}),
         "crops": {k: kinds.count(k) for k in sorted(set(kinds))}, "crop_voxels": list(data.images.shape[1:]),
-        "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1), **before(a.init),
+        "steps": checkpoint["step"], "minutes": round(checkpoint["spent"] / 60, 1), "hardware": checkpoint.get("hardware", "CPU"),
+        **before(a.init),
         **({"scaled_to_median": data.meta["median"]} if data.meta.get("median") else {}),
     }  # fmt: skip
 
@@ -158,7 +159,7 @@ def before(init: Path | None) -> dict:
     return {
         "before": [
             *past.get("before", []),
-            {"version": bundle.version, **{k: past[k] for k in ("steps", "minutes")}},
+            {"version": bundle.version, **{k: past[k] for k in ("steps", "minutes", "hardware") if k in past}},
         ]
     }
 

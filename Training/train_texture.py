@@ -279,7 +279,7 @@ class Trainer:
         return {
             "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "ema": self.ema.shadow,
             "codec": self.codec.state_dict(), "codec_config": self.codec_config, "config": self.config,
-            "step": self.step, "spent": self.used, "average": self.average,
+            "step": self.step, "spent": self.used, "hardware": self.run.hardware, "average": self.average,
             "validation": [self.patience.best, self.patience.since],
             **({"adversary": self.adversary.state()} if self.adversary else {}),
         }  # fmt: skip

@@ -1,10 +1,12 @@
 """Steering by drawn tumours, and the critic of their looks; on generated images of a few voxels."""
 # ruff: noqa: F811
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from test_training import (  # noqa: F401  # noqa: F401
+from test_training import (  # noqa: F401
     SPACING,
     close,
     common,
@@ -21,6 +23,7 @@ from TumorSynthLib.radiomics.extract import extract
 from TumorSynthLib.radiomics.settings import Settings
 
 adversary = pytest.importorskip("adversary")
+sampling = pytest.importorskip("sampling")
 steering = pytest.importorskip("steering")
 
 
@@ -114,6 +117,17 @@ def test_a_gpu_steers_as_the_cpu_does(prepared):
         losses = [steer.backward(network, network.tokens, steer.requests.of(k, 0, 3, 0), (1.0,)) for k in range(4)]
         missed.append([found["missed"] for found in losses])
     assert missed[1] == pytest.approx(missed[0], rel=0.05)
+
+
+def test_workers_make_the_steps_that_are_made_without(prepared):
+    requests = steering_of(prepared)[0].requests
+    options = SimpleNamespace(batch=2, accumulate=2, draws=2, seed=0)
+    streams = [sampling.Steps(requests.sampler, requests, options, 0, 1).stream(3, 6, workers) for workers in (0, 2)]
+    for alone, ahead in zip(*streams, strict=True):
+        assert len(ahead["batches"]) == 2
+        pairs = [(a, b) for k in range(2) for a, b in zip(alone["batches"][k].values(), ahead["batches"][k].values())]
+        pairs += [(alone["draws"][k], ahead["draws"][k]) for k in ("values", "hole", "x")]
+        assert all(torch.equal(a, b) for a, b in pairs) and alone["draws"]["noise"] == ahead["draws"]["noise"]
 
 
 def test_a_critic_learns_what_drawn_tumours_lack_and_tells_the_draw(prepared):

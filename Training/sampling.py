@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 
 import common
 import numpy as np
@@ -115,7 +116,8 @@ class Steps(Dataset):
     """What one process trains on in each step: its `batches`, one per accumulated part, and the `draws` of the steering.
 
     :param sampler: of the training items; `requests` of the steering's (`steering.Requests`), or None.
-    :param first: number of this process among `world`.
+    :param a: the options `batch`, `accumulate`, `seed`, and with requests `draws`.
+    :param rank: number of this process among `world`.
     """
 
     sampler: Sampler
@@ -133,11 +135,14 @@ class Steps(Dataset):
 
     def stream(self, first: int, last: int, workers: int) -> DataLoader:
         """Steps first ... last - 1 in order, made ahead by `workers` processes (0: when they are asked for)."""
-        ahead = {"prefetch_factor": 2, "multiprocessing_context": "fork"} if workers else {}
+        # Forked workers share the data; where there are none (Windows), each opens its own copy.
+        how = "fork" if workers and "fork" in get_all_start_methods() else None
         rng = torch.Generator()  # its own: the run's is left as it is
-        return DataLoader(self, None, sampler=range(first, last), num_workers=workers, generator=rng, **ahead)
+        return DataLoader(
+            self, None, sampler=range(first, last), num_workers=workers, generator=rng, multiprocessing_context=how
+        )
 
 
-def moved(items, device: torch.device):
-    """Tensors of a batch on a device."""
+def moved(items: dict, device: torch.device) -> dict:
+    """A batch with its tensors on a device."""
     return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in items.items()}

@@ -132,6 +132,14 @@ def test_workers_make_the_steps_that_are_made_without(prepared):
         assert alone["draws"]["noise"] == ahead["draws"]["noise"]
 
 
+def test_workers_are_refused_where_they_cannot_share_the_data(prepared, monkeypatch):
+    monkeypatch.setattr(sampling, "get_all_start_methods", lambda: ["spawn"])
+    steps = sampling.Steps(sampler_of(prepared)[0], None, SimpleNamespace(batch=1, accumulate=1, seed=0), 0, 1)
+    assert len(next(iter(steps.stream(0, 1, 0)))["batches"]) == 1
+    with pytest.raises(SystemExit, match="--workers 0"):
+        steps.stream(0, 1, 1)
+
+
 def test_a_critic_learns_what_drawn_tumours_lack_and_tells_the_draw(prepared):
     rng = np.random.default_rng(0)
     critic, item = adversary.Adversary(torch.device("cpu")), sampler_of(prepared)[0].real(rng)

@@ -134,10 +134,13 @@ class Steps(Dataset):
         return {"batches": batches, "draws": draws}
 
     def stream(self, first: int, last: int, workers: int) -> DataLoader:
-        """Steps first ... last - 1 in order, made ahead by `workers` processes (0: when they are asked for)."""
-        # Forked workers share the data; where there are none (Windows), each opens its own copy.
-        how = "fork" if workers and "fork" in get_all_start_methods() else None
-        rng = torch.Generator()  # its own: the run's is left as it is
+        """Steps first ... last - 1 in order, made ahead by `workers` processes (0: when they are asked for).
+
+        :raises SystemExit: workers are wanted where processes can't fork, and so can't share the data (Windows).
+        """
+        if workers and "fork" not in get_all_start_methods():
+            raise SystemExit("--workers: processes can't share the data on this system; use --workers 0")
+        how, rng = "fork" if workers else None, torch.Generator()  # its own: the run's is left as it is
         return DataLoader(
             self, None, sampler=range(first, last), num_workers=workers, generator=rng, multiprocessing_context=how
         )

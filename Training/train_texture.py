@@ -7,10 +7,10 @@
     several nodes        torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
                          Training/train_texture.py --data runs/data/lidc --out runs/lidc --batch 16
 
-`--data` is a folder made by prepare.py, `--batch` and `--draws` are per process. The network is small: one process leaves most of
-a large GPU idle, several share it (NVIDIA's MPS lets their kernels run together). The same command goes on from the last
-checkpoint; the learning rate follows the share of --steps or --minutes that is used up. `--val` watches patients that were
-held out (prepare.py --hold-out): the best checkpoint is kept as best.pt, and training stops when none better comes.
+`--data` is a folder made by prepare.py, `--batch` and `--draws` are per process. Several processes can share a large GPU, as the
+network is small (with NVIDIA's MPS their kernels run side by side). The same command goes on from the last checkpoint; the
+learning rate follows the share of --steps or --minutes that is used up. `--val` watches patients that were held out (prepare.py
+--hold-out): the best checkpoint is kept as best.pt, and training stops when none better comes.
 Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to TensorBoard, pictures to samples/.
 """
 

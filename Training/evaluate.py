@@ -62,15 +62,15 @@ class Budget:
     nfe_cases: int = 16
     nfe: tuple[int, ...] = NFE
     folds: int = 5
-    patch_steps: int = 250
+    patch_steps: int = 400
     repeats: int = 2
     package: bool = True  # Fréchet distance by frd-score as well (filters each image)
     crops: int = 1200  # training crops that copies are looked for in
 
 
 BUDGETS = {
-    "quick": Budget(7, 1, 1, 1, 1, False, 2, 0, (-2.0, 0.0, 2.0), 6, (1, 2, 4, 8), 4, 80, 1, False, 300),
-    "medium": Budget(20, 1, 2, 1, 1, True, 4, 2, STEPS, 10, NFE, 5, 150, 2, True),
+    "quick": Budget(7, 1, 1, 1, 1, False, 2, 0, (-2.0, 0.0, 2.0), 6, (1, 2, 4, 8), 4, 150, 1, False, 300),
+    "medium": Budget(20, 1, 2, 1, 1, True, 4, 2, STEPS, 10, NFE, 5, 300, 2, True),
     "full": Budget(),
 }
 

@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from goals import table
+
 EXACT_DB = 120.0  # after rounding to whole grey values nothing is left to tell apart
 
 HEAD = """# Results
@@ -41,7 +43,9 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
 - Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
   field was drawn before version 0.4.0, whose network it doesn't use; their sweeps before requests of few features took more
   turns.
-- Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare.
+- Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
+  2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
+  were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.
 - The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
 
@@ -298,9 +302,10 @@ def middle(value) -> float:
 
 def main():
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "Training/results")
-    lines = [HEAD]
-    for path in sorted(p for p in folder.glob("*.json") if not p.name.endswith(".rows.json")):
-        out = json.loads(path.read_text())
+    paths = sorted(p for p in folder.glob("*.json") if not p.name.endswith(".rows.json"))
+    outs = [json.loads(path.read_text()) for path in paths]
+    lines = [HEAD, *table(outs)]
+    for out in outs:
         of = f"{out['model']} {out['version']}: " if "model" in out else ""
         lines += [f"## {of}{out['task']}", "", f"`{out['command']}`", ""]
         for later in out.get("renewed", []):

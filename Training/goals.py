@@ -1,0 +1,238 @@
+"""The goals of texture, and what was reached: one table over all models, written by write_results.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+AUDIT = ("gldm", "ngtdm", "glcm_other")
+RIVALS = ("gan", "ldm", "field")  # what has to be far less believable
+PAINTED = ("gan", "ldm")  # what a tumour's or a removal's PSNR is compared with
+
+Found = tuple[str, bool] | None  # what was reached, and whether that meets the goal; None: not measured
+
+
+@dataclass(frozen=True)
+class Column:
+    """All results of one model and modality, those of most cases first."""
+
+    model: str
+    modality: str
+    textures: tuple[dict, ...]
+    removals: tuple[dict, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, {self.modality}"
+
+    def row(self, request: str, arm: str, beside: tuple[str, ...] = ()) -> dict | None:
+        """Fidelity of an arm, from the most cases; with `beside`, from results that have those arms too."""
+        return self._entry("results", request, arm, beside)
+
+    def seen(self, request: str, arm: str, beside: tuple[str, ...] = ()) -> dict | None:
+        """Believability of an arm."""
+        return self._entry("believable", request, arm, beside)
+
+    def _entry(self, part: str, request: str, arm: str, beside: tuple[str, ...]) -> dict | None:
+        for out in self.textures:
+            entries = out.get(part, {})
+            if all(f"{self.modality} {request} {a}" in entries for a in (arm, *beside)):
+                return entries[f"{self.modality} {request} {arm}"]
+        return None
+
+    def part(self, name: str) -> dict | None:
+        """Sweeps or evaluations, which are of all modalities together."""
+        return next((out[name] for out in self.textures if out.get(name)), None)
+
+
+def columns(outs: list[dict]) -> Iterator[Column]:
+    """One column per model and modality that has texture results."""
+    texture = sorted((o for o in outs if o["task"] == "texture"), key=lambda o: -len(o.get("cases", ())))
+    holes = sorted((o for o in outs if o["task"] == "removal" and " --data " in o["command"]), key=_holes, reverse=True)
+    for model in sorted({o["model"] for o in texture}):
+        of = tuple(o for o in texture if o["model"] == model)
+        for modality in sorted({key.split(" ")[0] for o in of for key in o.get("results", {})}):
+            yield Column(model, modality, of, tuple(o for o in holes if o["model"] == model))
+
+
+def _holes(out: dict) -> int:
+    return max((r["holes"] for r in out["results"].values() if isinstance(r, dict)), default=0)
+
+
+def classes(*limits: tuple[str, float]) -> Callable[[Column], Found]:
+    """The solver's own features: medians over a class of features, each with its limit."""
+
+    def found(column: Column) -> Found:
+        if (row := column.row("own", "full")) is None:
+            return None
+        values = [row["classes"][kind]["median"] for kind, _ in limits]
+        return " / ".join(f"{v:.3f}" for v in values), all(v >= least for v, (_, least) in zip(values, limits))
+
+    return found
+
+
+def casewise(request: str) -> Callable[[Column], Found]:
+    def found(column: Column) -> Found:
+        if (row := column.row(request, "full")) is None:
+            return None
+        pearson, spearman = row["case_pearson"], row["case_spearman"]
+        return f"{pearson:.3f} / {spearman:.3f}", pearson >= 0.95 and spearman >= 0.96
+
+    return found
+
+
+def alone(request: str) -> Callable[[Column], Found]:
+    def found(column: Column) -> Found:
+        if (row := column.row(request, "network")) is None:
+            return None
+        steered = row["groups"]["steered"]
+        gap = steered["median"] - steered["shuffled"]
+        return f"{steered['median']:.3f}; {gap:.2f}", steered["median"] >= 0.85 and gap >= 0.5
+
+    return found
+
+
+def believed(request: str) -> Callable[[Column], Found]:
+    """Both detectors' AUC."""
+
+    def found(column: Column) -> Found:
+        if not (seen := column.seen(request, "full")) or not seen.get("detectors"):
+            return None
+        values = [seen["detectors"][name]["auc"] for name in ("numbers", "patches")]
+        return " / ".join(f"{v:.2f}" for v in values), max(values) <= 0.7
+
+    return found
+
+
+def less_seen(column: Column) -> Found:
+    """AUC, mean of both detectors and of own features' and donors' requests, next to that of the rivals on the same cases."""
+    told, better = [], True
+    for request in ("own", "donor"):
+        beside = tuple(r for r in RIVALS if column.seen(request, "full", (r,)))
+        for rival in beside:
+            ours, theirs = (_auc(column.seen(request, arm, beside)) for arm in ("full", rival))
+            told.append(f"{request} {ours:.2f}, {rival} {theirs:.2f}")
+            better &= ours < theirs
+    return ("; ".join(told), better) if told else None
+
+
+def _auc(seen: dict) -> float:
+    return sum(seen["detectors"][name]["auc"] for name in ("numbers", "patches")) / 2
+
+
+def nearer(column: Column) -> Found:
+    """Fréchet distance to the population, of donors' requests, on the same cases."""
+    beside = tuple(r for r in PAINTED if column.seen("donor", "full", (r,)))
+    if not beside:
+        return None
+    values = {arm: column.seen("donor", arm, beside)["frechet_population"] for arm in ("full", *beside)}
+    texts = [f"{arm} {v:.2f}" for arm, v in values.items()]
+    real = next((o["believable"][f"{column.modality} real"] for o in column.textures if _has(o, column, beside)), None)
+    if real:
+        texts.append(f"real {real['frechet_population']:.2f}")
+    return ", ".join(texts), values["full"] < min(values[r] for r in beside)
+
+
+def _has(out: dict, column: Column, beside: tuple[str, ...]) -> bool:
+    return all(f"{column.modality} {key}" in out.get("believable", {}) for key in ("real", *(f"donor {r}" for r in beside)))
+
+
+def swept(column: Column) -> Found:
+    full = (column.part("sweeps") or {}).get("full")
+    if not full:
+        return None
+    met = full["monotone"] >= 0.95 and 0.9 <= full["slope_median"] <= 1.1
+    return f"{100 * full['monotone']:.0f} %; {full['slope_median']:.2f}", met
+
+
+def painted(column: Column) -> Found:
+    """PSNR and SSIM of own features, next to baselines on the same cases."""
+    beside = tuple(r for r in PAINTED if column.row("own", "full", (r,)))
+    if not beside:
+        return None
+    rows = {arm: column.row("own", arm, beside) for arm in ("full", *beside)}
+    met = all(rows["full"][k] > rows[r][k] for r in beside for k in ("psnr", "ssim"))
+    return ", ".join(f"{arm} {r['psnr']:.1f} / {r['ssim']:.3f}" for arm, r in rows.items()), met
+
+
+def removed(column: Column) -> Found:
+    """PSNR and SSIM of removals, next to biharmonic inpainting and baselines."""
+    for out in column.removals:
+        arms = {
+            arm: [out["results"][f"{column.modality} {arm} {k}"]["mean"] for k in ("psnr", "ssim")]
+            for arm in ("model", "biharmonic", *PAINTED)
+            if f"{column.modality} {arm} psnr" in out["results"]
+        }
+        if "model" in arms:
+            met = all(ours > theirs for arm in arms for ours, theirs in zip(arms["model"], arms[arm]) if arm != "model")
+            return ", ".join(f"{arm} {p:.1f} / {s:.3f}" for arm, (p, s) in arms.items()), met
+    return None
+
+
+def evaluated(column: Column) -> Found:
+    if not (curve := column.part("evaluations")):
+        return None
+    count = int(curve["evaluations_for_99_percent"])
+    return str(count), count <= 8
+
+
+def seconds(column: Column) -> Found:
+    rows = [column.row("own", arm) for arm in ("network", "full")]
+    if None in rows:
+        return None
+    network, full = (r["seconds_median"] for r in rows)
+    return f"{network:.1f} / {full:.1f}", network <= 10 and full <= 30
+
+
+GOALS: tuple[tuple[str, Callable[[Column], Found]], ...] = (
+    ("first-order / GLCM, own features ≥ .99", classes(("firstorder", 0.99), ("glcm", 0.99))),
+    ("GLRLM ≥ .97 / GLSZM ≥ .92", classes(("glrlm", 0.97), ("glszm", 0.92))),
+    ("audit: GLDM / NGTDM / GLCM at another bin width ≥ .95", classes(*((kind, 0.95) for kind in AUDIT))),
+    ("case-wise Pearson ≥ .95 / Spearman ≥ .96, own features", casewise("own")),
+    ("the same, donors' features", casewise("donor")),
+    ("AUC of detectors by numbers / patches ≤ .70, own features", believed("own")),
+    ("the same, donors' features", believed("donor")),
+    ("mean AUC below GAN's, LDM's and field's, same cases", less_seen),
+    ("Fréchet distance below GAN's and LDM's, donors, same cases", nearer),
+    ("network alone: median Pearson ≥ .85; gap to shuffled ≥ .5, own features", alone("own")),
+    ("the same, donors' features", alone("donor")),
+    ("sweeps of one driver: monotone ≥ 95 %; slope .9 to 1.1", swept),
+    ("PSNR / SSIM of own features above GAN's and LDM's", painted),
+    ("PSNR / SSIM of removals above biharmonic's, GAN's and LDM's", removed),
+    ("evaluations for 99 % of the best ≤ 8", evaluated),
+    ("seconds, 2 cores: network ≤ 10 / with solver ≤ 30", seconds),
+)
+
+
+WHY = """Why, as far as measured:
+
+- **Detectors** of patches see grain. Given smoothed patches they find nothing, given the inside of the network's draws alone
+  little: in a scan the grain goes on across a tumour's border, in a draw it ends there. The solver adds grain of its own. Another
+  scanner's features, donors', ask for another grain than the scan around has.
+- **Donors' features, lung**: solver and network reach what a tumour of this mask and scan can have (own features; *other seed*).
+  Another patient's features at this size are an estimate, and not all of them go together here.
+- **Sarcomas**: 35 patients to learn from and six to judge by. The network alone follows T1 least, of which scanners differ most.
+  Its texture comes with fresh noise, step by step, so that more evaluations still help.
+- **Removals, sarcomas**: within the interval of biharmonic inpainting, which is as smooth as PSNR likes it."""
+
+
+def table(outs: list[dict]) -> list[str]:
+    """Lines of Markdown: a row per goal, a column per model and modality; what misses its goal is bold."""
+    heads = list(columns(outs))
+    if not heads:
+        return []
+    lines = [
+        "## Goals",
+        "",
+        "Default settings (network and solver) unless a row says otherwise; **bold** misses its goal. Rows that compare take",
+        "the cases that all their arms were drawn for, the others all cases. Sweeps and evaluations are of a model's modalities",
+        "together.",
+        "",
+        f"| goal | {' | '.join(c.title for c in heads)} |",
+        "|" + "---|" * (len(heads) + 1),
+    ]
+    for text, measure in GOALS:
+        cells = [measure(column) for column in heads]
+        shown = [("not measured" if c is None else c[0] if c[1] else f"**{c[0]}**") for c in cells]
+        lines.append(f"| {text} | {' | '.join(shown)} |")
+    return [*lines, "", WHY, ""]

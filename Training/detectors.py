@@ -6,7 +6,8 @@ Two detectors, each blind to which features were asked for:
   (which the solver never sees), by logistic regression and a random forest, whose probabilities are averaged.
 
 An AUC of .5 is perfect; that of `field` (solver on a random field) should be near 1, or the detector has no power and its
-other values mean nothing. A detector that is hardly trained finds the field, too: more steps shouldn't raise an AUC. Folds are by patient: no patient is in training and in judgement.
+other values mean nothing. A detector that is hardly trained finds the field, too: more steps shouldn't raise an AUC.
+Folds are by patient: no patient is in training and in judgement.
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   are too few for it, after a trial on these sarcomas. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  field was drawn before version 0.4.0, whose network it doesn't use; their sweeps before requests of few features took more
-  turns.
+  sweeps were drawn before requests of few features took more turns.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
   2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
   were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.

@@ -209,7 +209,7 @@ WHY = """Why, as far as measured:
 - **Detectors** of patches see grain. Given smoothed patches they find nothing, given the inside of the network's draws alone
   little: in a scan the grain goes on across a tumour's border, in a draw it ends there. The solver adds grain of its own.
   Another scanner's features, donors', ask for another grain than the scan around has. By grain every arm is recognised; by
-  numbers ours are far less than the baselines.
+  numbers the lung model's far less than the baselines'.
 - **Donors' features, lung**: solver and network reach what a tumour of this mask and scan can have (own features; *other seed*).
   Another patient's features at this size are an estimate, and not all of them go together here.
 - **Sarcomas**: 35 patients to learn from and six to judge by. The network alone follows T1 least, of which scanners differ most.

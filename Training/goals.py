@@ -105,7 +105,7 @@ def believed(request: str) -> Callable[[Column], Found]:
 
 
 def less_seen(column: Column) -> Found:
-    """AUC, mean of both detectors and of own features' and donors' requests, next to that of the rivals on the same cases."""
+    """AUC, mean of both detectors, for either kind of request, next to that of the rivals on the same cases."""
     told, better = [], True
     for request in ("own", "donor"):
         beside = tuple(r for r in RIVALS if column.seen(request, "full", (r,)))
@@ -212,8 +212,8 @@ WHY = """Why, as far as measured:
   numbers the lung model's far less than the baselines'.
 - **Donors' features, lung**: solver and network reach what a tumour of this mask and scan can have (own features; *other seed*).
   Another patient's features at this size are an estimate, and not all of them go together here.
-- **Sarcomas**: 35 patients to learn from and six to judge by. The network alone follows T1 least, of which scanners differ most.
-  Its texture comes with fresh noise, step by step, so that more evaluations still help.
+- **Sarcomas**: 35 patients to learn from and six to judge by. The network alone follows T1 least, and is
+  still helped by more evaluations.
 - **Removals, sarcomas**: within the interval of biharmonic inpainting, which is as smooth as PSNR likes it."""
 
 

@@ -2,7 +2,7 @@
 
 full        the network's sample, moved by the solver until the features hold: the product's default
 network     the network alone, as the library draws: guided to the asked moments on its way, where the codec is lossless
-unguided    the same without: what the network itself has learned
+unguided    the same without, and with grain as it comes: what the network itself has learned
 field       the solver on a Gaussian random field with the real tumour's mean and spread: no network
 mask only   the network told the population's mean features, whatever is asked: what the mask alone gives away
 codec       the real tumour through the model's codec and back: the ceiling
@@ -98,7 +98,7 @@ def field_arm(bundle: Bundle, modality: str, volume: Volume, mask, request, seed
     sample = region.array.copy()
     sample[region.mask] = inside.mean() + inside.std() * noise[region.mask]
     population, settings = bundle.population(modality), bundle.settings(modality)
-    solved = solve(sample, region.mask, request, population, settings, spacing=region.spacing, region=region)
+    solved = solve(sample, region.mask, request, population, settings, spacing=region.spacing, region=region, band=region.band)
     return volume.with_array(region.paste(solved.native if solved.native is not None else solved.array))
 
 
@@ -199,7 +199,8 @@ class Bench:
         editor = self.baselines.get(arm, self.editor)
         if arm == "unguided":
             editor = self.plain
-            editor.load().guided = False
+            network = editor.load()
+            network.guided = network.in_band = False
         wish = EditRequest(features=asked, modality=modality, seed=seed, steps=steps, solve=arm == "full")
         return editor.synthesize(volume, mask, wish).volume
 

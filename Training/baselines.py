@@ -155,7 +155,7 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
     where, bridge = pick_device(device), config["kind"] == "bridge"
     texture = (TextureModel if bridge else BaselineModel)(
         network.eval().to(where), codec.eval().to(where), tuple(config["names"]), tuple(meta["modalities"]),
-        maps, tuple(meta["spacing"]), FEW_STEP_NODES, 1.0, device=where, guided=False,
+        maps, tuple(meta["spacing"]), FEW_STEP_NODES, 1.0, device=where, guided=False, in_band=False,
     )  # fmt: skip
     if not bridge:
         texture.kind = config["kind"]

@@ -132,7 +132,7 @@ class Painter:
         """
         sample, region = self._sample(job, None, job.request.seed), job.region
         if region.operators is None or region.thick:
-            return self._to_native(job, sample)
+            return self._to_native(job, sample, False)
         texture = self.load()
         with job.clock.stage("paste"):
             added = sample - texture.continued(region.array, region.mask, job.modality, region.valid)
@@ -194,9 +194,12 @@ class Painter:
             self.texture = TextureModel.from_bundle(self.bundle, device or self.device)
         return self.texture
 
-    def _to_native(self, job: Job, sample: np.ndarray) -> np.ndarray:
+    def _to_native(self, job: Job, sample: np.ndarray, tumour: bool = True) -> np.ndarray:
+        region = job.region
         with job.clock.stage("paste"):
-            return job.region.to_native(sample)
+            native = region.to_native(sample)
+            band = region.native_band if tumour and self.load().in_band and region.operators is not None else None
+            return native if band is None else band.held(native, region.native_mask)
 
     def _error(self, job: Job, native: np.ndarray) -> float:
         """Median difference from the request in population standard deviations, re-extracted exactly."""
@@ -226,7 +229,7 @@ class Painter:
             return result.native
         box = bounding_box(job.region.mask)
         native = native.copy()
-        native[box] = np.where(job.region.native_mask[box], result.array, native[box])
+        native[box] = np.where(job.region.native_mask[box], result.array[box], native[box])
         return native
 
     def _solve(self, job: Job, sample: np.ndarray, asked: Mapping[str, float]):
@@ -234,11 +237,10 @@ class Painter:
 
         region = job.region
         resampled = region.operators is not None
-        # Without resampling only the mask's box matters, which spares the solver the surroundings.
-        box = tuple(slice(None) for _ in range(3)) if resampled else bounding_box(region.mask)
         return solve(
-            sample[box], region.mask[box], asked, self.population(job.modality), job.settings,
+            sample, region.mask, asked, self.population(job.modality), job.settings,
             spacing=region.spacing, region=region if resampled else None, seed=job.request.seed,
+            band=region.band if self.load().in_band else None,
             integer=np.issubdtype(job.volume.array.dtype, np.integer), progress=lambda s, f: job.report("solve", f),
         )  # fmt: skip
 

@@ -7,7 +7,9 @@ near as the image's direction allows. An image stored in another order is only v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from TumorSynthLib.resampling import (
     nearest_mask,
     pyradiomics_spacing,
 )
+
+if TYPE_CHECKING:
+    from TumorSynthLib.texture.band import Band
 
 SAME_SPACING = 0.01
 """Relative difference of spacings below which an image is used on its own grid. Scanners report 0.9766 or 0.977 mm for
@@ -248,6 +253,23 @@ class Region:
             return _gather(self.frame, mask, mask, self.start, self.shape)[1]
         working = np.array(self.spacing[::-1])
         return _working_mask(self.volume, mask, self.frame, self.lattices, samples, working, "file")
+
+    @cached_property
+    def band(self) -> Band | None:
+        """Grain of the working grid around the mask."""
+        from TumorSynthLib.texture.band import Band
+
+        return Band.around(self.array, self.mask, self.valid)
+
+    @cached_property
+    def native_band(self) -> Band | None:
+        """Grain of the image's own grid around the mask."""
+        from TumorSynthLib.texture.band import Band
+
+        there = np.zeros(self.native.shape, bool)
+        size = self.frame.view(self.volume.array).shape
+        there[tuple(slice(max(-a, 0), max(n - a, 0)) for a, n in zip(self.start, size))] = True
+        return Band.around(self.native, self.native_mask, there)
 
     def to_native(self, working: np.ndarray, iterations: int = 30, keep_detail: bool = False) -> np.ndarray:
         """Native float32 box whose `measure` equals the working values inside the mask, as nearly as the grids allow.

@@ -11,6 +11,7 @@ import torch
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.models.bundle import regions_of
 from TumorSynthLib.texture import removal
+from TumorSynthLib.texture.band import Band
 from TumorSynthLib.texture.bridge import Bridge, nodes
 from TumorSynthLib.texture.calibration import Moments, calibrated
 from TumorSynthLib.texture.codec import make_codec
@@ -49,7 +50,7 @@ class TextureModel:
 
     `features` are the names the network can be told, in the order of its tokens; `intensity` maps each modality;
     `regions` are those that it paints, one at a time; `bin_widths` of the features per modality; `guided` calibrates
-    draws to the asked moments.
+    draws to the asked moments, `in_band` gives them no other grain than the image has around them.
     """
 
     network: BridgeNetwork
@@ -65,6 +66,7 @@ class TextureModel:
     regions: tuple[str, ...] = ("tumour",)
     bin_widths: Mapping[str, float | None] = field(default_factory=dict)
     guided: bool = True
+    in_band: bool = True
 
     @classmethod
     def from_bundle(cls, bundle, device: str = "auto") -> TextureModel:
@@ -133,7 +135,7 @@ class TextureModel:
                 f"this model knows {', '.join(self.modalities)}, not {modality!r}; choose one with --modality"
             )
         shape, intensity = array.shape, self.intensity[modality]
-        valid = np.ones(shape, bool) if valid is None else valid
+        extent = valid = np.ones(shape, bool) if valid is None else valid
         x = torch.from_numpy(intensity.forward(self._pad(array, "edge")))[None, None].to(self.device)
         hole_np, valid = self._pad(mask, "constant"), self._pad(valid, "constant")
         around = None
@@ -162,7 +164,12 @@ class TextureModel:
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
-        return np.where(mask, out, array).astype(np.float32)
+        out = np.where(mask, out, array).astype(np.float32)
+        band = Band.around(array, mask, extent) if features is not None and self.in_band else None
+        if band is None:
+            return out
+        fitting = np.clip(band.held(band.oriented(out, mask), mask), *intensity.limits)
+        return np.where(mask, fitting, array).astype(np.float32)
 
     @torch.inference_mode()
     def continued(

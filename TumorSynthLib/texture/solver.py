@@ -4,7 +4,8 @@
 2. Far from what was asked, correlation length and noise level: two scalars, by coordinate search on exactly measured texture.
 3. Refinement: Adam on the region's voxels against differentiable texture features (`objective.py`), with a price
    on leaving the sample, on another radial profile and on the seam; exact features are re-measured, and step 1 redone, every
-   few steps. Near the request moves are smooth, and become finer only if they have to: grain is what betrays a solved tumour.
+   few steps. Grain is what betrays a solved tumour: it is held to the image's (`band.py`), more loosely only where what is
+   asked isn't reached within it.
 4. The result is re-extracted exactly; what could not be reached is named.
 """
 
@@ -17,11 +18,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from TumorSynthLib.errors import InputError
 from TumorSynthLib.radiomics.extract import extract
 from TumorSynthLib.radiomics.settings import Settings
+from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.texture.band import FIRST, REACH, Band
 from TumorSynthLib.texture.objective import TEXTURE, Objective
 from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
+from TumorSynthLib.texture.request import bounds_of, by_class, check, is_integer, scales_of, sigma
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
 RATE = 0.25  # grey-level bins per Adam step at first
@@ -31,6 +34,8 @@ NEAR = 1 / 1000  # of the number of asked features: the mean squared error that 
 HELD = 1e-4  # mean squared error per asked feature below which nothing is left to gain, however the moves are
 ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the search back there, with smaller steps …
 LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
+SEARCHES = 4  # for the prices of the band each time that it is held to
+LOOSER, LOOSEST = 2.0, 10.0  # from half of the steps on, each round takes the band so much wider, up to so much
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
@@ -77,14 +82,16 @@ class _Solver:
 
     def __init__(
         self, sample, mask, asked, scales, settings, spacing, integer, bounds, iterations, seed, keep, progress, width=WIDTH,
+        band=None, prices=None, slack=1.0,
     ):  # fmt: skip
         self.mask, self.spacing, self.settings = mask, spacing, settings
         self.sample = np.asarray(sample, np.float64)
         self.disc = Discretisation(float(settings.binWidth), settings.binCount, integer)
-        self.asked, self.scales, self.bounds = _by_class(asked), _by_class(scales), bounds
+        self.asked, self.scales, self.bounds = by_class(asked), by_class(scales), bounds
         self.iterations, self.progress = iterations, progress or (lambda stage, fraction: None)
         self.generator = torch.Generator().manual_seed(seed)
-        self.rng, self.width = np.random.default_rng(seed), width
+        self.rng, self.width, self.band = np.random.default_rng(seed), width, band
+        self.prices, self.slack = prices or [FIRST] * 2, slack
         self.objective = Objective(mask, spacing, self.asked, self.scales, settings.symmetricalGLCM)
         self.loose = (
             np.ones(int(mask.sum())) if keep is None else 1 / np.maximum(np.asarray(keep, float)[mask], 1.0)
@@ -104,6 +111,14 @@ class _Solver:
             bounds=self.bounds,
         )
         return mapping.solve(self.asked.get("firstorder", {}), self.scales.get("firstorder", {}), iterations)
+
+    def held(self, values: np.ndarray) -> np.ndarray:
+        """Values (n,) without grain that the image around doesn't have."""
+        if self.band is None:
+            return values
+        box = self.sample.astype(np.float32)
+        box[self.mask] = values
+        return self.band.held(box, self.mask, self.prices, SEARCHES, self.slack)[self.mask].astype(np.float64)
 
     def _local_mean(self, values: np.ndarray) -> np.ndarray | None:
         """Decides the order of equal values by their surroundings, so that ties make no noise; None without ties."""
@@ -227,13 +242,16 @@ class _Solver:
         """Step 3."""
         goal = self.objective
         parts = 1 if len(values) <= SPLIT_VOXELS else 2 if len(values) <= SPLIT_MORE else 3
+        values = self.specify(self.held(values), 12)
         goal.anchor(self.coordinates(values)[0])
         reference, best, best_error = values, values, np.inf
         u = self._measured(values, reference, parts)
         first, second, pace = None, None, 1.0
         for step in range(self.iterations):
             if step and step % STEPS_PER_ROUND == 0:
-                values = self.specify(self.values(u.detach(), reference), 8)
+                if 2 * step > self.iterations:
+                    self.slack = min(self.slack * LOOSER, LOOSEST)
+                values = self.specify(self.held(self.values(u.detach(), reference)), 8)
                 u, reference = self._measured(values, reference, parts), values
             if step % STEPS_PER_ROUND == 0:
                 error = goal.error(goal.now)
@@ -254,16 +272,19 @@ class _Solver:
                 # The common floor lets voxels that matter little move little; plain Adam would turn their noise into grain.
                 rate = pace * RATE * min(1.0, 2 * left + 0.1)
                 u -= self._spread(rate * first / (second.sqrt() + second.mean().sqrt() + 1e-12))
-        values = self.specify(self.values(u.detach(), reference), 12)
+        values = self.specify(self.held(self.values(u.detach(), reference)), 12)
         return values if self._error(values) <= best_error else best
 
     def _spread(self, move: torch.Tensor) -> torch.Tensor:
-        """A move (n,) of voxels under a Gaussian of the present width, as large as before."""
-        if self.width < 0.4:
+        """A move (n,) of voxels in the band's colour, or under a Gaussian of the present width, as large as before."""
+        if self.band is None and self.width < 0.4:
             return move
         box = np.zeros(self.mask.shape, np.float32)
         box[self.mask] = move.numpy()
-        box = ndimage.gaussian_filter(box, self.width * self.sigma, mode="constant", truncate=3.0)
+        if self.band is not None:
+            box = self.band.spread(box, self.prices[-1])
+        else:
+            box = ndimage.gaussian_filter(box, self.width * self.sigma, mode="constant", truncate=3.0)
         spread = torch.from_numpy(box[self.mask])
         return spread * (move.norm() / (spread.norm() + 1e-12))
 
@@ -305,29 +326,6 @@ def _walk(attempt: Callable[..., float], best: tuple, axis: int, sizes: tuple[in
     return best
 
 
-def _by_class(features: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """{'original_glcm_Contrast': v} as {'glcm': {'Contrast': v}}."""
-    result: dict[str, dict[str, float]] = {}
-    for name, value in features.items():
-        cls, _, short = name.removeprefix("original_").partition("_")
-        result.setdefault(cls, {})[short] = float(value)
-    return result
-
-
-def _scales(asked: Mapping[str, float], deviation: Mapping[str, float]) -> dict[str, float]:
-    """Unit of error of each feature: a quarter of its value, but between a tenth and one of the population's deviation.
-
-    Heavy-tailed features (ClusterProminence, …) have a deviation far above most of their values.
-    """
-    result = {}
-    for name, value in asked.items():
-        sigma = deviation.get(name, 0.0)
-        if not (np.isfinite(sigma) and sigma > 0):
-            sigma = max(abs(value), 1e-6) * 0.25
-        result[name] = float(np.clip(0.25 * abs(value), 0.1 * sigma, sigma))
-    return result
-
-
 def solve(
     sample: np.ndarray,
     mask: np.ndarray,
@@ -343,6 +341,7 @@ def solve(
     seed: int = 0,
     integer: bool | None = None,
     bounds: tuple[float, float] | None = None,
+    band: Band | None = None,
 ) -> Solved:
     """Moves `sample` as little as possible until the requested features hold when re-extracted exactly.
 
@@ -358,29 +357,32 @@ def solve(
     :param keep: (D, H, W) how strongly each voxel holds to the sample, 1 is usual.
     :param integer: the file stores whole numbers; None takes it from the region, else from the values outside the mask.
     :param bounds: lowest and highest value allowed; None takes the population's extremes.
+    :param band: of the sample's surroundings: no voxel is moved out of it. None lets grain be as it comes.
     :raises InputError: empty mask or a value that is not a number.
     """
     settings = settings or Settings()
     mask = np.asarray(mask, bool)
     request = {name: float(value) for name, value in request.items()}
-    _check(sample, mask, request)
+    check(sample, mask, request)
     deviation = (
         dict(zip(population.names, np.asarray(population.std, float))) if population is not None else {}
     )
-    integer = _is_integer(sample, mask, region) if integer is None else integer
-    bounds = _bounds(population) if bounds is None else bounds
-    scales = _scales(request, deviation)
+    integer = is_integer(sample, mask, region) if integer is None else integer
+    bounds = bounds_of(population) if bounds is None else bounds
+    scales = scales_of(request, deviation)
 
-    width = WIDTH  # later attempts go on as finely as the one before ended
+    width, slack = WIDTH, 1.0  # later attempts go on as finely and as loosely as the one before ended
+    area, prices = _around(mask), [FIRST] * 2
 
     def attempt(start: np.ndarray, targets: Mapping[str, float], budget: int, fresh: bool) -> np.ndarray:
-        nonlocal width
+        nonlocal width, slack
         solver = _Solver(
-            start, mask, targets, scales, settings, spacing, integer, bounds, budget, seed, keep, progress, width
-        )
+            start[area], mask[area], targets, scales, settings, spacing, integer, bounds, budget, seed,
+            None if keep is None else keep[area], progress, width, band, prices, slack,
+        )  # fmt: skip
         result = np.array(start, np.float32)
         result[mask] = solver.disc.stored(solver.solve() if fresh else solver.again())
-        width = solver.width
+        width, slack = solver.width, solver.slack
         return result
 
     def judge(array: np.ndarray) -> tuple[dict[str, float], float]:
@@ -393,27 +395,31 @@ def solve(
     if region is not None and region.operators is not None:
         array, native, reached = _through_native(
             region, array, request, scales, integer, judge, attempt, iterations // 2,
-            max(ENOUGH, WILL_DO * len(request)) if width else ENOUGH,
+            max(ENOUGH, WILL_DO * len(request)) if width else ENOUGH, region.native_band if band else None,
+            lambda: slack,
         )  # fmt: skip
     else:
         reached, _ = judge(array)
-    difference = {k: (reached[k] - v) / _sigma(deviation, k, v) for k, v in request.items() if k in reached}
+    difference = {k: (reached[k] - v) / sigma(deviation, k, v) for k, v in request.items() if k in reached}
     missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))
     moved = _moved(sample, array, mask, spacing)
     return Solved(array, native, request, reached, difference, tuple(missed), moved)
 
 
-def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int, enough: float):
+def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int, enough: float, band, slack):
     """Best (array as measured, native box, features) of a few turns through the image's own grid.
 
     The native grid can't hold every working array; each turn starts from what it did hold, and asks for more where the last one
-    fell short. `enough` is the mean error, in the features' scales, that ends it.
+    fell short. `enough` is the mean error, in the features' scales, that ends it; `band` the native grid's, so much wider as
+    `slack` says.
     """
     best, best_error, targets = None, np.inf, dict(request)
     for turn in range(MORE_TURNS):
         # Resampling an image of whole numbers cuts decimals off (towards zero): half a unit makes up for that on average.
         wanted = array + 0.5 * np.sign(array) if integer else array
         native = np.where(region.native_mask, region.to_native(wanted), region.native).astype(np.float32)
+        if band is not None:
+            native = band.held(native, region.native_mask, slack=slack())
         held = region.measure(native, as_stored=True)
         reached, error = judge(held)
         stuck = turn >= TURNS - 1 and len(request) >= FEW and error > 0.9 * best_error
@@ -430,50 +436,11 @@ def _through_native(region, array, request, scales, integer: bool, judge, attemp
     return best
 
 
-def _sigma(deviation: Mapping[str, float], name: str, value: float) -> float:
-    sigma = deviation.get(name, 0.0)
-    return sigma if np.isfinite(sigma) and sigma > 0 else max(abs(value), 1e-6) * 0.25
-
-
-def _check(sample: np.ndarray, mask: np.ndarray, request: Mapping[str, float]) -> None:
-    if np.shape(sample) != mask.shape:
-        raise InputError(
-            f"The sample has shape {np.shape(sample)} but the mask {mask.shape}: give both on one grid."
-        )
-    if not mask.any():
-        raise InputError("The mask is empty: there is no voxel to change. Give a mask that marks the tumour.")
-    if not np.isfinite(np.asarray(sample)[mask]).all():
-        raise InputError(
-            "The sample has values that are not finite inside the mask: check the image intensities."
-        )
-    for name, value in request.items():
-        if not np.isfinite(value):
-            raise InputError(f"Feature '{name}' is asked to be {value}: give a finite number.")
-
-
-def _is_integer(sample: np.ndarray, mask: np.ndarray, region) -> bool:
-    volume = getattr(region, "volume", None)
-    if volume is not None:
-        return np.issubdtype(volume.array.dtype, np.integer)
-    outside = np.asarray(sample)[~mask]
-    return bool(len(outside) == 0 or np.array_equal(outside, np.rint(outside)))
-
-
-def _bounds(population) -> tuple[float, float]:
-    """Extremes of the population's Minimum and Maximum, widened; an image of no negative value keeps none."""
-    if population is None:
-        return -np.inf, np.inf
-    names = list(population.names)
-    values = np.asarray(population.values, float)
-    low = high = None
-    if "original_firstorder_Minimum" in names:
-        low = float(values[:, names.index("original_firstorder_Minimum")].min())
-    if "original_firstorder_Maximum" in names:
-        high = float(values[:, names.index("original_firstorder_Maximum")].max())
-    if low is None or high is None:
-        return -np.inf, np.inf
-    slack = 0.25 * (high - low)
-    return (max(low - slack, 0.0) if low >= 0 else low - slack), high + slack
+def _around(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """The mask's box and what its voxels follow from in plane."""
+    z, y, x = bounding_box(mask)
+    margin = 2 * REACH
+    return z, *(slice(max(s.start - margin, 0), s.stop + margin) for s in (y, x))
 
 
 def _stored(array: np.ndarray, integer: bool) -> np.ndarray:

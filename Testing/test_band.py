@@ -65,6 +65,15 @@ def test_drawn_grain_is_held_to_the_images_and_the_rest_stays(scan, seed):
     assert np.corrcoef(held[inner], drawn[inner])[0, 1] > 0.9
 
 
+def test_another_level_than_around_is_no_grain(scan):
+    """A drawn tumour keeps its mean, however far that is from the tissue around it."""
+    image, mask = scan
+    drawn = np.where(mask, image + 800, image)
+    held = Band.around(image, mask).held(drawn, mask)
+    assert held[mask].mean() == pytest.approx(drawn[mask].mean(), abs=1)
+    assert not np.array_equal(held, drawn)
+
+
 def test_grain_runs_as_it_does_around():
     image, mask = blurred((12, 48, 48), (0, 0.5, 1.5)), ball((12, 48, 48), 12)
     drawn = np.where(mask, blurred(image.shape, (0, 1.5, 0.5), 1), image)

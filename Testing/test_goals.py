@@ -81,5 +81,11 @@ def test_removals_are_of_most_holes_and_sweeps_must_be_monotone():
     assert found[SWEPT] == "**90 %; 1.00**"
 
 
+@pytest.mark.parametrize("count, shown", [(6, "6"), (50, "**50**"), (None, "**never**")])
+def test_few_evaluations_must_suffice(count, shown):
+    out = results(3, results={"CT own full": fidelity()}, evaluations={"evaluations_for_99_percent": count})
+    assert cells([out])["evaluations for 99 % of the best ≤ 8"] == shown
+
+
 def test_without_texture_results_there_is_no_table():
     assert goals.table([{"task": "codec", "codecs": {}, "command": "x"}]) == []

@@ -172,7 +172,10 @@ def removed(column: Column) -> Found:
 def evaluated(column: Column) -> Found:
     if not (curve := column.part("evaluations")):
         return None
-    count = int(curve["evaluations_for_99_percent"])
+    count = curve["evaluations_for_99_percent"]
+    if count is None:  # no number of evaluations follows the request
+        return "never", False
+    count = int(count)
     return str(count), count <= 8
 
 

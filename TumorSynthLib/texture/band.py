@@ -25,7 +25,7 @@ TRIMMED = 1.0  # per cent of the ring's deviations at either end that don't coun
 BORDER = 2  # voxels on both sides of the border that have a goal of their own
 CLOSE = 1.03  # times the goal is near enough
 SEARCHES, ITERATIONS = 8, 30  # for the two prices; conjugate gradients for each
-CHEAPEST, FIRST, DEAREST = 1e-3, 0.5, 1e4
+CHEAPEST, FIRST, DEAREST = 1e-3, 0.5, 1e2
 STEEP = 1.5  # power of what is too much that a price follows
 QUIET = 1e-3  # of the ring's spread: less deviation than that is no grain, but an empty background
 LAGS = 6  # voxels in plane, to each side, over which grain is compared
@@ -149,6 +149,7 @@ class Band:
         """array (D, H, W) float32, changed in the mask as little as it takes to deviate no more than around it.
 
         Least ‖change‖² + price · ‖deviations‖², with one price near the border and one deep inside, both as low as will do.
+        The mean stays: where the mask's level is another than around it, that is no grain.
         :param prices: the two, where a search begins that is one of many; they are replaced by those found.
         :param slack: how many times as far as around it.
         """
@@ -200,12 +201,18 @@ class Band:
         return _convolved(torch.from_numpy(move), kernel, "constant").numpy()
 
     def _change(self, before: torch.Tensor, change: torch.Tensor, price: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-        """Conjugate gradients from `change` on, which is 0 outside the mask."""
+        """Conjugate gradients from `change` on, which is 0 outside the mask and on average."""
+
+        count = inside.sum()
+
+        def within(v):
+            v = v * inside
+            return v - v.sum() / count * inside
 
         def pushed(v):
-            return (v + _convolved(price * _convolved(v, self.kernel, "constant"), self.kernel, "constant")) * inside
+            return within(v + _convolved(price * _convolved(v, self.kernel, "constant"), self.kernel, "constant"))
 
-        goal = -_convolved(price * before, self.kernel, "constant") * inside
+        goal = within(-_convolved(price * before, self.kernel, "constant"))
         residual = goal - pushed(change)
         direction, size, least = residual, residual.square().sum(), 1e-5 * goal.square().sum()
         for _ in range(ITERATIONS):

@@ -19,7 +19,8 @@ Written by `Training/write_results.py` from the JSON files in this folder, which
 patients that were never trained on. Features are re-extracted by pyradiomics from the edited file's voxels; intervals are
 95 % bootstraps over patients.
 
-- **network**: the network alone, its draws guided to the asked mean, spread and percentiles; **unguided**: without that;
+- **network**: the network alone, its draws guided to the asked mean, spread and percentiles, their grain held to the image's;
+  **unguided**: without either;
   **full**: network and solver, the default; **field**: solver on a Gaussian field, without network; **mask only**: the
   network told the population's mean features; **codec**: the real tumour through the codec and back, the ceiling;
   **other seed**: the network's result for one seed, taken as the request, against that for another.
@@ -38,14 +39,15 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   training were not chosen on these cases, nor from which time on a draw is guided and how the solver moves: 40 and 30
   training patients decided that. How far a donor's features are drawn to those of tumours of the new size was chosen on
   parts of 300 training nodules, whose features are known, and tried with the solver on 40 training nodules; that 35 sarcomas
-  are too few for it, after a trial on these sarcomas. That requests of few features take more turns was decided on the
+  are too few for it, after a trial on these sarcomas. How grain is held was decided on 40 training nodules, and looked at on
+  training sarcomas, by the detector of patches below. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
-- Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  sweeps were drawn before requests of few features took more turns.
+- Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. Arms without
+  network or solver draw as they did before grain was held.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
   2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
   were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.
-- The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
+- The field starts from the real tumour's mean and deviation, a help that the other arms don't get; its grain is held, too.
 """
 
 

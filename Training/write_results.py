@@ -42,12 +42,12 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   are too few for it, after a trial on these sarcomas. How grain is held was decided on 40 training nodules, and looked at on
   training sarcomas, by the detector of patches below. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
-- Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. Arms without
-  network or solver draw as they did before grain was held.
+- Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
+  field, evaluations and copies were drawn before grain was held.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
   2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
   were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.
-- The field starts from the real tumour's mean and deviation, a help that the other arms don't get; its grain is held, too.
+- The field starts from the real tumour's mean and deviation, a help that the other arms don't get; the lung's grain is held, too.
 """
 
 

@@ -74,6 +74,15 @@ def test_another_level_than_around_is_no_grain(scan):
     assert not np.array_equal(held, drawn)
 
 
+def test_values_whose_squares_overflow_stay_numbers(scan):
+    """A model without a range of intensities can draw anything."""
+    image, mask = scan
+    drawn = np.where(mask, -1e25 * (1 + np.random.default_rng(0).random(image.shape)), image).astype(np.float32)
+    band = Band.around(image, mask)
+    with np.errstate(all="ignore"):
+        assert np.array_equal(band.held(band.oriented(drawn, mask), mask), drawn)
+
+
 def test_grain_runs_as_it_does_around():
     image, mask = blurred((12, 48, 48), (0, 0.5, 1.5)), ball((12, 48, 48), 12)
     drawn = np.where(mask, blurred(image.shape, (0, 1.5, 0.5), 1), image)

@@ -217,7 +217,7 @@ WHY = """Why, as far as measured:
   Another patient's features at this size are an estimate, and not all of them go together here, the less so within the image's
   own grain: what the solver finds outside it in the steps that are left is what the row shows.
 - **Sarcomas**: 35 patients to learn from and six to judge by. The network alone follows T1 least.
-- **Evaluations**: the network alone follows donors a little better the more it takes; the solver needs no more than six.
+- **Evaluations**: the network alone follows donors a little better the more it takes; the solver starts from six.
 - **PSNR of own features, sarcomas' CT**: the GAN is nearer voxel by voxel, and every one of its tumours is recognised.
 - **Removals, sarcomas**: within the interval of biharmonic inpainting, which is as smooth as PSNR likes it."""
 

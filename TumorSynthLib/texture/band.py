@@ -177,7 +177,7 @@ class Band:
             after = before + _convolved(change, self.kernel, "constant")
         out = np.array(array, np.float32)
         out[box][mask[box]] = (start + change)[inside].numpy()
-        return out
+        return out if np.isfinite(out[mask]).all() else np.asarray(array, np.float32)  # squares of huge values overflow
 
     def oriented(self, array: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """array (D, H, W) float32 whose grain in the mask runs along the axis that it runs along around the mask.
@@ -192,7 +192,7 @@ class Band:
         turned *= float(grain[mask].std()) / max(float(turned[mask].std()), 1e-6)
         out = np.array(array, np.float32)
         out[mask] += (turned - grain)[mask]
-        return out
+        return out if np.isfinite(out[mask]).all() else array
 
     def spread(self, move: np.ndarray, price: float) -> np.ndarray:
         """A move (D, H, W) of voxels given the colour of grain around the mask, without what the price takes out of it again."""

@@ -16,6 +16,7 @@ from TumorSynthLib.requests import differences, steerable
 from TumorSynthLib.resampling import bounding_box
 
 NOTED = 0.05  # population standard deviations from which a changed request is told
+MANY = 10  # asked features of which the median tells if they are reached
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
 RIDGE = 1e-3  # of the correlation of asked features, which may say the same twice
@@ -217,7 +218,8 @@ class Painter:
         """Native box of the solved sample.
 
         Texture can need another spread of intensities than the drawn tumour has. Where the spread is free and the first
-        attempt misses, a second one asks for the spread that the population has with these features.
+        attempt misses, a second one asks for the spread that the population has with these features. What the image's grain
+        leaves far from the request is solved again without holding to it: features come first.
         """
         with job.clock.stage("solve"):
             result = self._solve(job, sample, job.used)
@@ -225,6 +227,10 @@ class Painter:
                 second = self._solve(job, sample, job.used | job.implied)
                 if self._worst(job, second.reached) < self._worst(job, result.reached):
                     result = second
+            if self._missed(job, result.reached) > REACHED:
+                free = self._solve(job, sample, job.used, in_band=False)
+                if self._missed(job, free.reached) < self._missed(job, result.reached):
+                    result = free
         if result.native is not None:
             return result.native
         box = bounding_box(job.region.mask)
@@ -232,7 +238,7 @@ class Painter:
         native[box] = np.where(job.region.native_mask[box], result.array[box], native[box])
         return native
 
-    def _solve(self, job: Job, sample: np.ndarray, asked: Mapping[str, float]):
+    def _solve(self, job: Job, sample: np.ndarray, asked: Mapping[str, float], in_band: bool = True):
         from TumorSynthLib.texture.solver import solve
 
         region = job.region
@@ -240,9 +246,14 @@ class Painter:
         return solve(
             sample, region.mask, asked, self.population(job.modality), job.settings,
             spacing=region.spacing, region=region if resampled else None, seed=job.request.seed,
-            band=region.band if self.load().in_band else None,
+            band=region.band if in_band and self.load().in_band else None,
             integer=np.issubdtype(job.volume.array.dtype, np.integer), progress=lambda s, f: job.report("solve", f),
         )  # fmt: skip
+
+    def _missed(self, job: Job, reached: Mapping[str, float]) -> float:
+        """Median difference from the request in population standard deviations; of few features the largest."""
+        off = list(map(abs, differences(job.used, reached, self.spread(job.modality)).values()))
+        return float(np.median(off) if len(off) >= MANY else max(off, default=0.0))
 
     def _worst(self, job: Job, reached: Mapping[str, float]) -> float:
         """Largest difference from the request in population standard deviations."""

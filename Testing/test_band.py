@@ -1,9 +1,13 @@
 """Grain of a drawn tumour: no finer than the image's, along the same axis, and nothing outside the mask touched."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from TumorSynthLib.drawing import Painter
 from TumorSynthLib.radiomics.extract import extract
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.texture import solver
@@ -127,3 +131,24 @@ def test_the_solver_reaches_what_is_asked_within_the_band(scan):
         assert result.reached[CONTRAST] == pytest.approx(asked[CONTRAST], rel=0.05)
         found[name] = spread_of(band, result.array, mask) / band.level
     assert found["held"] < 1.1 < 1.2 < found["free"]
+
+
+@pytest.mark.parametrize("missed, free_missed, kept", [(0.2, 0.0, "held"), (1.0, 0.1, "free"), (1.0, 1.2, "held")])
+def test_what_is_missed_within_the_band_is_solved_without_it(monkeypatch, missed, free_missed, kept):
+    """The nearer of the two is kept, and a request that was reached isn't solved twice."""
+    found = {
+        True: SimpleNamespace(native="held", reached={CONTRAST: missed}),
+        False: SimpleNamespace(native="free", reached={CONTRAST: free_missed}),
+    }
+    asked_for = []
+
+    def solve(self, job, sample, asked, in_band=True):
+        asked_for.append(in_band)
+        return found[in_band]
+
+    monkeypatch.setattr(Painter, "_solve", solve)
+    monkeypatch.setattr(Painter, "spread", lambda self, modality: {CONTRAST: 1.0})
+    clock = SimpleNamespace(stage=lambda name: nullcontext())
+    job = SimpleNamespace(clock=clock, implied={}, used={CONTRAST: 0.0}, modality="CT")
+    assert Painter(None, "cpu")._solved(job, None, None) == kept
+    assert asked_for == ([True] if missed < 0.25 else [True, False])

@@ -17,6 +17,7 @@ from TumorSynthLib.resampling import bounding_box
 
 NOTED = 0.05  # population standard deviations from which a changed request is told
 MANY = 10  # asked features of which the median tells if they are reached
+LEAST = 0.01  # population standard deviations that a unit of error is at least
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
 RIDGE = 1e-3  # of the correlation of asked features, which may say the same twice
@@ -251,9 +252,14 @@ class Painter:
         )  # fmt: skip
 
     def _missed(self, job: Job, reached: Mapping[str, float]) -> float:
-        """Median difference from the request in population standard deviations; of few features the largest."""
-        off = list(map(abs, differences(job.used, reached, self.spread(job.modality)).values()))
-        return float(np.median(off) if len(off) >= MANY else max(off, default=0.0))
+        """Median difference from the request in population standard deviations; of few features the largest, in quarters of
+        what was asked where that is less: who moves one slider sees a miss that the population hardly knows."""
+        spread = self.spread(job.modality)
+        off = {k: abs(d) for k, d in differences(job.used, reached, spread).items()}
+        if len(off) >= MANY:
+            return float(np.median(list(off.values())))
+        shares = {k: abs(job.used[k]) / (4 * spread[k]) if spread.get(k) else 1.0 for k in off}
+        return max((d / float(np.clip(shares[k], LEAST, 1.0)) for k, d in off.items()), default=0.0)
 
     def _worst(self, job: Job, reached: Mapping[str, float]) -> float:
         """Largest difference from the request in population standard deviations."""

@@ -26,6 +26,7 @@ BORDER = 2  # voxels on both sides of the border that have a goal of their own
 CLOSE = 1.03  # times the goal is near enough
 SEARCHES, ITERATIONS = 8, 30  # for the two prices; conjugate gradients for each
 CHEAPEST, FIRST, DEAREST = 1e-3, 0.5, 1e2
+LITTLE, MOST = 1.05, 1.5  # times that what fits is made stronger or weaker, so that the standard deviation stays: from, to
 STEEP = 1.5  # power of what is too much that a price follows
 QUIET = 1e-3  # of the ring's spread: less deviation than that is no grain, but an empty background
 LAGS = 6  # voxels in plane, to each side, over which grain is compared
@@ -42,7 +43,7 @@ def _shells() -> list[np.ndarray]:
     return [(number == k) / (number == k).sum() for k in np.unique(number)[1:]]
 
 
-def _grain(array: np.ndarray, area: np.ndarray) -> np.ndarray:
+def grain_of(array: np.ndarray, area: np.ndarray) -> np.ndarray:
     """array (D, H, W) in the area without its smooth part, 0 elsewhere."""
     width = (0, ROUGH, ROUGH)
     weight = ndimage.gaussian_filter(area.astype(np.float32), width)
@@ -50,7 +51,7 @@ def _grain(array: np.ndarray, area: np.ndarray) -> np.ndarray:
     return np.where(area, array - smooth, 0).astype(np.float32)
 
 
-def _covariances(grain: np.ndarray, area: np.ndarray) -> np.ndarray:
+def covariances_of(grain: np.ndarray, area: np.ndarray) -> np.ndarray:
     """Mean products of voxels (2 LAGS + 1, 2 LAGS + 1) apart in plane, over the mean square; outliers held in."""
     bound = 3 * 1.4826 * float(np.median(np.abs(grain[area]))) + 1e-6
     shape = [s + LAGS for s in area.shape[1:]]
@@ -62,7 +63,7 @@ def _covariances(grain: np.ndarray, area: np.ndarray) -> np.ndarray:
     return found / max(found[LAGS, LAGS], 1e-9)
 
 
-def _power(covariances: np.ndarray) -> np.ndarray:
+def power_of(covariances: np.ndarray) -> np.ndarray:
     """Spectrum (SIZE, SIZE) of grain, over its largest value."""
     taper = np.hanning(2 * LAGS + 3)[1:-1]
     wide = np.zeros((SIZE, SIZE))
@@ -74,7 +75,7 @@ def _power(covariances: np.ndarray) -> np.ndarray:
 
 def _lean(covariances: np.ndarray) -> np.ndarray:
     """Logarithm (SIZE, SIZE) of the power at a frequency (y, x) over that at (x, y)."""
-    power = np.log(_power(covariances))
+    power = np.log(power_of(covariances))
     return power - power.T
 
 
@@ -84,7 +85,7 @@ def _structure() -> np.ndarray:
     return np.exp(-2 * (np.pi * ROUGH) ** 2 * (f[:, None] ** 2 + f[None] ** 2))
 
 
-def _kernel(response: np.ndarray, reach: int) -> torch.Tensor:
+def kernel_of(response: np.ndarray, reach: int) -> torch.Tensor:
     """(2 reach + 1, 2 reach + 1) float32 with nearly this real response (SIZE, SIZE) to frequencies."""
     steps = np.arange(-reach, reach + 1)
     return torch.from_numpy(np.fft.ifft2(response).real[np.ix_(steps, steps)].astype(np.float32))
@@ -116,7 +117,7 @@ class Band:
         if ring.sum() < LEAST or not np.ptp(array[ring]):
             return None
         x, here = torch.from_numpy(np.asarray(array, np.float64)), torch.from_numpy(ring)
-        means = np.stack([(_convolved(x, torch.from_numpy(s)) - x)[here].numpy() for s in _shells()])
+        means = np.stack([(convolved(x, torch.from_numpy(s)) - x)[here].numpy() for s in _shells()])
         # Weights sum to one: a flat image follows from itself. Least squares over the others, then with outliers held down.
         left, right, trust = (means[1:] - means[0]).T, -means[0], 1.0
         for _ in range(4):
@@ -131,16 +132,16 @@ class Band:
             return None
         kernel = sum(w * s for w, s in zip([1 - weights.sum(), *weights], _shells()))
         kernel[REACH, REACH] = -1.0
-        covariances = _covariances(_grain(array, ring), ring)
+        covariances = covariances_of(grain_of(array, ring), ring)
         told = (covariances[LAGS, LAGS + 1] - covariances[LAGS + 1, LAGS]) ** 2
         lean = told / (told + TOLD**2) * _lean(covariances)
-        power = _power(covariances)
+        power = power_of(covariances)
         power = np.sqrt(power * power.T) * np.exp(lean / 2)
         return cls(torch.from_numpy(kernel.astype(np.float32)), level, lean, power / power.max())
 
     def deviations(self, array: np.ndarray) -> np.ndarray:
         """Prediction minus value (D, H, W) of every voxel."""
-        return _convolved(torch.from_numpy(np.asarray(array, np.float32)), self.kernel).numpy()
+        return convolved(torch.from_numpy(np.asarray(array, np.float32)), self.kernel).numpy()
 
     def held(
         self, array: np.ndarray, mask: np.ndarray, prices: list[float] | None = None, searches: int = SEARCHES,
@@ -149,7 +150,7 @@ class Band:
         """array (D, H, W) float32, changed in the mask as little as it takes to deviate no more than around it.
 
         Least ‖change‖² + price · ‖deviations‖², with one price near the border and one deep inside, both as low as will do.
-        The mean stays: where the mask's level is another than around it, that is no grain.
+        The mean stays, since a mask's level is no grain, and so does the standard deviation, which features hang on.
         :param prices: the two, where a search begins that is one of many; they are replaced by those found.
         :param slack: how many times as far as around it.
         """
@@ -160,8 +161,8 @@ class Band:
         rows, inside = torch.from_numpy(reached[box]), torch.from_numpy(mask[box])
         deep = torch.from_numpy(ndimage.binary_erosion(mask, _plane(), BORDER)[box])
         parts = [rows & ~deep, deep] if bool(deep.any()) else [rows]
-        before = _convolved(start, self.kernel)
-        change, after = torch.zeros_like(start), before
+        before = convolved(start, self.kernel)
+        change, after, made = torch.zeros_like(start), before, start
         for turn in range(searches):
             levels = [float(after[p].square().mean().sqrt()) / max(slack * self.level, 1e-6) for p in parts]
             if turn == 0 and max(levels) <= CLOSE:
@@ -174,9 +175,10 @@ class Band:
                 prices[:] = [float(np.clip(p * x**STEEP, CHEAPEST, DEAREST)) for x, p in zip(levels, prices)]
             price = sum(p * w for p, w in zip(prices, parts))
             change = self._change(before, change, price, inside)
-            after = before + _convolved(change, self.kernel, "constant")
+            made = _as_strong(start + change, start, inside)
+            after = before + convolved(made - start, self.kernel, "constant")
         out = np.array(array, np.float32)
-        out[box][mask[box]] = (start + change)[inside].numpy()
+        out[box][mask[box]] = made[inside].numpy()
         return out if np.isfinite(out[mask]).all() else np.asarray(array, np.float32)  # squares of huge values overflow
 
     def oriented(self, array: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -186,9 +188,9 @@ class Band:
         """
         if mask.sum() < LEAST:
             return array
-        grain = _grain(array, mask)
-        kernel = _kernel(np.exp((self.lean - _lean(_covariances(grain, mask))) / 4), LAGS)
-        turned = _convolved(torch.from_numpy(grain), kernel, "constant").numpy()
+        grain = grain_of(array, mask)
+        kernel = kernel_of(np.exp((self.lean - _lean(covariances_of(grain, mask))) / 4), LAGS)
+        turned = convolved(torch.from_numpy(grain), kernel, "constant").numpy()
         turned *= float(grain[mask].std()) / max(float(turned[mask].std()), 1e-6)
         out = np.array(array, np.float32)
         out[mask] += (turned - grain)[mask]
@@ -197,8 +199,8 @@ class Band:
     def spread(self, move: np.ndarray, price: float) -> np.ndarray:
         """A move (D, H, W) of voxels given the colour of grain around the mask, without what the price takes out of it again."""
         off = np.abs(np.fft.fft2(self.kernel.numpy(), (SIZE, SIZE)))
-        kernel = _kernel(np.maximum(self.power, _structure()) / (1 + price * off**2), LAGS)
-        return _convolved(torch.from_numpy(move), kernel, "constant").numpy()
+        kernel = kernel_of(np.maximum(self.power, _structure()) / (1 + price * off**2), LAGS)
+        return convolved(torch.from_numpy(move), kernel, "constant").numpy()
 
     def _change(self, before: torch.Tensor, change: torch.Tensor, price: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         """Conjugate gradients from `change` on, which is 0 outside the mask and on average."""
@@ -210,9 +212,9 @@ class Band:
             return v - v.sum() / count * inside
 
         def pushed(v):
-            return within(v + _convolved(price * _convolved(v, self.kernel, "constant"), self.kernel, "constant"))
+            return within(v + convolved(price * convolved(v, self.kernel, "constant"), self.kernel, "constant"))
 
-        goal = within(-_convolved(price * before, self.kernel, "constant"))
+        goal = within(-convolved(price * before, self.kernel, "constant"))
         residual = goal - pushed(change)
         direction, size, least = residual, residual.square().sum(), 1e-5 * goal.square().sum()
         for _ in range(ITERATIONS):
@@ -227,6 +229,13 @@ class Band:
         return change
 
 
+def _as_strong(x: torch.Tensor, before: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """x (D, H, W) with the standard deviation inside that it had `before`, as far as `MOST` times will do."""
+    mean, deviation = x[inside].mean(), float(x[inside].std(correction=0))
+    more = float(np.clip(float(before[inside].std(correction=0)) / max(deviation, 1e-6), 1 / MOST, MOST))
+    return x if 1 / LITTLE < more < LITTLE else torch.where(inside, mean + more * (x - mean), x)
+
+
 def _plane() -> np.ndarray:
     return ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 
@@ -235,7 +244,7 @@ def _square() -> np.ndarray:
     return np.ones((1, 2 * REACH + 1, 2 * REACH + 1), bool)
 
 
-def _convolved(x: torch.Tensor, kernel: torch.Tensor, beyond: str = "replicate") -> torch.Tensor:
+def convolved(x: torch.Tensor, kernel: torch.Tensor, beyond: str = "replicate") -> torch.Tensor:
     """x (D, H, W) with a symmetric kernel (K, K) over every slice."""
     around = [kernel.shape[-1] // 2] * 4
     return F.conv2d(F.pad(x[:, None], around, mode=beyond), kernel[None, None].to(x.dtype))[:, 0]

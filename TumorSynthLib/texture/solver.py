@@ -35,7 +35,8 @@ HELD = 1e-4  # mean squared error per asked feature below which nothing is left 
 ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the search back there, with smaller steps …
 LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
 SEARCHES = 4  # for the prices of the band each time that it is held to
-LOOSER, LOOSEST = 2.0, 10.0  # from half of the steps on, each round takes the band so much wider, up to so much
+LOOSER, LOOSEST = 2.0, 10.0  # from half of the steps on, each round takes the band so much wider, up to so much …
+LOOSE, LONGER = 4.0, 2.5  # … and from the start so much where a request is FAR, with so many times the steps in small regions
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
@@ -156,6 +157,9 @@ class _Solver:
             return values
         if self._error(values) > FAR * self.count or not self.iterations:
             values, self.width = self.adjust_texture(start, values), 0.0
+            self.slack = max(self.slack, LOOSE)
+            if len(values) <= SPLIT_VOXELS:
+                self.iterations = int(LONGER * self.iterations)
         return self.refine(values)
 
     def again(self) -> np.ndarray:

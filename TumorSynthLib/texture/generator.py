@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ from TumorSynthLib.texture.context import (
     noise_cells,
     region_masks,
 )
+from TumorSynthLib.texture.equaliser import RINGS, equalised
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 from TumorSynthLib.texture.precision import autocast
 from TumorSynthLib.texture.weights import read_weights
@@ -50,7 +51,8 @@ class TextureModel:
 
     `features` are the names the network can be told, in the order of its tokens; `intensity` maps each modality;
     `regions` are those that it paints, one at a time; `bin_widths` of the features per modality; `guided` calibrates
-    draws to the asked moments, `in_band` gives them no other grain than the image has around them.
+    draws to the asked moments, `in_band` gives them no other grain than the image has around them; `lacking` is what the
+    network's grain lacks, per modality (`equaliser.py`).
     """
 
     network: BridgeNetwork
@@ -67,6 +69,7 @@ class TextureModel:
     bin_widths: Mapping[str, float | None] = field(default_factory=dict)
     guided: bool = True
     in_band: bool = True
+    lacking: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def from_bundle(cls, bundle, device: str = "auto") -> TextureModel:
@@ -91,7 +94,7 @@ class TextureModel:
         return cls(
             network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
             maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,
-            regions=tuple(r.name for r in regions_of(j)),
+            regions=tuple(r.name for r in regions_of(j)), lacking=_lacking(j),
         )  # fmt: skip
 
     def _features(self, features: Mapping[str, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,11 +168,14 @@ class TextureModel:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
         out = np.where(mask, out, array).astype(np.float32)
-        band = Band.around(array, mask, extent) if features is not None and self.in_band else None
-        if band is None:
-            return out
-        fitting = np.clip(band.held(band.oriented(out, mask), mask), *intensity.limits)
-        return np.where(mask, fitting, array).astype(np.float32)
+        return out if features is None or not self.in_band else self.fitting(out, array, mask, modality, extent)
+
+    def fitting(self, drawn: np.ndarray, array: np.ndarray, mask: np.ndarray, modality: str, valid=None) -> np.ndarray:
+        """A draw (D, H, W) into mask of array with what its grain lacks, and no other than array has around the mask."""
+        out, band = equalised(drawn, mask, self.lacking.get(modality, ())), Band.around(array, mask, valid)
+        if band is not None:
+            out = band.held(band.oriented(out, mask), mask)
+        return np.where(mask, np.clip(out, *self.intensity[modality].limits), array).astype(np.float32)
 
     @torch.inference_mode()
     def continued(
@@ -255,6 +261,18 @@ class TextureModel:
         drawn, one = self.codec.decode(latent).clamp(*limits), [slice(i, i + 1) for i in range(len(x))]
         drawn = torch.cat([calibrated(drawn[i], hole[i], *asked) for i, *asked in zip(one, intensities, moments)])
         return self.codec.encode(torch.where(hole, drawn, x))
+
+
+def _lacking(manifest: dict) -> dict[str, list[float]]:
+    """What the grain of a bundle's network lacks, per modality.
+
+    :raises ModelError: the numbers are not those of the rings.
+    """
+    found = manifest["sampler"].get("grain", {})
+    for modality, values in found.items():
+        if len(values) != RINGS or not np.isfinite(values).all():
+            raise ModelError(f"model {manifest['id']}: sampler.grain of {modality} isn't {RINGS} numbers; reinstall it")
+    return found
 
 
 def voxels_evaluated(mask: np.ndarray) -> int:

@@ -19,8 +19,8 @@ Written by `Training/write_results.py` from the JSON files in this folder, which
 patients that were never trained on. Features are re-extracted by pyradiomics from the edited file's voxels; intervals are
 95 % bootstraps over patients.
 
-- **network**: the network alone, its draws guided to the asked mean, spread and percentiles, their grain held to the image's;
-  **unguided**: without either;
+- **network**: the network alone, its draws guided to the asked mean, spread and percentiles, their grain put right
+  (`equalise.py`) and held to the image's; **unguided**: without any of that;
   **full**: network and solver, the default; **field**: solver on a Gaussian field, without network; **mask only**: the
   network told the population's mean features; **codec**: the real tumour through the codec and back, the ceiling;
   **other seed**: the network's result for one seed, taken as the request, against that for another.
@@ -45,8 +45,7 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   training tumours were hardly recognised, these as before. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  field, evaluations and copies were drawn before grain was held; all others before a request that is missed by a median of a
-  quarter of a standard deviation is solved again without holding it, which raises donors' features and lets them be recognised.
+  field and copies were drawn before grain was held, the lung's field before the solver began looser where a request is far.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
   2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
   were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.

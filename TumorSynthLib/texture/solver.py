@@ -4,8 +4,8 @@
 2. Far from what was asked, correlation length and noise level: two scalars, by coordinate search on exactly measured texture.
 3. Refinement: Adam on the region's voxels against differentiable texture features (`objective.py`), with a price
    on leaving the sample, on another radial profile and on the seam; exact features are re-measured, and step 1 redone, every
-   few steps. Grain is what betrays a solved tumour: it is held to the image's (`band.py`), more loosely only where what is
-   asked isn't reached within it.
+   few steps. Grain is what betrays a solved tumour: it is held to the image's (`band.py`), more loosely where what is asked is
+   far from the sample, or isn't reached within it.
 4. The result is re-extracted exactly; what could not be reached is named.
 """
 

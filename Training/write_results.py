@@ -45,7 +45,7 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   training tumours were hardly recognised, these as before. That requests of few features take more turns was decided on the
   demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  sweeps, field and copies were drawn before what draws lack was put right, the lung's field before the solver began looser
+  sweeps and field were drawn before what draws lack was put right, the lung's field before the solver began looser
   where a request is far.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
   2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page

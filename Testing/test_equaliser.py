@@ -82,10 +82,14 @@ def test_a_bundle_s_draws_get_what_they_lack(mask, tmp_path):
     assert np.array_equal(*(m.sample(image, mask, "CT", None) for m in (plain, model)))
 
 
-@pytest.mark.parametrize("values", [[0.1] * (RINGS - 1), [0.1] * (RINGS - 1) + [1e400]])
-def test_a_bundle_with_other_numbers_is_refused(tmp_path, values):
+EIGHT = [0.1] * RINGS
+WRONG = (EIGHT[1:], [*EIGHT[1:], 1e400], [*EIGHT[1:], "a"], None)
+
+
+@pytest.mark.parametrize("grain", [*({"CT": values} for values in WRONG), EIGHT])
+def test_a_bundle_with_other_numbers_is_refused(tmp_path, grain):
     bundle = load_bundle(tiny_bundle.tiny_bundle(tmp_path / "tiny", network=True).folder)
-    bundle.json["sampler"]["grain"] = {"CT": values}
+    bundle.json["sampler"]["grain"] = grain
     with pytest.raises(ModelError, match="reinstall"):
         TextureModel.from_bundle(bundle, "cpu")
 

@@ -269,9 +269,12 @@ def _lacking(manifest: dict) -> dict[str, list[float]]:
     :raises ModelError: the numbers are not those of the rings.
     """
     found = manifest["sampler"].get("grain", {})
-    for modality, values in found.items():
-        if len(values) != RINGS or not np.isfinite(values).all():
-            raise ModelError(f"model {manifest['id']}: sampler.grain of {modality} isn't {RINGS} numbers; reinstall it")
+    try:
+        right = all(np.shape(v) == (RINGS,) and np.isfinite(v).all() for v in found.values())
+    except (AttributeError, TypeError, ValueError):
+        right = False
+    if not right:
+        raise ModelError(f"model {manifest['id']}: sampler.grain isn't {RINGS} numbers per modality; reinstall it")
     return found
 
 

@@ -169,12 +169,12 @@ def test_what_is_missed_within_the_band_is_solved_without_it(
 
 
 @pytest.mark.parametrize("far", [False, True])
-def test_far_requests_begin_looser_and_take_more_steps(scan, monkeypatch, far):
+def test_far_requests_begin_and_end_looser_and_take_more_steps(scan, monkeypatch, far):
     image, mask = scan
     settings, begun = Settings(binWidth=10.0), []
     own = extract(image, mask, (1, 1, 2), settings, ("firstorder", "glcm"))
     asked = {k: own[k] for k in VALUES} | {CONTRAST: own[CONTRAST] * (4 if far else 1.05)}
     monkeypatch.setattr(solver, "SPLIT_VOXELS", int(mask.sum()))
-    monkeypatch.setattr(solver._Solver, "refine", lambda s, values: begun.append((s.slack, s.iterations)) or values)
+    monkeypatch.setattr(solver._Solver, "refine", lambda s, values: begun.append((s.slack, s.loosest, s.iterations)) or values)
     solver.solve(image, mask, asked, settings=settings, spacing=(1, 1, 2), band=Band.around(image, mask), integer=False)
-    assert begun == [(solver.LOOSE, 150) if far else (1.0, 60)]
+    assert begun == [(solver.LOOSE, solver.LOOSEST, 150) if far else (1.0, solver.FINISHED, 60)]

@@ -41,7 +41,9 @@ class Measured:
     share: torch.Tensor | None = None
 
     def mean(self) -> dict[str, dict[str, float]]:
-        return {c: {k: float(v.mean()) for k, v in f.items()} for c, f in self.features.items()}
+        return {
+            c: dict(zip(f, torch.stack(list(f.values())).mean(1).tolist())) for c, f in self.features.items()
+        }
 
 
 class Objective:
@@ -89,15 +91,12 @@ class Objective:
         return size_features(counts, torch.arange(1.0, counts.shape[2] + 1), self.n)
 
     def error(self, measured: Measured) -> float:
-        """Sum over features of the error in scales: squared up to one, growing slowly beyond."""
+        """Sum over features of the `cost` of their error in scales."""
         total = 0.0
         for name, features in measured.mean().items():
             for k, target in self.asked[name].items():
                 if k in features:
-                    error = abs(features[k] - target) / self.scales[name][k]
-                    total += (
-                        error**2 if error < 1 else 2 * error - 1 if error < 10 else 19 + np.log(error / 10)
-                    )
+                    total += cost((features[k] - target) / self.scales[name][k])
         return total
 
     def anchor(self, u: torch.Tensor) -> None:
@@ -179,6 +178,12 @@ class Objective:
                     delta=1.0,
                 )
         return total
+
+
+def cost(error: float) -> float:
+    """What an error in scales counts: squared up to one, growing slowly beyond."""
+    error = abs(error)
+    return error**2 if error < 1 else 2 * error - 1 if error < 10 else 19 + float(np.log(error / 10))
 
 
 def _shells(depth: np.ndarray, count: int) -> tuple[torch.Tensor, int]:

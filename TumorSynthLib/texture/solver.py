@@ -6,7 +6,8 @@
    on leaving the sample, on another radial profile and on the seam; exact features are re-measured, and step 1 redone, every
    few steps. Grain is what betrays a solved tumour: it is held to the image's (`band.py`), more loosely where what is asked is
    far from the sample, or isn't reached within it.
-4. The result is re-extracted exactly; what could not be reached is named.
+4. Last touches: single voxels cross the edge of a grey level (`touches.py`).
+5. The result is re-extracted exactly; what could not be reached is named.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from TumorSynthLib.texture.band import FIRST, REACH, Band
 from TumorSynthLib.texture.objective import TEXTURE, Objective
 from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
 from TumorSynthLib.texture.request import bounds_of, by_class, check, is_integer, scales_of, sigma
+from TumorSynthLib.texture.touches import LARGEST, Touches
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
 RATE = 0.25  # grey-level bins per Adam step at first
@@ -36,7 +38,8 @@ ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the searc
 LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
 SEARCHES = 4  # for the prices of the band each time that it is held to
 LOOSER, LOOSEST = 2.0, 10.0  # from half of the steps on, each round takes the band so much wider, up to so much …
-LOOSE, LONGER = 4.0, 2.5  # … and from the start so much where a request is FAR, with so many times the steps in small regions
+FINISHED = 2.0  # … or up to this where a request is near, and last touches do the rest
+LOOSE, LONGER = 4.0, 2.5  # a FAR request begins with so wide a band, with so many times the steps in small regions
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
@@ -93,6 +96,7 @@ class _Solver:
         self.generator = torch.Generator().manual_seed(seed)
         self.rng, self.width, self.band = np.random.default_rng(seed), width, band
         self.prices, self.slack = prices or [FIRST] * 2, slack
+        self.loosest = FINISHED if slack <= FINISHED and np.count_nonzero(mask) <= LARGEST else LOOSEST
         self.objective = Objective(mask, spacing, self.asked, self.scales, settings.symmetricalGLCM)
         self.loose = (
             np.ones(int(mask.sum())) if keep is None else 1 / np.maximum(np.asarray(keep, float)[mask], 1.0)
@@ -157,7 +161,7 @@ class _Solver:
             return values
         if self._error(values) > FAR * self.count or not self.iterations:
             values, self.width = self.adjust_texture(start, values), 0.0
-            self.slack = max(self.slack, LOOSE)
+            self.slack, self.loosest = max(self.slack, LOOSE), LOOSEST
             if len(values) <= SPLIT_VOXELS:
                 self.iterations = int(LONGER * self.iterations)
         return self.refine(values)
@@ -254,7 +258,7 @@ class _Solver:
         for step in range(self.iterations):
             if step and step % STEPS_PER_ROUND == 0:
                 if 2 * step > self.iterations:
-                    self.slack = min(self.slack * LOOSER, LOOSEST)
+                    self.slack = min(self.slack * LOOSER, self.loosest)
                 values = self.specify(self.held(self.values(u.detach(), reference)), 8)
                 u, reference = self._measured(values, reference, parts), values
             if step % STEPS_PER_ROUND == 0:
@@ -403,6 +407,10 @@ def solve(
             lambda: slack,
         )  # fmt: skip
     else:
+        reached, _ = judge(array)
+    if iterations and np.count_nonzero(mask) <= LARGEST:
+        touches = Touches(mask, request, scales, settings, spacing, integer, None if native is None else region)
+        array, native = touches.finished(array, native, bounds, seed)
         reached, _ = judge(array)
     difference = {k: (reached[k] - v) / sigma(deviation, k, v) for k, v in request.items() if k in reached}
     missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))

@@ -372,6 +372,13 @@ def command(a, id: str) -> str:
     return line + f" --seed {a.seed}"
 
 
+def made(bundle) -> dict:
+    """What a model's draws hang on: codec, sampler and its last training."""
+    sampler, training = bundle.json["sampler"], bundle.json.get("training", {})
+    told = {k: training[k] for k in ("steps", "minutes", "hardware") if k in training}
+    return {"codec": bundle.json["codec"]["kind"], "evaluations": len(sampler["nodes"]), "noise": sampler["eta"], **told}
+
+
 def write(path: Path, out: dict):
     """The results as JSON, and the rows they were made of beside it."""
     rows = out.pop("rows", [])
@@ -401,6 +408,7 @@ def main():
         baselines = dict(load_baseline(path, bundle, a.device) for path in a.baseline)
     out = {"task": a.task, "model": bundle.id, "version": bundle.version, "command": command(a, bundle.id)}
     out |= {"baselines": {name: e.budget for name, e in baselines.items()}} if baselines else {}
+    out |= {"made": made(bundle)} if a.task == "texture" else {}
     out |= texture(a, bundle, baselines, out) if a.task == "texture" else removal(a, bundle, baselines)
     write(a.json, out)
     if "results" in out:

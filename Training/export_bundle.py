@@ -25,7 +25,7 @@ from scoring import compact
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
 from TumorSynthLib.models.write import write_bundle
-from TumorSynthLib.texture.bridge import FEW_STEP_NODES
+from TumorSynthLib.texture.bridge import nodes
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
@@ -175,7 +175,7 @@ def manifest(checkpoint: dict, data: common.Prepared, entries: dict, a) -> dict:
         "extraction": {m: dict(meta["extraction"]) for m in meta["modalities"]},
         "codec": dict(checkpoint["codec_config"]),
         "network": {"config": dict(config["network"]), "features": list(config["names"])},
-        "sampler": {"nodes": list(a.nodes), "eta": a.eta}, "population": entries,
+        "sampler": {"nodes": list(nodes(a.steps)), "eta": a.eta}, "population": entries,
         "training": training(checkpoint, data, a), "licence": a.licence,
         "scores": {k: v for f in a.scores for k, v in compact(json.loads(f.read_text())).items()},
     }  # fmt: skip
@@ -234,13 +234,7 @@ def parse(arguments: list[str] | None = None):
         type=float,
         help="context around a tumour in mm; default: a third of the crops' extent in plane",
     )
-    p.add_argument(
-        "--nodes",
-        type=float,
-        nargs="+",
-        default=list(FEW_STEP_NODES),
-        help="bridge times of the default sampler",
-    )
+    p.add_argument("--steps", type=int, help="evaluations of the default sampler; default: six (the paper's: 200)")
     p.add_argument("--eta", type=float, default=1.0, help="fresh noise of the default sampler, 0 to 1")
     p.add_argument("--shapes", type=Path, help="folder of prepare_shapes.py: the bundle makes shapes too")
     p.add_argument("--shape-group", help="the population in it")

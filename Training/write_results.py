@@ -13,6 +13,8 @@ from goals import table
 
 EXACT_DB = 120.0  # after rounding to whole grey values nothing is left to tell apart
 
+MODELS = Path(__file__).parents[1] / "Resources/Models"
+
 HEAD = """# Results
 
 Written by `Training/write_results.py` from the JSON files in this folder, which `Training/evaluate.py` wrote. All cases are of
@@ -26,6 +28,8 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   **other seed**: the network's result for one seed, taken as the request, against that for another.
 - **gan**, **ldm**, **unordered**, **bridge**: the paper's baselines, the release's conditioner and our bridge, trained on
   the same data with the same number of steps (stated at each table), without the solver.
+- `paper-lung-nodule-ct` is the paper's path: a VQ-GAN at factor 2, the bridge in its latents, 200 evaluations with fresh
+  noise; a bundle of its own (`recipes/lidc.yaml` has its commands), in the rows *unguided* without the solver.
 - **own**: a tumour asked for with its own features; **donor**: with another patient's, as a tumour
   of this one's size would have them (`radiomics/sizing.py`).
 - A cell is the median over features of Pearson's correlation between asked and reached across cases, its interval, and in
@@ -194,6 +198,12 @@ def copies(found: dict) -> list[str]:
 def budget(out: dict) -> list[str]:
     """What was trained and what was measured."""
     lines = []
+    if out.get("made") and not ships(out):
+        m = out["made"]
+        lines.append(
+            f"Codec {m['codec']}; {m['evaluations']} evaluations, noise {m['noise']}; trained for {m['steps']} steps, "
+            f"{m['minutes']:.0f} minutes ({m['hardware']}), the codec's own not counted. Not shipped."
+        )
     if out.get("baselines"):
         each = [f"{n}: {b['steps']} steps of {b['batch']} crops" for n, b in out["baselines"].items()]
         lines.append(f"Baselines, {'; '.join(each)}.")
@@ -204,6 +214,11 @@ def budget(out: dict) -> list[str]:
     if out.get("refused"):
         lines.append(f"{len(out['refused'])} requests were refused as impossible.")
     return [*lines, ""] if lines else []
+
+
+def ships(out: dict) -> bool:
+    """Whether results are of a model that comes with the library."""
+    return (MODELS / out.get("model", "-")).is_dir()
 
 
 def everything(out: dict) -> list[str]:
@@ -308,7 +323,7 @@ def main():
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "Training/results")
     paths = sorted(p for p in folder.glob("*.json") if not p.name.endswith(".rows.json"))
     outs = [json.loads(path.read_text()) for path in paths]
-    lines = [HEAD, *table(outs)]
+    lines = [HEAD, *table([out for out in outs if ships(out)])]
     for out in outs:
         of = f"{out['model']} {out['version']}: " if "model" in out else ""
         lines += [f"## {of}{out['task']}", "", f"`{out['command']}`", ""]

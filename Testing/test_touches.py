@@ -114,3 +114,10 @@ def test_a_solve_ends_nearer_for_them_and_a_large_tumour_goes_without(asked, mon
     near, without = (_touches(mask, asked).error(end.array[mask]) for end in ends.values())
     assert near < 0.8 * without
     assert all(np.array_equal(end.array[~mask], image[~mask]) for end in ends.values())
+
+
+def test_a_few_asked_features_come_within_a_hundredth(asked):
+    image, mask = _tumour(3)
+    wish = {"original_glcm_Contrast": 0.9 * _features(image, mask)["original_glcm_Contrast"]}
+    array, _ = _touches(mask, wish).finished(image, None, (-np.inf, np.inf))
+    assert _features(array, mask)["original_glcm_Contrast"] == pytest.approx(*wish.values(), rel=0.01)

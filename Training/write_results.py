@@ -44,13 +44,12 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   training patients decided that. How far a donor's features are drawn to those of tumours of the new size was chosen on
   parts of 300 training nodules, whose features are known, and tried with the solver on 40 training nodules; that 35 sarcomas
   are too few for it, after a trial on these sarcomas. How grain is held was decided on 40 training nodules, and looked at on
-  training sarcomas, by the detector of patches below; how loosely the solver begins, and what draws lack, on the same. A lung
-  network trained further beside a judge of grain was dropped after the detectors had judged it on these nodules: its
-  training tumours were hardly recognised, these as before. That requests of few features take more turns was decided on the
-  demonstration's tumour, and seen on 20 of these nodules.
+  training sarcomas, by the detector of patches below; how loosely the solver begins and ends, its last touches, and what draws
+  lack, on the same. A lung network trained further beside a judge of grain was dropped after the detectors had judged it on these
+  nodules: its training tumours were hardly recognised, these as before. That requests of few features take more turns was
+  decided on the demonstration's tumour, and seen on 20 of these nodules.
 - Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  sweeps and field were drawn before what draws lack was put right, the lung's field before the solver began looser
-  where a request is far.
+  sweeps and field were drawn before what draws lack was put right.
 - Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
   2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
   were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.

@@ -22,7 +22,8 @@ from TumorSynthLib.texture.request import by_class
 WORK, BESIDES = 4e6, 1500  # voxels measured in all; what a measurement costs beside its voxels, in voxels
 TOGETHER, MORE, FEWER, MOST = 4.0, 1.3, 0.92, 64.0  # moves tried at once: at first, after one that helped, after another; at most
 LARGEST = 10_000  # voxels above which too few can be tried to matter
-ENOUGH = 1 / 6400  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do
+ENOUGH = 1 / 6400  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do …
+FEW, CLOSE = 10, 0.01  # … and of fewer, this share of what was asked
 GENTLE = 1.0  # of a grey level's width: a voxel of the image is moved by no more in all
 LEAST_WEIGHT = 0.1  # of a voxel of the image in one of the working grid, to be moved for its sake
 
@@ -44,7 +45,10 @@ class Touches:
         asked, units = by_class(request), by_class(scales)
         self.objective = Objective(mask, spacing, asked, units, settings.symmetricalGLCM)
         self.asked, self.scales = asked.get("firstorder", {}), units.get("firstorder", {})
-        self.count = sum(map(len, (*self.objective.asked.values(), self.asked)))
+        steered = self.objective.asked | ({"firstorder": self.asked} if self.asked else {})
+        wanted = np.array([v / units[c][k] for c, features in steered.items() for k, v in features.items()])
+        least = np.abs(wanted[wanted != 0]).min(initial=np.inf)
+        self.enough = ENOUGH * len(wanted) ** 2 if len(wanted) >= FEW else (CLOSE * least) ** 2
         self.shift, self.voxel_volume = settings.voxelArrayShift, float(np.prod(spacing))
 
     def stored(self, values: np.ndarray) -> np.ndarray:
@@ -100,15 +104,15 @@ class Touches:
         movable = allowed[tuple(nearest.T)] & (weight > LEAST_WEIGHT)
         reach = GENTLE * self.disc.origin(self.stored(values))[1]
         before, rng = native.copy(), np.random.default_rng(seed)
-        best, enough = self.error(values), ENOUGH * self.count**2
+        best = self.error(values)
         left, together, improved = int(WORK / (BESIDES + len(values))), TOGETHER, True
-        while (improved or together > 1) and left > 0 and best > enough:
+        while (improved or together > 1) and left > 0 and best > self.enough:
             together, improved = together if improved else 1.0, False
             moves = self._whole(self.crossings(values) / weight)
             gentle = np.argwhere(movable & (np.abs(moves) <= reach))
             order = np.argsort(np.abs(moves[tuple(gentle.T)]) + rng.random(len(gentle)))
             ahead = iter(gentle[order])
-            while left > 0 and best > enough:
+            while left > 0 and best > self.enough:
                 trial, made, crossings = values, {}, self.crossings(values)
                 for side, k in ahead:
                     at = tuple(nearest[k])

@@ -199,10 +199,8 @@ def budget(out: dict) -> list[str]:
     lines = []
     if out.get("made") and not ships(out):
         m = out["made"]
-        lines.append(
-            f"Codec {m['codec']}; {m['evaluations']} evaluations, noise {m['noise']}; trained for {m['steps']} steps, "
-            f"{m['minutes']:.0f} minutes ({m['hardware']}), the codec's own not counted. Not shipped."
-        )
+        trained = f"; trained for {m['steps']} steps, {m['minutes']:.0f} minutes ({m['hardware']})" if "steps" in m else ""
+        lines.append(f"Codec {m['codec']}; {m['evaluations']} evaluations, noise {m['noise']}{trained}. Not shipped.")
     if out.get("baselines"):
         each = [f"{n}: {b['steps']} steps of {b['batch']} crops" for n, b in out["baselines"].items()]
         lines.append(f"Baselines, {'; '.join(each)}.")

@@ -372,9 +372,7 @@ def solve(
     mask = np.asarray(mask, bool)
     request = {name: float(value) for name, value in request.items()}
     check(sample, mask, request)
-    deviation = (
-        dict(zip(population.names, np.asarray(population.std, float))) if population is not None else {}
-    )
+    deviation = {} if population is None else dict(zip(population.names, np.asarray(population.std, float)))
     integer = is_integer(sample, mask, region) if integer is None else integer
     bounds = bounds_of(population) if bounds is None else bounds
     scales = scales_of(request, deviation)

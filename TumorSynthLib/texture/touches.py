@@ -23,7 +23,7 @@ WORK, BESIDES = 4e6, 1500  # voxels measured in all; what a measurement costs be
 TOGETHER, MORE, FEWER, MOST = 4.0, 1.3, 0.92, 64.0  # moves tried at once: at first, after one that helped, after another; at most
 LARGEST = 10_000  # voxels above which too few can be tried to matter
 ENOUGH = 1 / 6400  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do …
-FEW, CLOSE = 10, 0.01  # … and of fewer, this share of what was asked
+FEW, CLOSE = 10, 0.01  # … and of fewer, which count in shares of what was asked
 GENTLE = 1.0  # of a grey level's width: a voxel of the image is moved by no more in all
 LEAST_WEIGHT = 0.1  # of a voxel of the image in one of the working grid, to be moved for its sake
 
@@ -42,13 +42,13 @@ class Touches:
         integer: bool, region: Region | None = None,
     ) -> None:  # fmt: skip
         self.mask, self.region, self.disc = mask, region, Discretisation(float(settings.binWidth), settings.binCount, integer)
+        if len(request) < FEW:
+            scales = {k: abs(v) or scales[k] for k, v in request.items()}
         asked, units = by_class(request), by_class(scales)
         self.objective = Objective(mask, spacing, asked, units, settings.symmetricalGLCM)
         self.asked, self.scales = asked.get("firstorder", {}), units.get("firstorder", {})
-        steered = self.objective.asked | ({"firstorder": self.asked} if self.asked else {})
-        wanted = np.array([v / units[c][k] for c, features in steered.items() for k, v in features.items()])
-        least = np.abs(wanted[wanted != 0]).min(initial=np.inf)
-        self.enough = ENOUGH * len(wanted) ** 2 if len(wanted) >= FEW else (CLOSE * least) ** 2
+        count = sum(map(len, (*self.objective.asked.values(), self.asked)))
+        self.enough = ENOUGH * count**2 if count >= FEW else CLOSE**2 * bool(count)
         self.shift, self.voxel_volume = settings.voxelArrayShift, float(np.prod(spacing))
 
     def stored(self, values: np.ndarray) -> np.ndarray:

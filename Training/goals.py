@@ -212,11 +212,12 @@ WHY = """Why, as far as measured:
 - **Detectors** of patches see grain. In a scan a voxel follows from its neighbours in plane but for little, and noise of a CT
   runs along one axis; draws had neither, until grain was held to the image's around them, and the sarcomas' were too coarse or
   too fine in nearly every tumour alike (`equalise.py`). Another scanner's features, donors', ask for another grain: the solver
-  leaves the image's for their sake, and is recognised more than the network alone; in lung so are its tumours of own features.
+  leaves the image's for their sake, and is recognised more than the network alone; in lung so are its tumours of own features,
+  however closely it keeps to the image's grain.
   What is left in the sarcomas' CT is between the finest grain and the form: streaks in a scan, blotches in a draw.
-- **Donors' features, lung**: solver and network reach what a tumour of this mask and scan can have (own features; *other seed*).
-  Another patient's features at this size are an estimate, and not all of them go together here, the less so within the image's
-  own grain: what the solver finds outside it in the steps that are left is what the row shows.
+- **Donors' features, lung**: another patient's features at this size are an estimate, and not all of them go together here. The
+  solver's slopes don't see what hangs on single voxels, small zones above all; last touches (`touches.py`) find most of that, a
+  step after the other, until the steps are used up or no voxel near an edge is left.
 - **Sarcomas**: 35 patients to learn from and six to judge by. The network alone follows T1 least.
 - **Evaluations**: the network alone follows donors better the more it takes, sarcomas' most of all; the solver starts
   from six.

@@ -24,7 +24,8 @@ TOGETHER, MORE, FEWER, MOST = 4.0, 1.3, 0.92, 64.0  # moves tried at once: at fi
 LARGEST = 10_000  # voxels above which too few can be tried to matter
 ENOUGH = 1 / 6400  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do …
 FEW, CLOSE = 10, 0.01  # … and of fewer, which count in shares of what was asked
-GENTLE = 1.0  # of a grey level's width: a voxel of the image is moved by no more in all
+GENTLE, ROUGH = 1.0, 4.0  # grey levels' widths that a voxel of the image is moved by at most in all: at first, and in the end
+STUCK = 0.9  # of the error: where a round of moves leaves more than this, those of the next may go twice as far
 LEAST_WEIGHT = 0.1  # of a voxel of the image in one of the working grid, to be moved for its sake
 
 
@@ -102,12 +103,13 @@ class Touches:
         native = np.array(native, np.float64)
         values, rows, nearest, weight = self._seen(native)
         movable = allowed[tuple(nearest.T)] & (weight > LEAST_WEIGHT)
-        reach = GENTLE * self.disc.origin(self.stored(values))[1]
+        width = self.disc.origin(self.stored(values))[1]
+        reach = GENTLE * width
         before, rng = native.copy(), np.random.default_rng(seed)
         best = self.error(values)
-        left, together, improved = int(WORK / (BESIDES + len(values))), TOGETHER, True
-        while (improved or together > 1) and left > 0 and best > self.enough:
-            together, improved = together if improved else 1.0, False
+        left, together = int(WORK / (BESIDES + len(values))), TOGETHER
+        while left > 0 and best > self.enough and reach <= ROUGH * width:
+            start = best
             moves = self._whole(self.crossings(values) / weight)
             gentle = np.argwhere(movable & (np.abs(moves) <= reach))
             order = np.argsort(np.abs(moves[tuple(gentle.T)]) + rng.random(len(gentle)))
@@ -127,10 +129,12 @@ class Touches:
                     break
                 error, left = self.error(trial), left - 1
                 if error < best:
-                    best, values, improved, together = error, trial, True, min(MORE * together, MOST)
+                    best, values, together = error, trial, min(MORE * together, MOST)
                     native[tuple(np.transpose(list(made)))] = list(made.values())
                 else:
                     together = max(FEWER * together, 1.0)
+            if best > STUCK * start:
+                together, reach = 1.0, 2 * reach
         return native
 
     def _seen(self, native: np.ndarray):

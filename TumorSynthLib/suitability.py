@@ -108,7 +108,7 @@ def estimate(volume, mask: np.ndarray, bundle, steps: int | None = None) -> dict
     """Seconds and bytes that an edit will take on a CPU, roughly: within a factor of two on a laptop."""
     voxels = working_voxels(volume, bounding_box(mask), bundle)
     steps = steps or len(bundle.json.get("sampler", {}).get("nodes", [])) or 6
-    return {"seconds": 3.0 + 2e-6 * voxels * steps, "bytes": 4e8 + BYTES_PER_VOXEL * voxels, "voxels": voxels}
+    return {"seconds": 5.0 + 2e-6 * voxels * steps, "bytes": 4e8 + BYTES_PER_VOXEL * voxels, "voxels": voxels}
 
 
 def _ratios(volume, spacing) -> list[float]:

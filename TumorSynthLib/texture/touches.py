@@ -2,7 +2,7 @@
 
 Zones, runs and pairs hang on which side of an edge a voxel lies, and a step's slope says nothing of it. So single voxels of the
 image's own grid are moved just across, the gentlest moves first, and stay where the asked features, measured exactly, come
-nearer together. Grain hardly changes, since most moves are a few units.
+nearer together.
 """
 
 from __future__ import annotations

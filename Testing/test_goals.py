@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "Training"))
 import goals
 
+FRECHET = "Fréchet distances (population / frd-score) below GAN's and LDM's, donors, same cases"
 SWEPT = "sweeps of one driver: monotone ≥ 95 %; slope .9 to 1.1"
 
 
@@ -20,8 +21,12 @@ def fidelity(value: float = 0.99, case: float = 0.97, psnr: float = 29.0) -> dic
     }  # fmt: skip
 
 
-def believable(auc: float, distance: float = 2.0) -> dict:
-    return {"detectors": {k: {"auc": auc} for k in ("numbers", "patches")}, "frechet_population": distance}
+def believable(auc: float, distance: float = 2.0, package: float = 7.0) -> dict:
+    return {
+        "detectors": {k: {"auc": auc} for k in ("numbers", "patches")},
+        "frechet_population": distance,
+        "frechet_frd_score": package,
+    }
 
 
 def results(cases: int, **parts) -> dict:
@@ -54,13 +59,15 @@ def test_values_are_of_most_cases_and_comparisons_of_the_same():
     few = results(
         2,
         results={"CT own full": fidelity(psnr=29), "CT own gan": fidelity(psnr=30)},
-        believable={"CT real": believable(0.5, 1.0), "CT donor full": believable(0.6), "CT donor gan": believable(0.9, 3.0)},
+        believable={
+            "CT real": believable(0.5, 1.0), "CT donor full": believable(0.6), "CT donor gan": believable(0.9, 3.0, 7.5),
+        },
     )
     many = results(9, results={"CT own full": fidelity(psnr=40)}, believable={"CT donor full": believable(0.8)})
     found = cells([few, many])
     assert found["PSNR / SSIM of own features above GAN's and LDM's"] == "**full 29.0 / 0.900, gan 30.0 / 0.900**"
     assert found["mean AUC below GAN's, LDM's and field's, same cases"] == "donor 0.60, gan 0.90"
-    assert found["Fréchet distance below GAN's and LDM's, donors, same cases"] == "full 2.00, gan 3.00, real 1.00"
+    assert found[FRECHET] == "full 2.00 / 7.00, gan 3.00 / 7.50, real 1.00"
     lines = goals.table([few, many])
     assert any("donors' features | **0.80 / 0.80** |" in line for line in lines)
 
@@ -89,3 +96,17 @@ def test_few_evaluations_must_suffice(count, shown):
 
 def test_without_texture_results_there_is_no_table():
     assert goals.table([{"task": "codec", "codecs": {}, "command": "x"}]) == []
+
+
+def test_either_frechet_distance_must_be_lower():
+    seen = {"CT real": believable(0.5, 1.0), "CT donor full": believable(0.6), "CT donor gan": believable(0.9, 3.0, 6.9)}
+    found = cells([results(2, results={"CT own full": fidelity()}, believable=seen)])
+    assert found[FRECHET] == "**full 2.00 / 7.00, gan 3.00 / 6.90, real 1.00**"
+
+
+def test_values_bring_their_intervals():
+    row = fidelity(case=0.94) | {"case_pearson_interval": [0.9, 0.97], "case_spearman_interval": [None, None]}
+    row["classes"]["glcm"]["interval"] = [0.91, 1.0]
+    found = cells([results(2, results={"CT own full": row})])
+    assert found["case-wise Pearson ≥ .95 / Spearman ≥ .96, own features"] == "**0.940 (0.900-0.970) / 0.940**"
+    assert found["first-order / GLCM, own features ≥ .99"] == "0.990 / 0.990 (0.910-1.000)"

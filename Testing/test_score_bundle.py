@@ -38,3 +38,27 @@ def test_scores_of_another_model_are_refused(tmp_path, other):
     tiny_bundle(tmp_path / "tiny")
     with pytest.raises(ModelError, match=r"measured .* not tiny 1\.0\.0"):
         score(tmp_path / "tiny", [_removal(tmp_path / "removal.json", **other)])
+
+
+def _texture(path: Path, medians: dict[str, float], cases: int) -> Path:
+    rows = {
+        key: {
+            "classes": {"glcm": {"median": m, "interval": [m, m], "shuffled": 0.0}},
+            "case_pearson": m, "case_spearman": m, "cases": cases, "patients": cases,
+        }
+        for key, m in medians.items()
+    }  # fmt: skip
+    out = {"task": "texture", "model": "tiny", "version": "1.0.0", "command": "evaluate.py texture --data x/val"}
+    path.write_text(json.dumps(out | {"results": rows}))
+    return path
+
+
+def test_what_was_measured_twice_is_taken_from_more_cases(tmp_path):
+    tiny_bundle(tmp_path / "tiny")
+    many = _texture(tmp_path / "a.json", {"CT own full": 0.9}, 45)
+    few = _texture(tmp_path / "b.json", {"CT own full": 0.8, "CT own gan": 0.7}, 20)
+    score(tmp_path / "tiny", [many, few])
+    (card,) = load_bundle(tmp_path / "tiny").json["scores"].values()
+    assert {k: (row["glcm"][0], row["cases, patients"][0]) for k, row in card.items()} == {
+        "CT own full": (0.9, 45), "CT own gan": (0.7, 20),
+    }  # fmt: skip

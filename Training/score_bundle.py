@@ -3,7 +3,7 @@
     python Training/score_bundle.py Resources/Models/lung-nodule-ct Training/results/lung-nodule-ct-*.json
 
 Each file is one of evaluate.py's (texture, removal or shape) and must have measured this model, in this version; shapes may
-have been measured in an earlier one, whose shape part was kept.
+have been measured in an earlier one, whose shape part was kept. What two files measured is taken from the one with more cases.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def score(folder: Path, results: list[Path]) -> Bundle:
         if out["task"] == "shape":
             shape[path.stem] = compact_shape(out)
         else:
-            texture |= compact(out)
+            for kind, rows in compact(out).items():
+                texture[kind] = _of_most(texture.get(kind, {}), rows)
     manifest = {k: v for k, v in bundle.json.items() if k != "files"}
     if texture:
         manifest["scores"] = texture
@@ -48,6 +49,15 @@ def score(folder: Path, results: list[Path]) -> Bundle:
         manifest["shape"] = manifest["shape"] | {"scores": shape}
     files = {name: bundle.tensors(name, "torch") for name in bundle.json["files"]}
     return write_bundle(folder, manifest, files)
+
+
+def _of_most(found: dict, rows: dict) -> dict:
+    """Two results' rows by name; what both have, from the one with more cases."""
+
+    def cases(row) -> int:
+        return row.get("cases, patients", [0])[0] if isinstance(row, dict) else 0
+
+    return found | {k: row for k, row in rows.items() if k not in found or cases(row) >= cases(found[k])}
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Write the results page from the results of evaluate.py.
 
-python Training/write_results.py Training/results      # reads *.json there, writes README.md beside them
+python Training/write_results.py Training/results      # reads *.json and notes.md there, writes README.md beside them
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
-from goals import table
+from goals import span, table
 
 EXACT_DB = 120.0  # after rounding to whole grey values nothing is left to tell apart
 
@@ -27,34 +27,18 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
   network told the population's mean features; **codec**: the real tumour through the codec and back, the ceiling;
   **other seed**: the network's result for one seed, taken as the request, against that for another.
 - **gan**, **ldm**, **unordered**, **bridge**: the paper's baselines, the release's conditioner and our bridge, trained on
-  the same data with the same number of steps (stated at each table), without the solver.
-- `paper-lung-nodule-ct` is the paper's path: a VQ-GAN at factor 2, the bridge in its latents, 200 evaluations with fresh
-  noise; a bundle of its own (`recipes/lidc.yaml` has its commands), in the rows *unguided* without the solver.
+  the same data (for how long stands at each table), without the solver.
 - **own**: a tumour asked for with its own features; **donor**: with another patient's, as a tumour
   of this one's size would have them (`radiomics/sizing.py`).
 - A cell is the median over features of Pearson's correlation between asked and reached across cases, its interval, and in
   brackets the same with each result paired with another case's request (*shuffled*). Few patients make wide intervals.
 - `firstorder`, `glcm`, `glrlm`, `glszm` are steered by the solver; `gldm`, `ngtdm`, `glcm_other` (another bin width) never are.
   Features that grow with the region are left out.
-- **How much these numbers were chosen**: that draws are guided, and by which moments, was decided on the lung cases of this
-  split and kept for the sarcomas; so was a donor's size. Of removals, the energy that fills a hole, iterations and a draw's
-  share were chosen on training patients; which rims and what air and bone to leave out, by pictures of training and of
-  these patients; that clean surroundings allow a wider range, after one bad hole among these. Stopping times of the
-  training were not chosen on these cases, nor from which time on a draw is guided and how the solver moves: 40 and 30
-  training patients decided that. How far a donor's features are drawn to those of tumours of the new size was chosen on
-  parts of 300 training nodules, whose features are known, and tried with the solver on 40 training nodules; that 35 sarcomas
-  are too few for it, after a trial on these sarcomas. How grain is held was decided on 40 training nodules, and looked at on
-  training sarcomas, by the detector of patches below; how loosely the solver begins and ends, its last touches, and what draws
-  lack, on the same. A lung network trained further beside a judge of grain was dropped after the detectors had judged it on these
-  nodules: its training tumours were hardly recognised, these as before. That requests of few features take more turns was
-  decided on the demonstration's tumour, and seen on 20 of these nodules.
-- Where a table says *renewed since*, the commands named there replaced what they measure, the last one last. The sarcomas'
-  sweeps and field were drawn before what draws lack was put right.
-- Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare. Until November
-  2026 the detector of patches was hardly trained, and told little apart but the field: its AUCs on earlier versions of this page
-  were far too low. It now has batch normalisation, pairs of patches of the same place, and twice the steps.
-- The field starts from the real tumour's mean and deviation, a help that the other arms don't get; the lung's grain is held, too.
+- Where a table says *renewed since*, the commands named there replaced what they measure, the last one last.
+- Detectors learn from the cases that they judge others of: AUCs of different numbers of cases don't compare.
+- The field starts from the real tumour's mean and deviation, a help that the other arms don't get.
 """
+NOTES = "notes.md"  # beside the results: what else there is to say of them, put after the goals
 
 
 def cell(part: dict) -> str:
@@ -70,7 +54,8 @@ def texture(results: dict) -> list[str]:
     lines.append("|" + "---|" * (len(kinds) + 5))
     for key, r in results.items():
         cells = " | ".join(cell(r["classes"][k]) if k in r["classes"] else "" for k in kinds)
-        row = f"| {key} | {r['cases']} ({r['patients']}) | {cells} | {r['case_pearson']:.3f} / {r['case_spearman']:.3f}"
+        case = " / ".join(f"{r[k]:.3f}{span(r.get(f'{k}_interval'), 3)}" for k in ("case_pearson", "case_spearman"))
+        row = f"| {key} | {r['cases']} ({r['patients']}) | {cells} | {case}"
         lines.append(f"{row} | {r['mean_difference_sigma']:.2f} | {r['seconds_median']:.1f} |")
     lines.append("")
     for key, r in results.items():
@@ -316,11 +301,9 @@ def middle(value) -> float:
     return float(value["median"] if isinstance(value, dict) else value)
 
 
-def main():
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "Training/results")
-    paths = sorted(p for p in folder.glob("*.json") if not p.name.endswith(".rows.json"))
-    outs = [json.loads(path.read_text()) for path in paths]
-    lines = [HEAD, *table([out for out in outs if ships(out)])]
+def page(outs: list[dict], notes: str = "") -> str:
+    """The page of results; goals of the models that come with the library, or where none does, of all."""
+    lines = [HEAD, *table([out for out in outs if ships(out)] or outs), notes]
     for out in outs:
         of = f"{out['model']} {out['version']}: " if "model" in out else ""
         lines += [f"## {of}{out['task']}", "", f"`{out['command']}`", ""]
@@ -333,7 +316,21 @@ def main():
             "shape": shape,
         }
         lines += write[out["task"]](out) + [""]
-    (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", type=Path, nargs="?", default=Path("Training/results"))
+    folder = p.parse_args().folder
+    paths = sorted(q for q in folder.glob("*.json") if not q.name.endswith(".rows.json"))
+    target, notes = folder / "README.md", folder / NOTES
+    if not paths:
+        raise SystemExit(f"write_results: no results of evaluate.py (*.json) in {folder}")
+    if target.exists() and not target.read_text().startswith(HEAD.splitlines()[0]):
+        raise SystemExit(f"write_results: {target} isn't a results page; move it, or the results to a folder of their own")
+    outs = [json.loads(path.read_text()) for path in paths]
+    target.write_text(page(outs, notes.read_text() if notes.exists() else ""))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ NOTED = 0.05  # population standard deviations from which a changed request is t
 MANY = 10  # asked features of which the median tells if they are reached
 LEAST = 0.01  # population standard deviations that a unit of error is at least
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
+NEARLY = 1.3  # times that, from where last touches can bring a request there
 UNUSUAL = 99.0  # percentile of the distance to the population from which a request is flagged
 RIDGE = 1e-3  # of the correlation of asked features, which may say the same twice
 VARIANCE = "original_firstorder_Variance"
@@ -220,7 +221,8 @@ class Painter:
 
         Texture can need another spread of intensities than the drawn tumour has. Where the spread is free and the first
         attempt misses, a second one asks for the spread that the population has with these features. What the image's grain
-        leaves far from the request is solved again without holding to it: features come first.
+        leaves far from the request is solved again without holding to it: features come first. Last touches take as long as
+        half a solve, so only what is kept, or will be with them, gets them.
         """
         with job.clock.stage("solve"):
             result = self._solve(job, sample, job.used)
@@ -228,10 +230,13 @@ class Painter:
                 second = self._solve(job, sample, job.used | job.implied)
                 if self._worst(job, second.reached) < self._worst(job, result.reached):
                     result = second
+            nearly = self._missed(job, result.reached) <= NEARLY * REACHED
+            result = self._touched(job, sample, result) if nearly else result
             if self._missed(job, result.reached) > REACHED:
                 free = self._solve(job, sample, job.used, in_band=False)
                 if self._missed(job, free.reached) < self._missed(job, result.reached):
-                    result = free
+                    result, nearly = free, False
+            result = result if nearly else self._touched(job, sample, result)
         if result.native is not None:
             return result.native
         box = bounding_box(job.region.mask)
@@ -240,16 +245,31 @@ class Painter:
         return native
 
     def _solve(self, job: Job, sample: np.ndarray, asked: Mapping[str, float], in_band: bool = True):
+        """A solve without last touches."""
         from TumorSynthLib.texture.solver import solve
 
-        region = job.region
-        resampled = region.operators is not None
+        case, more = self._case(job, sample)
+        band = job.region.band if in_band and self.load().in_band else None
         return solve(
-            sample, region.mask, asked, self.population(job.modality), job.settings,
-            spacing=region.spacing, region=region if resampled else None, seed=job.request.seed,
-            band=region.band if in_band and self.load().in_band else None,
-            integer=np.issubdtype(job.volume.array.dtype, np.integer), progress=lambda s, f: job.report("solve", f),
+            *case[:2], asked, *case[2:], **more, band=band, touch=False, progress=lambda s, f: job.report("solve", f)
         )  # fmt: skip
+
+    def _touched(self, job: Job, sample: np.ndarray, solved):
+        from TumorSynthLib.texture.solver import touched
+
+        case, more = self._case(job, sample)
+        return touched(solved, *case, **more)
+
+    def _case(self, job: Job, sample: np.ndarray) -> tuple[tuple, dict[str, Any]]:
+        """What the solver is told of a tumour."""
+        region = job.region
+        more = {
+            "spacing": region.spacing,
+            "region": region if region.operators is not None else None,
+            "seed": job.request.seed,
+            "integer": np.issubdtype(job.volume.array.dtype, np.integer),
+        }
+        return (sample, region.mask, self.population(job.modality), job.settings), more
 
     def _missed(self, job: Job, reached: Mapping[str, float]) -> float:
         """Median difference from the request in population standard deviations; of few features the largest, in quarters of

@@ -350,6 +350,7 @@ def solve(
     integer: bool | None = None,
     bounds: tuple[float, float] | None = None,
     band: Band | None = None,
+    touch: bool = True,
 ) -> Solved:
     """Moves `sample` as little as possible until the requested features hold when re-extracted exactly.
 
@@ -366,6 +367,7 @@ def solve(
     :param integer: the file stores whole numbers; None takes it from the region, else from the values outside the mask.
     :param bounds: lowest and highest value allowed; None takes the population's extremes.
     :param band: of the sample's surroundings: no voxel is moved out of it. None lets grain be as it comes.
+    :param touch: False leaves the last touches to a later call of `touched`.
     :raises InputError: empty mask or a value that is not a number.
     """
     settings = settings or Settings()
@@ -406,14 +408,36 @@ def solve(
         )  # fmt: skip
     else:
         reached, _ = judge(array)
-    if iterations and np.count_nonzero(mask) <= LARGEST:
-        touches = Touches(mask, request, scales, settings, spacing, integer, None if native is None else region)
-        array, native = touches.finished(array, native, bounds, seed)
-        reached, _ = judge(array)
+    solved = _solved(sample, array, native, mask, request, deviation, spacing, reached)
+    if not (touch and iterations):
+        return solved
+    return touched(
+        solved, sample, mask, population, settings, spacing=spacing, region=region, seed=seed, integer=integer, bounds=bounds
+    )
+
+
+def touched(
+    solved: Solved, sample, mask, population=None, settings=None, *, spacing, region=None, seed: int = 0,
+    integer: bool | None = None, bounds: tuple[float, float] | None = None,
+) -> Solved:  # fmt: skip
+    """What `solve` made of the same arguments, with last touches; as it is where the region is too large for them."""
+    mask, settings = np.asarray(mask, bool), settings or Settings()
+    if np.count_nonzero(mask) > LARGEST:
+        return solved
+    deviation = {} if population is None else dict(zip(population.names, np.asarray(population.std, float)))
+    integer = is_integer(sample, mask, region) if integer is None else integer
+    bounds = bounds_of(population) if bounds is None else bounds
+    request, scales = solved.asked, scales_of(solved.asked, deviation)
+    touches = Touches(mask, request, scales, settings, spacing, integer, None if solved.native is None else region)
+    array, native = touches.finished(solved.array, solved.native, bounds, seed)
+    reached = extract(_stored(array, integer), mask, spacing, settings, ("firstorder", *TEXTURE))
+    return _solved(sample, array, native, mask, request, deviation, spacing, reached)
+
+
+def _solved(sample, array, native, mask, request, deviation, spacing, reached) -> Solved:
     difference = {k: (reached[k] - v) / sigma(deviation, k, v) for k, v in request.items() if k in reached}
     missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))
-    moved = _moved(sample, array, mask, spacing)
-    return Solved(array, native, request, reached, difference, tuple(missed), moved)
+    return Solved(array, native, request, reached, difference, tuple(missed), _moved(sample, array, mask, spacing))
 
 
 def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int, enough: float, band, slack):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Training"))
 train_baseline = pytest.importorskip("train_baseline", reason="the training extra is not installed")
 evaluate = pytest.importorskip("evaluate", reason="the training extra is not installed")
 import baselines  # noqa: E402
-from test_training import SPACING, WIDTHS, call, close, prepared, write_case  # noqa: E402, F401
+from test_training import SPACING, WIDTHS, call, close, prepared, step_losses, write_case  # noqa: E402, F401
 
 from TumorSynthLib.editor import EditRequest  # noqa: E402
 from TumorSynthLib.errors import ModelError  # noqa: E402
@@ -137,7 +137,8 @@ def test_training_resumes_exactly(kind, prepared, tmp_path):  # noqa: F811
     parts = train(kind, prepared, tmp_path / "parts", "--steps", 4)
     assert stopped["step"] == 2 and close(stopped["network"], parts["network"]) > 0
     assert parts["step"] == 4 and close(whole["network"], parts["network"]) == 0
-    assert close(whole["ema"], parts["ema"]) == 0
+    assert close(whole["ema"], parts["ema"]) == 0 and parts["average"] == whole["average"]
+    assert step_losses(tmp_path / "parts")[-1] == step_losses(tmp_path / "whole")[-1]
     if kind == "gan":
         assert close(whole["critic"], parts["critic"]) == 0
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(TRAINING))  # the scripts are run, not installed
 
 common = pytest.importorskip("common")
 export_bundle = pytest.importorskip("export_bundle")
+monitor = pytest.importorskip("monitor")
 prepare = pytest.importorskip("prepare")
 train_texture = pytest.importorskip("train_texture")
 
@@ -93,9 +94,47 @@ def prepared(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(prepared, tmp_path_factory) -> tuple[Path, dict]:
-    """Four uninterrupted steps of four items."""
+    """Four uninterrupted steps of four items; the log has each step's own losses."""
     out = tmp_path_factory.mktemp("trained")
-    return out, train(prepared, out, "--steps", 4, "--batch", 4, "--threads", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        log_each_step(patch)
+        return out, train(prepared, out, "--steps", 4, "--batch", 4, "--threads", 1)
+
+
+# What a process of its own runs to log each step, as `log_each_step` lets this one do.
+EACH_STEP = """
+import sys
+sys.path.insert(0, {!r})
+import monitor, {} as script
+monitor.EVERY, monitor.KEPT = 1, 0.0
+script.main()
+"""
+
+
+def log_each_step(patch):
+    """A line of the log for each step, with that step's own losses in place of running averages."""
+    patch.setattr(monitor, "EVERY", 1)
+    patch.setattr(monitor, "KEPT", 0.0)
+
+
+@pytest.fixture
+def each_step(monkeypatch):
+    log_each_step(monkeypatch)
+
+
+def assert_same_losses(folder: Path, other: Path):
+    """Two runs logged the same losses, step by step, and the first has the last ones in its checkpoint."""
+    found, expected = step_losses(folder), step_losses(other)
+    assert len(found) == len(expected) > 1 and "loss" in expected[0]
+    for row, wanted in zip(found, expected):
+        assert row == pytest.approx(wanted, rel=5e-3)  # sums in another order tip weights, and then grey levels
+    average = torch.load(folder / "last.pt", weights_only=True)["average"]
+    assert average == pytest.approx({k: found[-1][k] for k in average}, abs=1e-6)
+
+
+def step_losses(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "left")} for row in rows]
 
 
 def sampler_of(prepared: Path):
@@ -313,15 +352,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(prepared, trained, tmp_
     assert resumed["spent"] > 0
 
 
-def test_accumulation_equals_a_larger_batch(prepared, trained, tmp_path):
+def test_accumulation_equals_a_larger_batch(prepared, trained, tmp_path, each_step):
     whole = trained[1]
     parts = train(prepared, tmp_path, "--steps", 4, "--batch", 2, "--accumulate", 2, "--threads", 1)
-    assert last_loss(tmp_path) == pytest.approx(last_loss(trained[0]), rel=1e-4)
+    assert_same_losses(tmp_path, trained[0])
     assert_same_way(parts, whole)
-
-
-def last_loss(folder: Path) -> float:
-    return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["loss"]
 
 
 def assert_same_way(a: dict, b: dict):
@@ -338,14 +373,14 @@ def assert_same_way(a: dict, b: dict):
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_equal_one(prepared, trained, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(TRAINING / "train_texture.py"), "--data", str(prepared), "--out", str(tmp_path), *WIDTHS]
+    command += ["--no-python", sys.executable, "-c", EACH_STEP.format(str(TRAINING), "train_texture")]
+    command += ["--data", str(prepared), "--out", str(tmp_path), *WIDTHS]
     command += ["--steps", "4", "--batch", "2", "--draws", "1", "--threads", "1"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1  # only the first process writes
-    assert last_loss(tmp_path) == pytest.approx(last_loss(trained[0]), rel=1e-4)
+    assert_same_losses(tmp_path, trained[0])  # only the first process writes
     assert_same_way(torch.load(tmp_path / "last.pt", weights_only=True), trained[1])
 
 
@@ -390,7 +425,10 @@ def test_codec_trains_resumes_and_feeds_the_texture_network(train_codec, prepare
     assert torch.load(tmp_path / "parts/last.pt", weights_only=True)["step"] == 4
     call(train_codec, *arguments, "--out", tmp_path / "parts")
     resumed = torch.load(tmp_path / "parts/last.pt", weights_only=True)
-    assert close(resumed["codec"], whole["codec"]) == 0 and close(resumed["critic"], whole["critic"]) == 0
+    assert all(close(resumed[key], whole[key]) == 0 for key in ("codec", "weights", "critic"))
+    assert step_losses(tmp_path / "parts")[-1] == step_losses(tmp_path / "whole")[-1]
+    assert resumed["average"] == whole["average"] and set(whole["average"]) == {"loss", "critic"}
+    assert close(whole["codec"], whole["weights"]) > 0  # the codec has averaged weights
     table = json.loads((tmp_path / "whole/round_trip.json").read_text())
     assert (
         table["haar"]["concordance"]["glcm"]["worst"] == 1
@@ -408,6 +446,16 @@ def test_codec_loss_counts_the_tumour_more(train_codec):
     mask[..., :1] = True
     inside, outside = (train_codec.reconstruction_loss(x + m.float(), x, mask) for m in (mask, ~mask))
     assert float(inside) == pytest.approx(10.25) and float(outside) == pytest.approx(0.75)
+
+
+def test_each_item_of_a_codec_batch_counts_alike(train_codec):
+    """Or else several processes, whose losses are averaged, would not train as one with a larger batch."""
+    rng = torch.Generator().manual_seed(0)
+    made, x = torch.rand(2, 2, 1, 4, 4, 4, generator=rng)
+    mask = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
+    mask[0, ..., :1], mask[1, ..., 1:] = True, True
+    parts = [train_codec.reconstruction_loss(*(t[k : k + 1] for t in (made, x, mask))) for k in (0, 1)]
+    assert float(train_codec.reconstruction_loss(made, x, mask)) == pytest.approx(float(sum(parts)) / 2, rel=1e-5)
 
 
 def test_codec_holds_whole_patients_out(train_codec, prepared):

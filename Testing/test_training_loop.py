@@ -1,5 +1,6 @@
 """What surrounds the steps of training: validation, early stopping, resuming, pictures, progress bar, TensorBoard."""
 
+import importlib
 import io
 import json
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import close, common, one_thread, prepared, sampler_of, train, train_texture  # noqa: F401
+from test_training import WIDTHS, call, close, common, one_thread, prepared, sampler_of, train, train_texture  # noqa: F401
 
 monitor = pytest.importorskip("monitor")
 
@@ -69,11 +70,11 @@ def test_validation_takes_the_averaged_weights_and_the_same_items(prepared, val,
     row = log(tmp_path)[-1]
     sampler, _ = sampler_of(val)
     trainer = _trainer(prepared, tmp_path, options)
-    losses = []
+    network, losses = train_texture.averaged(trainer.network, trainer.ema), []
     for k in range(5):
         batch = sampler.batch(1, 0, k, monitor.VALIDATION_SEED)
         losses.append(
-            float(train_texture.loss_of(trainer.averaged(), trainer.codec, batch, trainer.bridge)[0].detach())
+            float(train_texture.loss_of(network, trainer.codec, batch, trainer.bridge)[0].detach())
         )
     assert row["val"] == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -124,6 +125,35 @@ def test_pictures_and_tensorboard_change_nothing(prepared, tmp_path, monkeypatch
     assert events.Tags()["images"] == ["samples"] and not (tmp_path / "plain/tensorboard").exists()
 
 
+SCRIPTS = {
+    "codec": ("train_codec", ("--width", 8, "--levels", 9, 9, 9, "--critic", 0, "--crops", 1)),
+    "gan": ("train_baseline", ("--kind", "gan", *WIDTHS)),
+    "ldm": ("train_baseline", ("--kind", "ldm", *WIDTHS)),
+    "bridge": ("train_baseline", ("--kind", "bridge", *WIDTHS)),
+}
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_codec_and_baselines_have_pictures_tensorboard_and_bar(kind, prepared, tmp_path, monkeypatch, capsys):  # noqa: F811
+    name, options = SCRIPTS[kind]
+    for needed in ("matplotlib", "monai"):
+        pytest.importorskip(needed)
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(monitor, "SHOWN", 2)
+    monkeypatch.setattr("baselines.DDIM_STEPS", 2)
+    terminal = Terminal()
+    bar = monitor.ProgressBar(terminal)
+    monkeypatch.setattr(monitor, "ProgressBar", lambda: bar)
+    shown = ("--data", prepared, "--out", tmp_path, "--steps", 1, "--batch", 2, "--threads", 1, *options)
+    call(importlib.import_module(name), *shown, "--samples-every", 1, "--tensorboard")
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == ["0000001.png"]
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("loss")[0].value == pytest.approx(log(tmp_path)[-1]["loss"], rel=1e-4)
+    assert events.Tags()["images"] == ["samples"]
+    assert "100 %" in terminal.getvalue() and '"loss"' not in capsys.readouterr().out
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -152,7 +182,8 @@ def test_the_screen_has_the_bar_or_the_lines(prepared, tmp_path, monkeypatch, ca
     train(prepared, tmp_path / "lines", *QUICK, "--steps", 1)
     assert '"loss"' in capsys.readouterr().out
     terminal = Terminal()
-    monkeypatch.setattr(train_texture, "ProgressBar", lambda: monitor.ProgressBar(terminal))
+    bar = monitor.ProgressBar(terminal)
+    monkeypatch.setattr(monitor, "ProgressBar", lambda: bar)
     train(prepared, tmp_path / "bar", *QUICK, "--steps", 1)
     assert '"loss"' not in capsys.readouterr().out and "100 %" in terminal.getvalue()
     assert log(tmp_path / "bar") == log(tmp_path / "lines")

@@ -1,4 +1,4 @@
-"""What a training run shows of itself: a progress bar, TensorBoard, sample pictures, and the loss on validation patients."""
+"""What a training run shows of itself: log, progress bar, TensorBoard, sample pictures, and the loss on validation patients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import common
 import numpy as np
 import torch
 
+EVERY = 20  # steps between two lines of losses
+KEPT = 0.98  # share of the losses' running averages that a step keeps
 SHOWN = 3  # tumours in a picture
 VALIDATION_SEED = 20_000_003  # no step of training draws from it
 
@@ -57,6 +59,47 @@ def tensorboard(folder: Path):
     except ImportError:
         raise SystemExit('--tensorboard needs TensorBoard: pip install -e ".[training]"') from None
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+class Watch:
+    """Running averages of a run's losses, and where they go: log.jsonl, the screen, with `board` TensorBoard.
+
+    :param average: what a resumed run had so far.
+    """
+
+    def __init__(self, run: common.Run, board: bool, average: dict[str, float] | None = None):
+        self.run, self.average, self.bar = run, dict(average or {}), ProgressBar()
+        self.board = tensorboard(run.folder) if board and run.first else None
+
+    def note(self, found: dict[str, float]):
+        """Losses of a step of this process."""
+        self.average |= {k: KEPT * self.average.get(k, v) + (1 - KEPT) * v for k, v in found.items()}
+
+    def means(self) -> dict[str, float]:
+        """The averages' means over the processes, all of which must call this."""
+        return {k: self.run.mean(v) for k, v in self.average.items()}
+
+    def report(self, step: int, done: float, used: float, **more: float):
+        """Show the losses' means and `more`; `done` is the share of the run, `used` its seconds so far."""
+        values, left = self.means() | more, used / max(done, 1e-6) - used
+        self.write(step, values, seconds=used, left=left)
+        self.bar.show(done, left, step=step, **values)
+
+    def write(self, step: int, values: dict[str, float], **logged: float):
+        """A line of values; `logged` are not for TensorBoard."""
+        self.run.log(step=step, **values, **logged, quiet=self.bar.shown)
+        for name, value in values.items() if self.board else ():
+            self.board.add_scalar(name, value, step)
+
+    def image(self, step: int, image: np.ndarray | None):
+        """A picture (H, W, 3) for TensorBoard."""
+        if image is not None and self.board:
+            self.board.add_image("samples", image, step, dataformats="HWC")
+
+    def close(self):
+        self.bar.close()
+        if self.board:
+            self.board.close()
 
 
 def check_validation(data: common.Prepared, val: common.Prepared):
@@ -111,18 +154,10 @@ def picture(path: Path, model, sampler, names: list[str], bits: tuple[int, int])
     :param model: the `TextureModel` to draw with.
     :param bits: label bits of the region and of the image's extent.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     data = sampler.data
-    real = np.flatnonzero([r["kind"] == "real" for r in data.rows])
-    rows = real[np.linspace(0, len(real) - 1, min(SHOWN, len(real))).astype(int)]
-    figure, axes = pyplot.subplots(len(rows), 4, figsize=(10, 2.6 * len(rows)), squeeze=False)
-    for line, i in zip(axes, rows):
+    rows = shown(np.flatnonzero([r["kind"] == "real" for r in data.rows]))
+
+    def images(i: int) -> tuple[list[np.ndarray], np.ndarray]:
         other = next((j for j in rows if j != i and data.modality[j] == data.modality[i]), i)
         label = np.asarray(data.labels[i])
         mask, valid = (label & bits[0]) > 0, (label & bits[1]) > 0
@@ -133,7 +168,34 @@ def picture(path: Path, model, sampler, names: list[str], bits: tuple[int, int])
         options = {"valid": valid, "seed": 0, "region": data.regions[data.region[i]], "others": others}
         wanted = (dict(zip(names, data.features[j, sampler.columns])) for j in (i, other))
         drawn = [model.sample(array, mask, modality, features, **options) for features in (*wanted, None)]
-        _draw_line(line, [array, *drawn], mask, f"{data.rows[i]['id']} {modality}")
+        return [array, *drawn], mask
+
+    return sheet(path, data, rows, images, ("own features", "another's features", "removed"))
+
+
+def shown(rows: np.ndarray) -> np.ndarray:
+    """`SHOWN` of some crops, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
+
+
+def sheet(path: Path, data: common.Prepared, rows: np.ndarray, images, titles: tuple[str, ...]) -> np.ndarray | None:
+    """Write a picture of some crops, a line each, and return it as (H, W, 3); None where matplotlib is not installed.
+
+    :param images: of a crop's number: the images (D, H, W) of its line, the crop first, and the tumour's mask.
+    :param titles: of the images after the first.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = 1 + len(titles)
+    figure, axes = pyplot.subplots(len(rows), columns, figsize=(2.5 * columns, 2.6 * len(rows)), squeeze=False)
+    for line, i in zip(axes, rows):
+        name = f"{data.rows[i]['id']} {data.meta['modalities'][data.modality[i]]}"
+        _draw_line(line, *images(i), (name, *titles))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=70)
@@ -143,11 +205,11 @@ def picture(path: Path, model, sampler, names: list[str], bits: tuple[int, int])
     return image
 
 
-def _draw_line(axes, images, mask, name: str):
+def _draw_line(axes, images, mask, titles: tuple[str, ...]):
     """The mask's largest slice of several (D, H, W) images, at the window of the first."""
     z = int(mask.sum((1, 2)).argmax())
     low, high = np.percentile(images[0], [1, 99])
-    for axis, image, title in zip(axes, images, (name, "own features", "another's features", "removed")):
+    for axis, image, title in zip(axes, images, titles):
         axis.imshow(image[z], cmap="gray", vmin=low, vmax=high)
         axis.contour(mask[z], [0.5], colors="r", linewidths=0.4)
         axis.set_title(title, fontsize=8)

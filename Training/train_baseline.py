@@ -10,7 +10,8 @@
 For a fair table give all kinds the same --steps and --batch; `--kind bridge` trains our bridge with the plain loss.
 The GAN's loss is pix2pix's with Ea-GAN's edges: L1 in the tumour + L1 of the Sobel edges + least-squares adversarial, whose
 discriminator sees the image, its edges, the masked image, the mask and the features. The LDM predicts the clean latent (L1)
-from noise at uniform times. The same command goes on from the last checkpoint.
+from noise at uniform times. The same command goes on from the last checkpoint. Losses and pictures go where those of
+train_texture.py go. Nothing stops early here, as the budgets would differ.
 """
 
 from __future__ import annotations
@@ -19,19 +20,29 @@ import argparse
 from pathlib import Path
 
 import common
-import numpy as np
+import monitor
 import torch
-from baselines import KINDS, diffused, make_unordered
+from baselines import KINDS, BaselineModel, diffused, make_unordered
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from sampling import Sampler, Steps, moved
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from train_texture import BACKGROUND_WEIGHT, build, conditioning, configuration, intensity_maps, loss_of
+from train_texture import (
+    BACKGROUND_WEIGHT,
+    averaged,
+    build,
+    conditioning,
+    configuration,
+    exchange,
+    intensity_maps,
+    loss_of,
+)
 
-from TumorSynthLib.texture.bridge import Bridge
+from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
 from TumorSynthLib.texture.context import complete, masked, noise_cells
+from TumorSynthLib.texture.generator import TextureModel
 
 EDGE_WEIGHT = 1.0  # of the L1 of edges next to the L1 of intensities, as in Ea-GAN
 ADVERSARIAL_WEIGHT = 0.01  # pix2pix's 1 : 100
@@ -108,7 +119,7 @@ class Gan:
             self.critic.load_state_dict(saved["critic"])
             self.optimiser.load_state_dict(saved["judge"])
         self.model = DistributedDataParallel(self.critic) if run.world > 1 else self.critic
-        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        self.adversarial, self.seen = PatchAdversarialLoss(criterion="least_squares"), []
 
     def told(self, batch: dict) -> torch.Tensor:
         """Standardised features and which were given (B, 2F); none in a removal."""
@@ -124,7 +135,7 @@ class Gan:
         clean = guess(network, batch, state, p["y"], torch.ones_like(p["t"]))
         hole = batch["hole"]
         made = torch.where(hole, codec.decode(torch.where(p["cells"] > 0, clean, p["x0"])), p["x"])
-        self.seen = made.detach(), p["x"], p["start"], hole, self.told(batch)
+        self.seen.append((made.detach(), p["x"], p["start"], hole, self.told(batch)))
         inside = hole.sum((1, 2, 3, 4)).clamp_min(1)
         pixels = ((made - p["x"]).abs() * hole).sum((1, 2, 3, 4)) / inside
         edges = ((sobel(made) - sobel(p["x"])).abs() * hole).sum((1, 2, 3, 4)) / inside
@@ -134,18 +145,22 @@ class Gan:
         return (pixels + EDGE_WEIGHT * edges).mean() + ADVERSARIAL_WEIGHT * fooled
 
     def judge(self, lr: float) -> float:
-        """One step of the discriminator on what the generator has just made."""
+        """One step of the discriminator on what the generator has made in this step."""
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        made, x, start, hole, told = self.seen
-        both = self.model(torch.cat([made, x]), *(torch.cat([v, v]) for v in (start, hole, told)))
-        false, true = both.chunk(2)
-        loss = (self.adversarial(false, False, True) + self.adversarial(true, True, True)) / 2
+        value, parts = 0.0, len(self.seen)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        for k, (made, x, start, hole, told) in enumerate(self.seen):
+            with exchange(self.model, k + 1 == parts):
+                both = self.model(torch.cat([made, x]), *(torch.cat([v, v]) for v in (start, hole, told)))
+                false, true = both.chunk(2)
+                loss = (self.adversarial(false, False, True) + self.adversarial(true, True, True)) / 2 / parts
+                loss.backward()
+            value += float(loss.detach())
+        self.seen.clear()
         nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
         self.optimiser.step()
-        return float(loss.detach())
+        return value
 
 
 def parse():
@@ -159,13 +174,15 @@ def parse():
     p.add_argument("--codec", default=None, help="a codec checkpoint of train_codec.py; default: Haar")
     p.add_argument("--steps", type=int, default=100_000)
     p.add_argument("--batch", type=int, default=6)
+    p.add_argument("--accumulate", type=int, default=1)
     p.add_argument("--lr", type=float, default=1.2e-3)
     p.add_argument("--widths", type=int, nargs=3, default=[32, 64, 96])
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--workers", type=int, default=0, help="processes that make batches ahead: a GPU waits for them otherwise")
     p.add_argument("--save-every", type=int, default=50)
-    p.set_defaults(accumulate=1)
+    p.add_argument("--samples-every", type=int, default=0, help="steps between sample pictures; 0: none")
+    p.add_argument("--tensorboard", action="store_true", help="write losses and pictures for TensorBoard too")
     return p.parse_args()
 
 
@@ -187,6 +204,7 @@ class Trainer:
             self.network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01
         )
         self.ema, self.step, self.spent = common.Ema(self.network), 0, 0.0
+        self.watch = monitor.Watch(self.run, a.tensorboard, (saved or {}).get("average"))
         if saved:
             self._resume(saved)
         crop = self.data.images.shape[1:]
@@ -204,22 +222,26 @@ class Trainer:
         self.ema.count = self.step = saved["step"]
         self.spent = saved["spent"]
 
-    def update(self, batch: dict) -> dict[str, float]:
-        """One step; the losses."""
+    def update(self, batches: list[dict]):
+        """One step, of one batch or of several that add up."""
         a = self.a
         lr = common.rate(a, self.step / a.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        batch = moved(batch, self.run.device)
-        with self.run.autocast():
-            loss = self._loss(batch)
+        value = 0.0
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        for k, batch in enumerate(batches):
+            batch = moved(batch, self.run.device)
+            with exchange(self.model, k + 1 == len(batches)):
+                with self.run.autocast():
+                    loss = self._loss(batch) / len(batches)
+                loss.backward()
+            value += float(loss.detach())
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self.ema.update(self.network)
         self.step += 1
-        return {"loss": float(loss.detach())} | ({"critic": self.gan.judge(lr / 3)} if self.gan else {})
+        self.watch.note({"loss": value} | ({"critic": self.gan.judge(lr / 3)} if self.gan else {}))
 
     def _loss(self, batch: dict) -> torch.Tensor:
         if self.gan:
@@ -228,14 +250,36 @@ class Trainer:
             return denoising_loss(self.model, self.codec, batch)
         return loss_of(self.model, self.codec, batch, Bridge()).mean()
 
+    def report(self):
+        """What is due after a step: log, pictures, checkpoint."""
+        a, step = self.a, self.step
+        if step % monitor.EVERY == 0 or step == a.steps:
+            self.watch.report(step, step / a.steps, self.spent + self.run.elapsed())
+        if a.samples_every and step % a.samples_every == 0 and self.run.first:
+            self._picture()
+        if step % a.save_every == 0:
+            self.save()
+
+    def _picture(self):
+        meta, path = self.data.meta, self.run.folder / "samples" / f"{self.step:07d}.png"
+        bridge = self.a.kind == "bridge"
+        model = (TextureModel if bridge else BaselineModel)(
+            averaged(self.network, self.ema), self.codec, tuple(self.names), tuple(meta["modalities"]),
+            dict(zip(meta["modalities"], self.maps)), tuple(meta["spacing"]), FEW_STEP_NODES, device=self.run.device,
+            regions=tuple(self.data.regions), guided=False, in_band=False,
+        )  # fmt: skip
+        if not bridge:
+            model.kind = self.a.kind
+        self.watch.image(self.step, monitor.picture(path, model, self.sampler, self.names, (1, 2)))
+
     def save(self):
         a = self.a
         config = configuration(self.network, self.names, self.data, self.maps)
-        config |= {"kind": a.kind, "unordered": a.unordered, "batch": a.batch * self.run.world}
+        config |= {"kind": a.kind, "unordered": a.unordered, "batch": a.batch * a.accumulate * self.run.world}
         state = {
             "network": self.network.state_dict(), "ema": self.ema.shadow, "optimiser": self.optimiser.state_dict(),
             "codec": self.codec.state_dict(), "codec_config": self.codec_config, "config": config,
-            "step": self.step, "spent": self.spent + self.run.elapsed(),
+            "step": self.step, "spent": self.spent + self.run.elapsed(), "average": self.watch.means(),
         }  # fmt: skip
         if self.gan:
             state |= {"critic": self.gan.critic.state_dict(), "judge": self.gan.optimiser.state_dict()}
@@ -244,21 +288,13 @@ class Trainer:
 
 def main():
     a = parse()
-    trainer, average = Trainer(a), None
+    trainer = Trainer(a)
     steps = Steps(trainer.sampler, None, a, trainer.run.rank, trainer.run.world)
     for items in steps.stream(trainer.step, a.steps, a.workers):
-        found = trainer.update(items["batches"][0])
-        values = np.array(list(found.values()))
-        average = values if average is None else 0.98 * average + 0.02 * values
-        if trainer.step % 20 == 0 or trainer.step == a.steps:
-            seconds = trainer.spent + trainer.run.elapsed()
-            left = seconds / trainer.step * (a.steps - trainer.step)
-            trainer.run.log(
-                step=trainer.step, **dict(zip(found, average.tolist())), seconds=seconds, left=left
-            )
-        if trainer.step % a.save_every == 0:
-            trainer.save()
+        trainer.update(items["batches"])
+        trainer.report()
     trainer.save()
+    trainer.watch.close()
     trainer.run.close()
 
 

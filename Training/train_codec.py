@@ -8,7 +8,9 @@
 
 The loss is the paper's (section 3.2): L1 + 10 x L1 inside the tumour + 0.001 x adversarial. Its perceptual term (also
 0.001) is left out: it needs the weights of another network. Its codebook term is not needed: finite scalar quantisation
-has no codebook to learn. `--batch` is per process. The same command goes on from the last checkpoint.
+has no codebook to learn. `--batch` is per process. The same command goes on from the last checkpoint. The codec that is measured
+and used has the running average of the weights. Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to
+TensorBoard; `--samples-every` writes pictures of held-out tumours before and after.
 
 At the end the latents' mean and deviation are set, and crops of patients that were held out go through the codec: PSNR
 inside the tumour, and for each class of features the concordance between the crop's and its reconstruction's, next to
@@ -20,18 +22,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import common
+import monitor
 import numpy as np
 import torch
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from train_texture import intensity_maps
+from train_texture import averaged, exchange, intensity_maps
 
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.settings import Settings
@@ -101,10 +103,10 @@ def discriminator(channels: int, crop: tuple[int, ...]) -> nn.Module:
 
 
 def reconstruction_loss(made: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """L1 over the crop plus `TUMOUR_WEIGHT` x L1 over the tumour's voxels; tensors (B, 1, D, H, W)."""
-    error = (made.float() - x).abs()
-    inside = (error * mask).sum() / mask.sum().clamp_min(1)
-    return error.mean() + TUMOUR_WEIGHT * inside
+    """Mean over items of L1 over the crop plus `TUMOUR_WEIGHT` x L1 over the tumour's voxels; tensors (B, 1, D, H, W)."""
+    error, each = (made.float() - x).abs(), (1, 2, 3, 4)
+    inside = (error * mask).sum(each) / mask.sum(each).clamp_min(1)
+    return error.mean() + TUMOUR_WEIGHT * inside.mean()
 
 
 @torch.no_grad()
@@ -128,6 +130,24 @@ def concordance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @torch.no_grad()
+def reconstructed(codec: nn.Module, crops: Crops, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intensities (D, H, W) of crop i after encode and decode, and its tumour mask."""
+    x, mask = crops.crop(i)
+    made = codec.decode(codec.encode(x.to(codec.mean.device)))[0, 0].float().cpu().numpy()
+    return crops.maps[crops.data.modality[i]].inverse(made), mask[0, 0].numpy()
+
+
+def picture(path: Path, codec: nn.Module, crops: Crops) -> np.ndarray | None:
+    """Write a picture of fixed held-out tumours before and after the codec; returns it as (H, W, 3)."""
+
+    def images(i: int) -> tuple[list[np.ndarray], np.ndarray]:
+        made, mask = reconstructed(codec, crops, i)
+        return [np.asarray(crops.data.images[i], np.float32), made], mask
+
+    rows = monitor.shown(crops.held if len(crops.held) else crops.tumours)
+    return monitor.sheet(path, crops.data, rows, images, ("after the codec",))
+
+
 def round_trip(codec: nn.Module, crops: Crops, count: int, measured=extract) -> dict:
     """What held-out tumours look like after encode and decode; `measured` extracts features as `extract` does.
 
@@ -137,17 +157,14 @@ def round_trip(codec: nn.Module, crops: Crops, count: int, measured=extract) -> 
     rng = np.random.default_rng(0)
     chosen = rng.choice(crops.held, min(count, len(crops.held)), replace=False)
     data, settings = crops.data, Settings(binWidth=crops.data.meta["extraction"]["binWidth"])
-    device = codec.mean.device
     peak = {
         m: np.ptp(np.percentile(data.images[chosen[data.modality[chosen] == m]], [1, 99]))
         for m in set(data.modality[chosen])
     }
     before, after, psnr = [], [], {m: [] for m in peak}
     for i in map(int, chosen):
-        x, mask = crops.crop(i)
-        m, mask = int(data.modality[i]), mask[0, 0].numpy()
-        back = crops.maps[m].inverse(codec.decode(codec.encode(x.to(device)))[0, 0].float().cpu().numpy())
-        back = np.rint(back).astype(np.float32)  # images hold integers
+        back, mask = reconstructed(codec, crops, i)
+        back, m = np.rint(back).astype(np.float32), int(data.modality[i])  # images hold integers
         image = data.images[i].astype(np.float32)
         error = float(np.mean((back - image)[mask] ** 2))
         psnr[m].append(20 * np.log10(peak[m]) - 10 * np.log10(max(error, 1e-12)))
@@ -220,13 +237,15 @@ def parse():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
     p.add_argument("--save-every", type=int, default=100)
+    p.add_argument("--samples-every", type=int, default=0, help="steps between sample pictures; 0: none")
+    p.add_argument("--tensorboard", action="store_true", help="write losses and pictures for TensorBoard too")
     p.add_argument("--crops", type=int, default=200, help="held-out crops to measure")
     p.add_argument("--measure", action="store_true", help="only measure the last checkpoint")
     return common.parse(p, "train_codec")
 
 
 class Trainer:
-    """Codec, discriminator and their optimisers."""
+    """Codec, its averaged weights, discriminator, and their optimisers."""
 
     def __init__(self, a, run: common.Run, saved: dict | None, crop: tuple[int, ...]):
         self.a, self.run = a, run
@@ -243,9 +262,11 @@ class Trainer:
         self.judge = (
             torch.optim.AdamW(self.critic.parameters(), a.lr, betas=(0.5, 0.9)) if self.critic else None
         )
-        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        self.adversarial, self.ema = PatchAdversarialLoss(criterion="least_squares"), common.Ema(self.codec)
         if saved:
-            self.codec.load_state_dict(saved["codec"])
+            self.codec.load_state_dict(saved.get("weights", saved["codec"]))
+            self.ema.shadow = {k: v.to(run.device) for k, v in saved["codec"].items()}
+            self.ema.count = saved["step"]
             self.optimiser.load_state_dict(saved["optimiser"])
             if self.critic and saved["critic"]:
                 self.critic.load_state_dict(saved["critic"])
@@ -256,35 +277,36 @@ class Trainer:
             self.model = DistributedDataParallel(whole)
             self.model_critic = DistributedDataParallel(self.critic) if self.critic else None
 
-    def step(self, batches: list, done: float) -> tuple[float, float]:
-        """One update from the micro-batches; returns the reconstruction and the discriminator's loss."""
+    def step(self, batches: list, done: float) -> dict[str, float]:
+        """One update from the micro-batches; returns the reconstruction's loss, and the discriminator's once it takes part."""
         joined = self.critic is not None and done >= ADVERSARIAL_FROM
         for optimiser in filter(None, (self.optimiser, self.judge)):
             for group in optimiser.param_groups:
                 group["lr"] = common.rate(self.a, done)
-        made, losses = [], [0.0, 0.0]
+        made, value = [], 0.0
         if joined:
             self.critic.requires_grad_(False)
         for k, (x, mask) in enumerate(batches):
-            with self._sync(self.model, k, batches), self.run.autocast():
+            with exchange(self.model, k + 1 == len(batches)), self.run.autocast():
                 out = self.model(x)
                 loss = reconstruction_loss(out, x, mask)
-                losses[0] += float(loss.detach()) / len(batches)
+                value += float(loss.detach()) / len(batches)
                 if joined:
                     fooled = self.adversarial(self.critic(out)[-1].float(), True, False)
                     loss = loss + ADVERSARIAL_WEIGHT * fooled
                 (loss / len(batches)).backward()
             made.append(out.detach())
         self._update(self.optimiser, self.codec)
-        if joined:
-            self.critic.requires_grad_(True)
-            losses[1] = self._judge(made, batches)
-        return losses[0], losses[1]
+        self.ema.update(self.codec)
+        if not joined:
+            return {"loss": value}
+        self.critic.requires_grad_(True)
+        return {"loss": value, "critic": self._judge(made, batches)}
 
     def _judge(self, made: list, batches: list) -> float:
         total = 0.0
         for k, (out, (x, _)) in enumerate(zip(made, batches)):
-            with self._sync(self.model_critic, k, batches), self.run.autocast():
+            with exchange(self.model_critic, k + 1 == len(batches)), self.run.autocast():
                 both = self.model_critic(torch.cat([out.to(x.dtype), x]))[-1].float()
                 false, true = both.chunk(2)
                 loss = (self.adversarial(false, False, True) + self.adversarial(true, True, True)) / 2
@@ -293,61 +315,67 @@ class Trainer:
         self._update(self.judge, self.critic)
         return total
 
-    def _sync(self, model, k: int, batches: list):
-        """Gradients are exchanged with the last micro-batch only."""
-        return model.no_sync() if self.run.world > 1 and k + 1 < len(batches) else nullcontext()
-
     @staticmethod
     def _update(optimiser, module):
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
-    def state(self, step: int, spent: float, maps: dict) -> dict:
+    def state(self, **more) -> dict:
         return {
-            "config": self.config, "codec": self.codec.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "config": self.config, "codec": self.ema.shadow, "weights": self.codec.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "critic": self.critic.state_dict() if self.critic else None,
-            "judge": self.judge.state_dict() if self.judge else None, "step": step, "spent": spent, "intensity": maps,
+            "judge": self.judge.state_dict() if self.judge else None, **more,
         }  # fmt: skip
+
+
+def train(trainer: Trainer, crops: Crops, saved: dict | None):
+    """Steps until the budget is used up; a checkpoint at the end, with the latents' mean and deviation set."""
+    a, run = trainer.a, trainer.run
+    step, spent = (saved["step"], saved["spent"]) if saved else (0, 0.0)
+    watch = monitor.Watch(run, a.tensorboard, (saved or {}).get("average"))
+    maps = {m: [f.center, f.scale] for m, f in zip(crops.data.meta["modalities"], crops.maps)}
+
+    def used() -> tuple[float, float]:
+        """Seconds, and the share of the budget."""
+        seconds = spent + run.elapsed()
+        return seconds, seconds / (60 * a.minutes) if a.minutes else step / a.steps
+
+    def save():
+        run.save(trainer.state(step=step, spent=used()[0], intensity=maps, average=watch.means()))
+
+    while step < a.steps and (done := used()[1]) < 1:
+        firsts = [(part * run.world + run.rank) * a.batch for part in range(a.accumulate)]
+        drawn = [crops.batch(a.batch, step, first, a.seed) for first in firsts]
+        watch.note(trainer.step([(x.to(run.device), m.to(run.device)) for x, m in drawn], done))
+        step += 1
+        if step % monitor.EVERY == 0 or step == a.steps:
+            seconds, done = used()
+            watch.report(step, done, seconds)
+        if a.samples_every and step % a.samples_every == 0 and run.first:
+            path = run.folder / "samples" / f"{step:07d}.png"
+            watch.image(step, picture(path, averaged(trainer.codec, trainer.ema), crops))
+        if step % a.save_every == 0:
+            save()
+    codec = averaged(trainer.codec, trainer.ema)
+    standardise(codec, crops)
+    trainer.ema.shadow = codec.state_dict()
+    save()
+    watch.close()
 
 
 def main():
     a = parse()
     run = common.Run(a.out, a.threads)
     data = common.Prepared(a.data)
-    maps = intensity_maps(data)
-    crops = Crops(data, maps)
+    crops = Crops(data, intensity_maps(data))
     torch.manual_seed(a.seed)
     saved = run.load()
     trainer = Trainer(a, run, saved, data.images.shape[1:])
-    step, spent = (saved["step"], saved["spent"]) if saved else (0, 0.0)
-    intensity = {m: [f.center, f.scale] for m, f in zip(data.meta["modalities"], maps)}
-    average = None
-    while not a.measure:
-        used = spent + run.elapsed()
-        done = used / (60 * a.minutes) if a.minutes else step / a.steps
-        if done >= 1 or step >= a.steps:
-            break
-        firsts = [(part * run.world + run.rank) * a.batch for part in range(a.accumulate)]
-        drawn = [crops.batch(a.batch, step, first, a.seed) for first in firsts]
-        value, judged = trainer.step([(x.to(run.device), m.to(run.device)) for x, m in drawn], done)
-        step += 1
-        average = value if average is None else 0.98 * average + 0.02 * value
-        if step % 20 == 0 or step == a.steps:
-            run.log(
-                step=step,
-                loss=average,
-                batch_loss=value,
-                critic=judged,
-                seconds=used,
-                left=used / max(done, 1e-6) - used,
-            )
-        if step % a.save_every == 0:
-            run.save(trainer.state(step, used, intensity))
     if not a.measure:
-        standardise(trainer.codec, crops)
-        run.save(trainer.state(step, spent + run.elapsed(), intensity))
-    measure(trainer.codec, crops, a.crops, run)
+        train(trainer, crops, saved)
+    measure(averaged(trainer.codec, trainer.ema), crops, a.crops, run)
     run.close()
 
 

@@ -17,15 +17,16 @@ Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 
 import common
+import monitor
 import numpy as np
 import torch
 from adversary import Adversary
-from monitor import Patience, ProgressBar, check_validation, picture, tensorboard, validation_loss
+from monitor import Patience, Watch, check_validation, picture, validation_loss
 from sampling import Sampler, Steps, moved
 from steering import Requests, Steering
 from torch.nn.parallel import DistributedDataParallel
@@ -209,6 +210,18 @@ def conditioning(names: list[str]) -> list[str]:
     return [n for n in names if FEATURES[n].size == "free"]
 
 
+def exchange(model, last: bool) -> AbstractContextManager:
+    """Where the gradients of a part of a step are computed: several processes exchange them with the step's last part only."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+
+
+def averaged(network: torch.nn.Module, ema: common.Ema) -> torch.nn.Module:
+    """The network with its averaged weights, which are those that are used afterwards."""
+    network = deepcopy(network)
+    network.load_state_dict(ema.shadow)
+    return network.eval()
+
+
 class Trainer:
     """One run: data, network, optimiser, and what has been done so far."""
 
@@ -232,7 +245,7 @@ class Trainer:
             self.network.parameters(), a.lr, betas=(0.9, 0.99), weight_decay=0.01
         )
         self.ema, self.step, self.spent = common.Ema(self.network), 0, 0.0
-        self.average, self.patience = {}, Patience(a.patience)
+        self.patience = Patience(a.patience)
         self.adversary = Adversary(self.run.device, seed=a.seed) if a.adversary > 0 else None
         if saved:
             self._resume(saved)
@@ -247,8 +260,7 @@ class Trainer:
         if self.adversary and not self.steering:
             raise SystemExit("--adversary judges the tumours that --steer draws: give --steer above 0, and a lossless codec")
         self.val = self._validation() if a.val else None
-        self.bar = ProgressBar()
-        self.board = tensorboard(self.run.folder) if a.tensorboard and self.run.first else None
+        self.watch = Watch(self.run, a.tensorboard, (saved or {}).get("average"))
 
     def _sampler(self, data: common.Prepared) -> Sampler:
         return Sampler(data, [data.meta["names"].index(n) for n in self.names], self.maps, self.a.removal)
@@ -269,17 +281,20 @@ class Trainer:
         self.ema.count = saved["step"]
         self.codec.load_state_dict(saved["codec"])
         self.step, self.spent = saved["step"], saved["spent"]
-        self.average = dict(saved.get("average", {}))
         self.patience = Patience(self.a.patience, *saved.get("validation", (None, 0)))
         if self.adversary and "seen" in saved.get("adversary", {}):
             self.adversary.load(saved["adversary"])
 
     def state(self) -> dict:
-        """All that a resumed run needs to go on as if it had not stopped."""
+        """All that a resumed run needs to go on as if it had not stopped; all processes must call this.
+
+        Of the patches that the critic of `--adversary` has seen, only the first process's are kept: several processes go on
+        from those, all of them, and so a little differently than without a stop.
+        """
         return {
             "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "ema": self.ema.shadow,
             "codec": self.codec.state_dict(), "codec_config": self.codec_config, "config": self.config,
-            "step": self.step, "spent": self.used, "hardware": self.run.hardware, "average": self.average,
+            "step": self.step, "spent": self.used, "hardware": self.run.hardware, "average": self.watch.means(),
             "validation": [self.patience.best, self.patience.since],
             **({"adversary": self.adversary.state()} if self.adversary else {}),
         }  # fmt: skip
@@ -305,18 +320,14 @@ class Trainer:
             self._step(items)
             self._report()
         self.run.save(self.state())
-        self.bar.close()
-        if self.board:
-            self.board.close()
+        self.watch.close()
         self.run.close()
 
     def _step(self, items: dict):
-        a, world, value = self.a, self.run.world, 0.0
+        a, value = self.a, 0.0
         for part, batch in enumerate(items["batches"]):
             batch = moved(batch, self.run.device)
-            # Gradients are exchanged with what comes last only.
-            alone = world > 1 and (self.steering or part + 1 < a.accumulate)
-            with self.model.no_sync() if alone else nullcontext():
+            with exchange(self.model, not self.steering and part + 1 == a.accumulate):
                 with self.run.autocast():
                     loss = loss_of(self.model, self.codec, batch, self.bridge).mean() / a.accumulate
                 loss.backward()
@@ -329,19 +340,14 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.ema.update(self.network)
         self.step += 1
-        self.average |= {k: 0.98 * self.average.get(k, v) + 0.02 * v for k, v in found.items()}
+        self.watch.note(found)
 
     def _report(self):
         """What is due after a step: log, validation, pictures, checkpoint."""
         a, step, last = self.a, self.step, self.step == self.a.steps
-        if step % 20 == 0 or last:
+        if step % monitor.EVERY == 0 or last:
             done = self.done()
-            values = {k: self.run.mean(v) for k, v in self.average.items()}
-            values["lr"] = self.optimiser.param_groups[0]["lr"]
-            left = self.used / max(done, 1e-6) - self.used
-            self.run.log(step=step, **values, seconds=self.used, left=left, quiet=self.bar.shown)
-            self.bar.show(done, left, step=step, **values)
-            self._board(values)
+            self.watch.report(step, done, self.used, lr=self.optimiser.param_groups[0]["lr"])
         if self.val and (step % a.val_every == 0 or last):
             self._validate()
         if a.samples_every and step % a.samples_every == 0 and self.run.first:
@@ -349,14 +355,8 @@ class Trainer:
         if step % a.save_every == 0:
             self.run.save(self.state())
 
-    def averaged(self) -> BridgeNetwork:
-        """The network with its averaged weights, which are those that are exported."""
-        network = deepcopy(self.network)
-        network.load_state_dict(self.ema.shadow)
-        return network.eval()
-
     def _validate(self):
-        network = self.averaged()
+        network = averaged(self.network, self.ema)
         value = validation_loss(
             lambda batch: loss_of(network, self.codec, batch, self.bridge),
             self.val,
@@ -364,25 +364,18 @@ class Trainer:
             self.a.val_items,
         )
         better = self.patience.better(value)
-        self.run.log(step=self.step, val=value, best=self.patience.best, quiet=self.bar.shown)
-        self._board({"val": value})
+        self.watch.write(self.step, {"val": value}, best=self.patience.best)
         if better:
             self.run.save(self.state(), "best.pt")
 
     def _picture(self):
         meta, path = self.data.meta, self.run.folder / "samples" / f"{self.step:07d}.png"
         model = TextureModel(
-            self.averaged(), self.codec, tuple(self.names), tuple(meta["modalities"]),
+            averaged(self.network, self.ema), self.codec, tuple(self.names), tuple(meta["modalities"]),
             dict(zip(meta["modalities"], self.maps)), tuple(meta["spacing"]), FEW_STEP_NODES, bridge=self.bridge,
             device=self.run.device, regions=tuple(self.data.regions),
         )  # fmt: skip
-        image = picture(path, model, self.val or self.sampler, self.names, (1, 2))
-        if image is not None and self.board:
-            self.board.add_image("samples", image, self.step, dataformats="HWC")
-
-    def _board(self, values: dict[str, float]):
-        for name, value in values.items() if self.board else ():
-            self.board.add_scalar(name, value, self.step)
+        self.watch.image(self.step, picture(path, model, self.val or self.sampler, self.names, (1, 2)))
 
 
 def main():

@@ -249,6 +249,9 @@ def test_texture_evaluation_has_every_part(texture):
     assert found["frechet_population"] > out["believable"]["CT real"]["frechet_population"]
     assert {p.name for p in (folder / "figures").iterdir()} >= {
         "gallery_CT.png",
+        "gallery_CT_own.png",
+        "scatter_CT_network.png",
+        "scatter_CT_own_network.png",
         "sweeps_network.png",
         "evaluations.png",
     }

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.volume import Volume, read_image
 
 TRAINING = Path(__file__).resolve().parents[1] / "Training"
 sys.path.insert(0, str(TRAINING))  # the scripts are run, not installed
@@ -124,6 +125,64 @@ def test_a_mask_on_another_grid_is_brought_to_the_image(tmp_path):
     nifti(tmp_path / "B_01/mask.nii.gz", labels)
     (_, _, there) = loaded("folder", tmp_path)["B_01 T1"]
     assert set(np.unique(there)) == {0, 1, 2} and abs((there == 1).sum() / 8 - 64) < 12
+
+
+def test_a_sagittal_file_is_prepared_as_an_axial_one(tmp_path):
+    """The same voxels stored with slices along x: crops, their features and the population are those of the axial file."""
+    rng, labels = np.random.default_rng(0), labelled((12, 24, 28), l1=(3, 10))
+    image = rng.integers(0, 200, labels.shape).astype(np.int16)
+    for kind, order in (("axial", (0, 1, 2)), ("sagittal", (1, 2, 0))):
+        for name, array in (("CT", image), ("mask", labels)):
+            stored = sitk.GetImageFromArray(array)
+            stored.SetSpacing((0.9, 0.8, 2.0))
+            (tmp_path / kind / "P").mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(sitk.PermuteAxes(stored, order), str(tmp_path / kind / f"P/{name}.nii.gz"))
+    plan = prepare.Plan((0.7, 0.7, 1.5), (8, 16, 16), windows=2, varied=1, context=1)
+    jobs = [next(layouts.cases("folder", tmp_path / kind)) for kind in ("axial", "sagittal")]
+    axial, sagittal = (prepare.process(plan, 0, (0, case)) for case in jobs)
+    assert read_image(jobs[1].image).array.shape == (28, 12, 24)
+    volume, there = jobs[1].load()
+    assert np.array_equal(volume.array, image) and np.array_equal(there, labels)
+    assert volume.spacing == pytest.approx((0.9, 0.8, 2.0)) and volume.same_grid(jobs[0].load()[0])
+    assert sagittal.population["tumour"] == pytest.approx(axial.population["tumour"], rel=1e-6)
+    for a, b in zip(axial.crops, sagittal.crops, strict=True):
+        assert np.array_equal(a.image, b.image) and np.array_equal(a.label, b.label) and a.features == b.features
+
+
+def test_an_axial_file_is_left_as_it_is():
+    """Whichever way its axes run: turning one round would move the grid that pyradiomics resamples to."""
+    labels = np.zeros((2, 3, 4), np.uint8)
+    volume = Volume(np.ones(labels.shape), (1.0, 2.0, 3.0), direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    assert all(a is b for a, b in zip(layouts.in_order(volume, labels), (volume, labels)))
+
+
+def refused(capsys, *arguments) -> str:
+    """The line that a script's parser ends with."""
+    with pytest.raises(SystemExit) as end:
+        main(*arguments)
+    assert end.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_modality_with_an_underscore_is_refused_at_once(tmp_path, capsys):
+    """`--pairs` would write P_T1_ce_image.nii.gz, whose modality is ce."""
+    nifti(tmp_path / "folder/P/T1_ce.nii.gz", np.ones((12, 12, 12), np.int16))
+    nifti(tmp_path / "folder/P/mask.nii.gz", labelled((12, 12, 12), l1=(2, 10)))
+    nifti(tmp_path / "nnunet/labelsTr/P.nii.gz", labelled((12, 12, 12), l1=(2, 10)))
+    grid = ["--spacing", 1, 1, 1, "--crop", 16, 16, 16, "--out", tmp_path / "out"]
+    assert "dataset.json" in refused(capsys, "nnunet", "--data", tmp_path / "nnunet", *grid)
+    (tmp_path / "nnunet/dataset.json").write_text(json.dumps({"channel_names": {"0": "T1_ce"}}))
+    for layout in ("folder", "nnunet"):
+        for more in ([], ["--pairs"]):
+            assert "call it 'T1-ce'" in refused(capsys, layout, "--data", tmp_path / layout, *grid, *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_modality_is_named(tmp_path, capsys):
+    nifti(tmp_path / "P1_image.nii.gz", np.ones((4, 4, 4), np.int16))
+    nifti(tmp_path / "image_image.nii.gz", np.ones((4, 4, 4), np.int16))
+    for layout in ("lidc", "brats2015"):
+        assert "<ID>_<MODALITY>" in refused(capsys, layout, "--data", tmp_path, "--out", tmp_path / "out")
 
 
 # DICOM
@@ -273,3 +332,13 @@ def test_held_out_patients_are_written_as_pairs_and_no_others(tmp_path):
     volume, there = case.load()
     assert np.array_equal(there, labels)  # labels as the bundle names them
     assert (volume.array == 500).all()  # the median of what isn't background
+
+
+def test_held_out_needs_the_number_and_a_number_that_leaves_some(tmp_path, capsys):
+    for k in range(2):
+        nifti(tmp_path / f"raw/{k}/CT.nii.gz", np.ones((4, 4, 4), np.int16))
+        nifti(tmp_path / f"raw/{k}/mask.nii.gz", labelled((4, 4, 4), l1=(1, 3)))
+    grid = ["--spacing", 1, 1, 1, "--crop", 16, 16, 16, "--out", tmp_path / "out", "--held-out"]
+    assert "give both" in refused(capsys, "folder", "--data", tmp_path / "raw", *grid)
+    assert "--hold-out 9" in refused(capsys, "folder", "--data", tmp_path / "raw", *grid, "--hold-out", 9)
+    assert "no cases" in refused(capsys, "folder", "--data", tmp_path / "nowhere", *grid, "--hold-out", 2)

@@ -9,7 +9,8 @@ codec       the real tumour through the model's codec and back: the ceiling
 and one arm per baseline (`baselines.py`), without the solver, as the paper has them.
 
 Every tumour is measured by pyradiomics in the voxels that a file would store. `Bench` keeps what was drawn, in memory
-and, with a cache folder, on disk, so that analyses share samples and a run that was stopped goes on.
+and, with a cache folder, on disk, so that analyses share samples and a run that was stopped goes on. Of a model that paints
+several regions one is judged; the network sees the others as they are.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from uuid import uuid4
 
 import common
 import numpy as np
 from prepare import CLASSES, Case, cases
+from procedural import SMALLEST
 from scoring import AUDIT, EVERY, klass, pyradiomics_features, size_free
 
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import Bundle
+from TumorSynthLib.painted import parts
 from TumorSynthLib.radiomics.sizing import at_size
 from TumorSynthLib.region import SAME_SPACING, Region
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.solver import gaussian_field, solve
-from TumorSynthLib.volume import Volume, read_image, read_mask
+from TumorSynthLib.volume import Volume
 
 FIELD_MM = 3.0  # correlation length of the field arm's start
 SOURCES = (
@@ -49,12 +53,16 @@ SOURCES = (
 
 @dataclass(eq=False)
 class Tumour:
-    """One case in memory, with its own features by pyradiomics."""
+    """One case in memory, with its own features by pyradiomics.
+
+    :param labels: what an editor is given: the mask, or the labelmap where the model paints several regions.
+    """
 
     case: Case
     volume: Volume
     mask: np.ndarray
     own: dict[str, float]
+    labels: np.ndarray
 
     @property
     def key(self) -> str:
@@ -88,6 +96,22 @@ def chosen(found: list[Case], patients: int | None, each: int | None, seed: int)
             count[key] = count.get(key, 0) + 1
             taken.append(int(i))
     return [found[i] for i in sorted(taken)]
+
+
+def painted_mask(bundle: Bundle, labels: np.ndarray, path: Path) -> np.ndarray:
+    """The tumour (K, J, I) bool of a labelmap: its only label, or the region that the model is opened for."""
+    if bundle.painted:
+        mask = parts(bundle, labels, bundle.painted.name)[0]
+        if mask.sum() < SMALLEST:
+            raise InputError(f"{bundle.painted.name} has fewer than {SMALLEST} voxels")
+        return mask
+    found = np.unique(labels[labels > 0]).tolist()
+    if len(found) > 1:
+        raise InputError(
+            f"{path} has the labels {', '.join(map(str, found))}: give masks of the tumour alone, as prepare.py --pairs writes "
+            "them for a model with one region"
+        )
+    return labels > 0
 
 
 def field_arm(bundle: Bundle, modality: str, volume: Volume, mask, request, seed: int) -> Volume:
@@ -129,6 +153,7 @@ class Bench:
     baselines: dict[str, Editor] = field(default_factory=dict)
     cache: Path | None = None
     refused: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.editor = Editor(self.bundle, self.device)
@@ -140,13 +165,30 @@ class Bench:
 
     @classmethod
     def load(cls, bundle: Bundle, found: list[Case], **more) -> Bench:
-        bench, tumours = cls(bundle, [], **more), []
+        """The cases in memory, but for those without the region that the model paints.
+
+        :raises InputError: a file is damaged, or a mask has several labels and the model one region; or no case is left.
+        """
+        bench = cls(bundle, [], **more)
         for case in found:
-            volume = read_image(case.image)
-            mask = read_mask(case.mask, like=volume)
-            tumours.append(Tumour(case, volume, mask, bench.measure(case.modality, volume, mask)))
-        bench.tumours = tumours
+            volume, labels = case.load()
+            try:
+                mask = painted_mask(bundle, labels, case.mask)
+            except InputError as error:
+                if not bundle.painted:
+                    raise
+                bench.left_out.append(f"{case.id} {case.modality}: {error}")
+                continue
+            own = bench.measure(case.modality, volume, mask)
+            bench.tumours.append(Tumour(case, volume, mask, own, labels if bundle.painted else mask))
+        if not bench.tumours:
+            raise InputError(f"none of the {len(found)} cases can be measured: {bench.left_out[0]}")
         return bench
+
+    @property
+    def region(self) -> str | None:
+        """The region that is measured, where the model paints several."""
+        return self.bundle.painted.name if self.bundle.painted else None
 
     @cached_property
     def texture(self) -> TextureModel:
@@ -163,7 +205,7 @@ class Bench:
     def draw(self, tumour: Tumour, arm: str, asked: dict, seed: int = 0, steps=None, classes=EVERY):
         """The tumour that an arm makes for a request (any subset of features), or None where it is refused."""
         text = json.dumps([tumour.key, arm, sorted(asked.items()), seed, steps, list(classes)])
-        where = (self.bundle.sha256, getattr(self.baselines.get(arm), "identity", ""), self.code)
+        where = (self.bundle.sha256, getattr(self.baselines.get(arm), "identity", ""), self.code, self.region or "")
         name = hashlib.sha256((text + "".join(where)).encode()).hexdigest()[:32]
         if name not in self.kept:
             self.kept[name] = self._from_disk(name) or self._make(
@@ -201,8 +243,10 @@ class Bench:
             editor = self.plain
             network = editor.load()
             network.guided = network.in_band = False
-        wish = EditRequest(features=asked, modality=modality, seed=seed, steps=steps, solve=arm == "full")
-        return editor.synthesize(volume, mask, wish).volume
+        wish = EditRequest(
+            features=asked, modality=modality, seed=seed, steps=steps, solve=arm == "full", region=self.region
+        )
+        return editor.synthesize(volume, tumour.labels, wish).volume
 
     def _from_disk(self, name: str) -> Drawn | None:
         path = self.cache / f"{name}.npz" if self.cache else None
@@ -238,7 +282,7 @@ class Bench:
 
 def store(path: Path, drawn: Drawn):
     """A sample on disk, whole or not at all."""
-    part = path.with_name(path.name + ".part.npz")
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part.npz")  # several processes may share the folder
     np.savez_compressed(
         part,
         box=np.array([[s.start, s.stop] for s in drawn.box]),

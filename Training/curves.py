@@ -130,7 +130,7 @@ def judge_sweeps(rows: dict[str, list[dict]], bench: Bench, steps) -> dict:
 def evaluations(bench: Bench, pairs: list[tuple[int, int]], counts=NFE, arm="network", seed: int = 0) -> dict:
     """Feature-wise median Pearson of the network alone against the number of evaluations, and how tumours then look.
 
-    :param pairs: (case, donor) indices.
+    :param pairs: (case, donor) indices; nothing is said where there are none, or all are refused.
     """
     curve = {}
     for count in counts:
@@ -142,9 +142,11 @@ def evaluations(bench: Bench, pairs: list[tuple[int, int]], counts=NFE, arm="net
                 made.append((i, drawn))
                 row = {"patient": tumour.case.patient, "modality": tumour.case.modality}
                 rows.append(row | {"asked": asked, "reached": drawn.features, "seconds": drawn.seconds})
+        if not rows:
+            continue
         curve[str(count)] = _point(rows) | {"arrangement": arrangement(bench, made)}
         print(f"evaluations {count}: {curve[str(count)]}", flush=True)
-    return {"curve": curve, "cases": len(pairs)} | arrival(curve)
+    return {"curve": curve, "cases": len(pairs)} | arrival(curve) if curve else {}
 
 
 def _point(rows: list[dict]) -> dict:

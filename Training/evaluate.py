@@ -1,8 +1,17 @@
 """Measure a model on patients it has never seen, and write what was found.
 
-    python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json [--quick] [--figures DIR]
-    python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json --parts sweeps evaluations
+    one CPU         python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json --quick --threads 1
+    one GPU         python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json --figures DIR
+    one node, GPUs  one process draws on one GPU: several share arms and parts, with one folder for samples ...
+                    CUDA_VISIBLE_DEVICES=0 python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json 0.json \\
+                    --cache CACHE --parts fidelity --arms network &     # and so on with full, field, unguided
+                    CUDA_VISIBLE_DEVICES=4 python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json 4.json \\
+                    --cache CACHE --parts sweeps evaluations &
+                    ... and when all are done, the command for one GPU with --cache CACHE finds the samples, and judges them
+    several nodes   the same, with CACHE in a folder that all nodes see, and the same code on each
+
     python Training/evaluate.py texture --model ID --data DATA/lidc_ct/val --json OUT.json --baseline gan.pt ldm.pt unordered.pt
+    python Training/evaluate.py texture --model ID --data runs/val/brats2021 --json OUT.json --region enhancing
     python Training/evaluate.py removal --model ID --data DATA/sts/val --json OUT.json [--quick] [--baseline gan.pt ldm.pt]
     python Training/evaluate.py removal --model ID --image CT.nrrd --mask LUNG_TUMOUR.nrrd --json OUT.json
     python Training/evaluate.py codec   --data runs/data/lidc --json OUT.json [--codec vqgan_f2.pt vqgan_f4.pt]
@@ -11,6 +20,7 @@
 (for `codec`, a folder that prepare.py made). Every number comes from the edited file's voxels, re-extracted by pyradiomics
 (not by our extractor) with the model's own parameter file; intervals are 95 % bootstraps over patients. `--cache DIR` keeps
 every sample, so that a stopped run goes on and analyses share samples. What was left out to save time is in the JSON.
+Of a model that paints several regions one is measured (`--region`, the first by default), by its label in the masks.
 
 texture has these parts (`--parts`, all by default):
     fidelity     asked and reached features with all controls, own and other patients' requests (arms: `arms.py`)
@@ -25,8 +35,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import common  # noqa: F401  (puts the checkout on the path)
@@ -39,6 +52,7 @@ from removal import removal, window_of
 from scipy import ndimage
 from scoring import compact, psnr_ssim, summary
 
+from TumorSynthLib.errors import InputError, TumorSynthError
 from TumorSynthLib.models import find, load_bundle
 
 PARTS = ("fidelity", "sweeps", "evaluations", "believable", "copies")
@@ -248,25 +262,23 @@ class Texture:
         import figures
 
         folder, title = self.a.figures, f"{self.bench.bundle.id} {self.bench.bundle.version}"
-        for modality in self.modalities:
-            mine = {arm: made for (m, arm), made in self.samples.items() if m == modality}
+        asked = (("donor", "donors'", "", self.samples), ("own", "their own", "_own", self.own))
+        for modality, (request, whose, ending, samples) in product(self.modalities, asked):
+            mine = {arm: made for (m, arm), made in samples.items() if m == modality}
             if mine:
-                figures.gallery(self.bench, mine, folder / f"gallery_{modality}.png")
+                figures.gallery(self.bench, mine, folder / f"gallery_{modality}{ending}.png")
             for arm in mine:
-                key, path = (
-                    (modality, "donor", arm),
-                    folder / f"scatter_{modality}_{arm.replace(' ', '_')}.png",
-                )
+                key, path = (modality, request, arm), folder / f"scatter_{modality}{ending}_{arm.replace(' ', '_')}.png"
                 part = [r for r in self.rows if (r["modality"], r["request"], r["arm"]) == key]
                 population = self.bench.bundle.population(modality)
-                figures.scatter(part, population, path, f"{title}: {modality}, donors' features, {arm}")
+                figures.scatter(part, population, path, f"{title}: {modality}, {whose} features, {arm}")
         for arm in ("network", "full"):
             found = out.get("sweeps", {}).get(arm, {})
             if found.get("drivers"):
                 figures.sweep_panels(found, folder / f"sweeps_{arm}.png", f"{title}: one driver asked, {arm}")
                 names, path = out["sweeps"]["drivers"], folder / f"cross_talk_{arm}.png"
                 figures.cross_talk(found, names, path, f"{title}: cross-talk, {arm}")
-        if "evaluations" in out:
+        if math.isfinite(out.get("evaluations", {}).get("plateau", math.nan)):  # too few cases have no curve
             figures.evaluations_curve(out["evaluations"], folder / "evaluations.png", title)
 
 
@@ -275,11 +287,13 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     budget = BUDGETS["quick" if a.quick else a.budget]
     asked = {k: getattr(a, k) for k in ("patients", "donors", "sweep_cases", "nfe_cases")}
     budget = replace(budget, **{k: v for k, v in asked.items() if v is not None})
-    found = [c for c in cases("sts", a.data) if c.modality in bundle.modalities]
+    found = measurable(a.data, bundle)
     kept = chosen(found, budget.patients, budget.each, a.seed)
     bench = Bench.load(bundle, kept, device=a.device, baselines=baselines, cache=a.cache)
     task = Texture(a, bench, budget)
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
+    out |= {"region": bench.region} if bench.region else {}
+    out |= {"left_out": bench.left_out} if bench.left_out else {}
     past = earlier(a.json, out) | {"version": head["version"]} if a.update else {}
     for part in a.parts:
         name = "results" if part == "fidelity" else part
@@ -293,14 +307,35 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     return past | out | renewed | {"rows": task.rows}
 
 
+def measurable(folder: Path, bundle) -> list:
+    """Cases of a folder whose modality the model has.
+
+    :raises InputError: there is none.
+    """
+    there = list(cases("sts", folder))
+    found = [c for c in there if c.modality in bundle.modalities]
+    if not found:
+        other = f", only of {', '.join(sorted({c.modality for c in there}))}" if there else ""
+        raise InputError(
+            f"{folder} has no images of {' or '.join(bundle.modalities)}{other}: give the folder that holds "
+            "<ID>_<MODALITY>_image.nii.gz beside <ID>_<MODALITY>_mask.nii.gz"
+        )
+    return found
+
+
 def earlier(path: Path, out: dict) -> dict:
     """The results that `--update` puts new ones into.
 
-    :raises SystemExit: they are of other cases or another budget.
+    :raises InputError: there are none, or they are of other cases, another region or another budget.
     """
-    past = json.loads(path.read_text())
-    if any(past.get(k) != json.loads(json.dumps(out[k])) for k in ("budget", "cases")):
-        raise SystemExit(f"{path} measured other cases or another budget: write to another file, or leave --update out")
+    try:
+        past = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--update: can't read the results in {path} ({error}): give another file, or leave it out") from None
+    if any(past.get(k) != json.loads(json.dumps(out.get(k))) for k in ("budget", "cases", "region")):
+        raise InputError(
+            f"{path} measured other cases, another region or another budget: write to another file, or leave --update out"
+        )
     return past
 
 
@@ -308,6 +343,7 @@ def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("task", choices=["texture", "removal", "codec"])
     p.add_argument("--model", help="id of an installed model, or a bundle's folder")
+    p.add_argument("--region", help="which one, of a model that paints several (default: the first)")
     p.add_argument("--data", type=Path)
     p.add_argument("--image", type=Path, help="removal: one image …")
     p.add_argument("--mask", type=Path, help="… with its tumour")
@@ -346,30 +382,31 @@ def parse():
 
 
 def command(a, id: str) -> str:
-    """The command that repeats this run, without paths of this machine."""
-    source = (
-        f"--data {'/'.join(a.data.parts[-2:])}" if a.data else f"--image {a.image.name} --mask {a.mask.name}"
-    )
-    line = f"python Training/evaluate.py {a.task} " + (f"--model {id} " if id else "") + source
-    line += (
-        " --quick"
-        if a.quick
-        else f" --budget {a.budget}"
-        if a.task == "texture" and a.budget != "full"
-        else ""
-    )
-    for name in ("patients", "donors", "sweep_cases", "nfe_cases"):
+    """The command that repeats this run, with DATA, runs and OUT.json in place of this machine's folders."""
+    line = f"python Training/evaluate.py {a.task} " + (f"--model {shlex.quote(id)} " if id else "")
+    if a.data:
+        line += f"--data {placed(a.data, 'runs' if a.task == 'codec' else 'DATA')} --json OUT.json"
+    else:
+        line += f"--image {placed(a.image, 'DATA', 1)} --mask {placed(a.mask, 'DATA', 1)} --json OUT.json"
+    line += " --quick" if a.quick else f" --budget {a.budget}" if a.task == "texture" and a.budget != "full" else ""
+    for name in ("region", "patients", "donors", "sweep_cases", "nfe_cases"):
         if getattr(a, name) is not None:
-            line += f" --{name.replace('_', '-')} {getattr(a, name)}"
+            line += f" --{name.replace('_', '-')} {shlex.quote(str(getattr(a, name)))}"
     if a.task == "texture" and list(a.parts) != list(PARTS):
         line += f" --parts {' '.join(a.parts)}"
     if a.task == "texture" and "own" not in a.requests:
         line += " --requests donor"
-    for name in ("arms", "baseline", "codec"):
-        values = getattr(a, name) or []
-        line += f" --{name} {' '.join('/'.join(Path(v).parts[-2:]) for v in values)}" if values else ""
-    line += f" --prepared {'/'.join(a.prepared.parts[-2:])}" if a.prepared else ""
-    return line + f" --seed {a.seed}"
+    line += f" --arms {shlex.join(a.arms)}" if a.arms else ""
+    for name in ("baseline", "codec"):
+        values = getattr(a, name)
+        line += f" --{name} {' '.join(placed(v, 'runs') for v in values)}" if values else ""
+    line += f" --prepared {placed(a.prepared, 'runs')}" if a.prepared else ""
+    return line + (" --update" if a.update else "") + f" --seed {a.seed}"
+
+
+def placed(path: Path, folder: str, kept: int = 2) -> str:
+    """The last parts of a path, below a folder that stands for what is this machine's own."""
+    return shlex.quote("/".join([folder, *path.absolute().parts[1:][-kept:]]))
 
 
 def made(bundle) -> dict:
@@ -392,15 +429,30 @@ def main():
         import shape_scoring
 
         return shape_scoring.main(sys.argv[2:])
-    a = parse()
+    try:
+        measured(parse())
+    except TumorSynthError as error:
+        raise SystemExit(f"evaluate: {error}") from None
+
+
+def measured(a):
+    """Do what is asked, and write it."""
     if a.threads:
         torch.set_num_threads(a.threads)
     if a.task == "codec":
         from codec_table import codec_table
 
+        if not (a.data / "meta.json").is_file():
+            raise InputError(f"{a.data} has no meta.json: give a folder that prepare.py made")
         write(a.json, {"task": "codec", "command": command(a, "")} | codec_table(a))
         return
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
+    bundle = bundle.painting(a.region or bundle.regions[0].name)
+    a.region = bundle.painted and bundle.painted.name
+    if a.task == "removal" and a.data:
+        measurable(a.data, bundle)
+        if a.region:
+            raise InputError(f"{bundle.id} paints several regions: measure its removal with --image, and --mask of one label")
     baselines = {}
     if a.baseline:
         from baselines import load_baseline

@@ -101,26 +101,22 @@ def gallery(bench: Bench, samples: dict[str, list[tuple[int, Drawn]]], path: Pat
     figure, axes = pyplot.subplots(
         len(cases), 1 + len(samples), figsize=(1.7 * (1 + len(samples)), 1.75 * len(cases)), squeeze=False
     )
-    for k, (row, i) in enumerate(zip(axes, cases)):
+    for axis, name in zip(axes[0], ["real", *samples]):
+        axis.set_title(name, fontsize=8)
+    for row, i in zip(axes, cases):
         tumour = bench.tumours[i]
         first = {arm: next((d for k, d in made if k == i), None) for arm, made in samples.items()}
         z = int(tumour.mask.sum((1, 2)).argmax())
         box = _view(tumour.mask[z])
         inside = tumour.volume.array[tumour.mask]
         low, high = _window(bench, tumour.case.modality, inside)
-        images = {
-            "real": tumour.volume.array,
-            **{a: d.volume(tumour.volume).array for a, d in first.items() if d},
-        }
-        for axis in row:
+        images = [tumour.volume.array, *(d and d.volume(tumour.volume).array for d in first.values())]
+        for axis, image in zip(row, images):
             axis.axis("off")
-        for axis, (name, image) in zip(row, images.items()):
-            axis.imshow(image[z][box], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            if k == 0:
-                axis.set_title(name, fontsize=8)
-            if name == "real":
-                axis.contour(tumour.mask[z][box], [0.5], colors="r", linewidths=0.5)
-                axis.text(0, 1, tumour.key, fontsize=5, color="y", va="top")
+            if image is not None:  # else the arm was refused
+                axis.imshow(image[z][box], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        row[0].contour(tumour.mask[z][box], [0.5], colors="r", linewidths=0.5)
+        row[0].text(0, 1, tumour.key, fontsize=5, color="y", va="top")
     _save(figure, path, 90)
 
 

@@ -11,6 +11,7 @@
 | `lidc-dicom` | LIDC-IDRI as TCIA gives it: a folder per DICOM series; readers' XML files anywhere below |
 | `folder` | `<ID>/<MODALITY>.nii.gz` (or .nrrd, .mha) beside `<ID>/mask.nii.gz`, e.g. breast MR |
 
+Images are stored in any order: `Case.load` gives their axes in that of x, y, z, in which spacings are told.
 Masks come as labelmaps. `LAYOUTS` says which labels are which region; labels that belong to no region are lesions that
 no healthy tissue is taken from, unless they are named as healthy (the kidney).
 """
@@ -19,12 +20,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from common import patient_of
 
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.region import Frame
 from TumorSynthLib.volume import Volume, read_image, read_labelmap
 
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -36,6 +39,25 @@ def read_pair(case: Case) -> tuple[Volume, np.ndarray]:
     """Image and labelmap of two files."""
     volume = read_image(case.image)
     return volume, read_labelmap(case.mask, volume)
+
+
+def in_order(volume: Volume, labels: np.ndarray) -> tuple[Volume, np.ndarray]:
+    """Image and labelmap with array axes (z, y, x) nearest to LPS, so that spacings are along those.
+
+    Axes change places only: no voxel is resampled, and none is flipped, which would move pyradiomics' grid.
+    """
+    order = Frame.of(volume.direction).order
+    if order == (0, 1, 2):
+        return volume, labels
+    axes = [2 - axis for axis in reversed(order)]  # of the file, for x, y and z
+    moved = replace(
+        volume,
+        array=np.ascontiguousarray(volume.array.transpose(order)),
+        spacing=tuple(volume.spacing[axis] for axis in axes),
+        direction=tuple(np.reshape(volume.direction, (3, 3))[:, axes].ravel().tolist()),
+        nifti_header=b"",
+    )
+    return moved, np.ascontiguousarray(labels.transpose(order))
 
 
 @dataclass(frozen=True)
@@ -50,11 +72,11 @@ class Case:
     read: Callable[[Case], tuple[Volume, np.ndarray]] = read_pair
 
     def load(self) -> tuple[Volume, np.ndarray]:
-        """The image, and its labelmap (K, J, I) uint8 on the same grid.
+        """The image, and its labelmap (K, J, I) uint8 on the same grid, with axes as `in_order` gives them.
 
         :raises InputError: a file is missing or damaged, or the mask lies elsewhere.
         """
-        return self.read(self)
+        return in_order(*self.read(self))
 
 
 @dataclass(frozen=True)
@@ -70,24 +92,36 @@ class Layout:
     healthy: tuple[int, ...] = ()
 
 
+def parted(image: Path) -> tuple[str, str]:
+    """ID and modality of <ID>_<MODALITY>_image.nii.gz."""
+    id, _, modality = image.name.removesuffix("_image.nii.gz").rpartition("_")
+    if not id or not modality:
+        raise InputError(f"{image} doesn't say what it is: name it <ID>_<MODALITY>_image.nii.gz")
+    return id, modality
+
+
 def paired(folder: Path) -> Iterator[Case]:
     """`sts`, `lidc`."""
     for image in sorted(folder.glob("*_image.nii.gz")):
-        stem = image.name.removesuffix("_image.nii.gz")
-        id, modality = stem.rsplit("_", 1)
-        yield Case(id, patient_of(id), modality, image, image.with_name(stem + "_mask.nii.gz"))
+        id, modality = parted(image)
+        yield Case(id, patient_of(id), modality, image, image.with_name(f"{id}_{modality}_mask.nii.gz"))
 
 
 def one_mask(folder: Path) -> Iterator[Case]:
     """`brats2015`: modalities share a mask."""
     for image in sorted(folder.glob("*_image.nii.gz")):
-        id, modality = image.name.removesuffix("_image.nii.gz").rsplit("_", 1)
+        id, modality = parted(image)
         yield Case(id, id, modality, image, image.with_name(id + "_mask.nii.gz"))
 
 
 def nnunet(folder: Path) -> Iterator[Case]:
     """`nnunet`."""
-    names = json.loads((folder / "dataset.json").read_text())["channel_names"]
+    try:
+        names = json.loads((folder / "dataset.json").read_text())["channel_names"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"can't read channel_names of {folder / 'dataset.json'} ({error!r}): give a folder in nnU-Net's raw format"
+        ) from None
     for label in sorted((folder / "labelsTr").glob("*.nii.gz")):
         id = label.name.removesuffix(".nii.gz")
         for channel, name in names.items():
@@ -152,5 +186,15 @@ LAYOUTS = {
 
 
 def cases(layout: str, folder: Path) -> Iterator[Case]:
-    """All cases of a folder in one of the layouts of this file's docstring."""
-    return LAYOUTS[layout].find(Path(folder))
+    """All cases of a folder in one of the layouts of this file's docstring.
+
+    :raises InputError: a file's name or the folder's table of contents can't be understood, or a modality's name has an
+        underscore, at which names of files are parted.
+    """
+    for case in LAYOUTS[layout].find(Path(folder)):
+        if "_" in case.modality:
+            raise InputError(
+                f"the modality {case.modality!r} of {case.image} has an underscore, at which <ID>_<MODALITY>_image.nii.gz is "
+                f"parted: call it {case.modality.replace('_', '-')!r}, in dataset.json (nnunet) or by the image's name (folder)"
+            )
+        yield case

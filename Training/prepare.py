@@ -1,9 +1,15 @@
 """Cut training crops from tumour images, with the features of what each crop shows. Once, to disk.
 
-    python Training/prepare.py sts     --data DATA/sts/train     --out runs/data/sts     # 41-patient sarcoma set, CT + T1
-    python Training/prepare.py lidc    --data DATA/lidc_ct/train --out runs/data/lidc    # lung nodules, CT
-    python Training/prepare.py nnunet  --data DIR                --out runs/data/mine --spacing 1 1 1 --crop 64 64 64
-    python Training/prepare.py --recipe Training/recipes/kits23.yaml --data kits23/dataset --out runs/data/kits23 --jobs 8
+    one CPU core         python Training/prepare.py sts    --data DATA/sts/train     --out runs/data/sts   # sarcomas, CT + T1
+                         python Training/prepare.py lidc   --data DATA/lidc_ct/train --out runs/data/lidc  # lung nodules, CT
+                         python Training/prepare.py nnunet --data DIR --out runs/data/mine --spacing 1 1 1 --crop 64 64 64
+    one GPU              the same: nothing here runs on a GPU
+    one node, 8 GPUs     python Training/prepare.py --recipe Training/recipes/kits23.yaml --data kits23/dataset \\
+                         --out runs/data/kits23 --jobs 32
+    several nodes        that command on one of them; held-out patients (--held-out, another --out) on a second
+
+`--jobs` is the number of processes, one per CPU core; crops are the same with any number. One process gathers what they cut, so
+that a data set isn't shared among nodes: put `--out` where all nodes that train can read it.
 
 The layouts are those of `layouts.py`: the official downloads of KiTS23, NSCLC-Radiomics, BraTS 2021 and LIDC-IDRI, a generic
 folder, and nnU-Net raw. A data set can have several regions (`--regions necrosis=1 enhancing=4`, or a ring around the
@@ -446,10 +452,19 @@ def main():
     parser = options()
     a = common.parse(parser, "prepare")
     plan = plan_of(a, parser)
-    found = list(cases(a.layout, a.data)) if a.data.is_dir() else []
-    found = chosen(found, a.hold_out, a.held_out)[: a.limit]
-    if not found:
+    if a.held_out and not a.hold_out:
+        parser.error("--held-out takes the patients that --hold-out N leaves out: give both")
+    try:
+        there = list(cases(a.layout, a.data)) if a.data.is_dir() else []
+    except InputError as error:
+        parser.error(str(error))
+    if not there:
         parser.error(f"no cases of layout {a.layout} in {a.data}")
+    found = chosen(there, a.hold_out, a.held_out)[: a.limit]
+    if not found:
+        parser.error(
+            f"--hold-out {a.hold_out} leaves none of {len({c.patient for c in there})} patients to take: give another number"
+        )
     if a.pairs:
         return write_pairs(found, plan, a.out)
     writer = Writer(a.out, plan)

@@ -57,8 +57,8 @@ def test_a_recipe_begins_with_commands_that_its_scripts_take(path):
     commands = re.sub(r"\\\n#\s+", "", head)
     for script in ("prepare", "train_codec", "train_texture", "export_bundle", "evaluate"):
         assert f"Training/{script}.py" in commands, script
-    for word in ("Hardware:", "Time", "esult:"):
-        assert word in head
+    for word in ("Hardware:", "Time:", "Result:"):
+        assert f"\n# {word}" in head
     own = f"Training/recipes/{path.name}"
     for line in commands.splitlines():
         found = re.search(r"Training/(prepare|train_texture|train_codec)\.py (.*?)(\s# .*)?$", line)
@@ -69,6 +69,19 @@ def test_a_recipe_begins_with_commands_that_its_scripts_take(path):
         found = re.search(r"Training/export_bundle\.py (.*)$", line)
         if found:
             __import__("export_bundle").parse(shlex.split(found[1]))
+
+
+def regions_of(path: Path) -> list[str]:
+    parser = prepare.options()
+    return prepare.plan_of(common.parse(parser, "prepare", ["--recipe", str(path), *PLACES]), parser).names
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_each_region_is_evaluated(path):
+    commands = re.findall(r"Training/evaluate\.py texture (.*)", path.read_text())
+    named = [re.search(r"--region (\S+)", line) for line in commands]
+    names = regions_of(path)
+    assert [m and m[1] for m in named] == (names if len(names) > 1 else [None])
 
 
 def test_command_line_wins(tmp_path):

@@ -1,13 +1,14 @@
 """Turn a checkpoint of train_texture.py and its prepared data into a model bundle that the library loads.
 
-    python Training/export_bundle.py --run runs/lidc --data runs/data/lidc --out Resources/Models/lung-nodule-ct \\
-        --id lung-nodule-ct --version 0.1.0 --title "Lung nodule (CT)" --organ lung --licence "CC BY 4.0" --scores RESULTS.json …
+    python Training/export_bundle.py --run runs/lidc --data runs/data/lidc --out runs/models/lung-nodule-ct \\
+        --id lung-nodule-ct --version 0.1.0 --title "Lung nodule (CT)" --organ lung --licence "CC BY 4.0" [--scores RESULTS.json]
+    one CPU core, one GPU, one node, several nodes: the same command, once, in one process on a CPU core
 
 The averaged weights are written; large ones as float16 with eight significant bits, which a repository stores in a sixth
 less space than eleven, and which are all that networks compute with in bfloat16. Scaling of features and latents stays
 float32. With `--further`, the file of the bundle that `--init` names is kept and the differences are written beside it,
-which compress to about a fifth. The bundle is then opened as an edit would open it, and its output is compared with the
-checkpoint's.
+which compress to about a fifth. The bundle is first written to a temporary folder, opened as an edit would open it, and its
+output compared with the checkpoint's; what is refused leaves --out as it was. Bundles in Resources/Models have 20 MB at most.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 from pathlib import Path
 
 import common
@@ -31,7 +33,8 @@ from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 from TumorSynthLib.texture.weights import FURTHER, WEIGHTS, differences, is_large
 
-MAX_BYTES = 20_000_000  # of all files; models that come with the library must stay small
+MODELS = Path(__file__).resolve().parents[1] / "Resources" / "Models"
+MAX_BYTES = 20_000_000  # of all files of a model in MODELS: the repository must stay small
 BITS = 8  # significant bits of a stored weight
 HALF_LIMIT = 6e4  # float16 ends at 65504
 CT_RANGE = (-1024.0, 3071.0)  # HU, what a CT scanner stores
@@ -258,8 +261,17 @@ def parse(arguments: list[str] | None = None):
     return a
 
 
+def check_size(count: int, out: Path):
+    """Models that come with the library must stay small; others may have any size."""
+    if count > MAX_BYTES and out.resolve().is_relative_to(MODELS):
+        raise ModelError(
+            f"{out} would have {count / 1e6:.1f} MB, models in Resources/Models {MAX_BYTES / 1e6:.0f} MB at most; "
+            "export to another folder, or train narrower widths"
+        )
+
+
 def export(a) -> Bundle:
-    """Write the bundle, open it again and return it.
+    """Write the bundle where it opens and agrees with the checkpoint, and return it.
 
     :raises ModelError: the checkpoint and the data don't belong together, or the bundle is too large or differs.
     """
@@ -278,17 +290,15 @@ def export(a) -> Bundle:
         from export_shape import FILE
 
         told["shape"], files[FILE] = source.json["shape"], source.tensors(FILE, "torch")
-    write_bundle(a.out, told, files)
-    bundle = load_bundle(a.out)
-    if bundle.bytes > MAX_BYTES:
-        raise ModelError(
-            f"{a.out} has {bundle.bytes / 1e6:.1f} MB, {MAX_BYTES / 1e6:.0f} MB at most; train narrower widths"
-        )
-    off = difference(checkpoint, bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = write_bundle(Path(folder) / a.id, told, files)
+        check_size(trial.bytes, a.out)
+        off = difference(checkpoint, trial)
     if not off < 0.05:
         raise ModelError(
-            f"{a.out}: its predictions differ from the checkpoint's by {off:.3f} of their deviation; don't ship it"
+            f"{a.out} isn't written: its predictions would differ from the checkpoint's by {off:.3f} of their deviation"
         )
+    bundle = write_bundle(a.out, told, files)
     print(
         f"{a.out}: {bundle.bytes / 1e6:.1f} MB, differs from the checkpoint by {off:.5f} of the prediction's deviation at most"
     )

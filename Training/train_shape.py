@@ -11,7 +11,7 @@ tumour's features. Drawn fields also have to show the features asked for (differ
 others for another code. So that
 a CPU gets somewhere in an hour, half of each batch is drawn from codes of an encoder that has seen the real field (a
 variational autoencoder); the GAN joins when a fifth of the budget is used. `--batch` is per process. The same command goes on
-from the last checkpoint; export with `export_bundle.py --shape`.
+from the last checkpoint; `export_shape.py` puts the generator into a bundle.
 """
 
 from __future__ import annotations

@@ -100,6 +100,8 @@ def test_results_page_holds_the_numbers(tmp_path, monkeypatch):
     page = (tmp_path / "README.md").read_text()
     assert f"{found['classes']['glcm']['median']:.3f}" in page and "31.500" in page and "1.00" in page
     assert scoring.compact(out) == {"removal in toy/val, inside the hole + 5 mm": out["results"]}
+    there = out | {"command": "evaluate.py removal --data DATA/toy/val --json OUT.json"}
+    assert scoring.compact(there) == scoring.compact(out)
     (tmp_path / "notes.md").write_text("What is odd here.\n")
     write_results.main()
     page = (tmp_path / "README.md").read_text()

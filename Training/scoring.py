@@ -203,7 +203,7 @@ def removal_summary(rows):
 
 def compact(out: dict) -> dict:
     """What a model's card shows of an evaluation: medians with interval per class, and means with interval."""
-    source = re.search(r"--(?:data|image) (\S+)", out["command"])[1]
+    source = re.search(r"--(?:data|image) (?:DATA/)?(\S+)", out["command"])[1]
     if out["task"] == "removal":
         return {f"removal in {source}, inside the hole + 5 mm": out["results"]}
     card = {}

@@ -425,10 +425,9 @@ def test_codec_trains_resumes_and_feeds_the_texture_network(train_codec, prepare
     assert torch.load(tmp_path / "parts/last.pt", weights_only=True)["step"] == 4
     call(train_codec, *arguments, "--out", tmp_path / "parts")
     resumed = torch.load(tmp_path / "parts/last.pt", weights_only=True)
-    assert all(close(resumed[key], whole[key]) == 0 for key in ("codec", "weights", "critic"))
+    assert close(resumed["codec"], whole["codec"]) == 0 and close(resumed["critic"], whole["critic"]) == 0
     assert step_losses(tmp_path / "parts")[-1] == step_losses(tmp_path / "whole")[-1]
     assert resumed["average"] == whole["average"] and set(whole["average"]) == {"loss", "critic"}
-    assert close(whole["codec"], whole["weights"]) > 0  # the codec has averaged weights
     table = json.loads((tmp_path / "whole/round_trip.json").read_text())
     assert (
         table["haar"]["concordance"]["glcm"]["worst"] == 1

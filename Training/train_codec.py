@@ -8,9 +8,9 @@
 
 The loss is the paper's (section 3.2): L1 + 10 x L1 inside the tumour + 0.001 x adversarial. Its perceptual term (also
 0.001) is left out: it needs the weights of another network. Its codebook term is not needed: finite scalar quantisation
-has no codebook to learn. `--batch` is per process. The same command goes on from the last checkpoint. The codec that is measured
-and used has the running average of the weights. Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to
-TensorBoard; `--samples-every` writes pictures of held-out tumours before and after.
+has no codebook to learn. `--batch` is per process. The same command goes on from the last checkpoint.
+Losses go to log.jsonl, on a terminal to a progress bar, with `--tensorboard` to TensorBoard; `--samples-every` writes pictures of
+held-out tumours before and after.
 
 At the end the latents' mean and deviation are set, and crops of patients that were held out go through the codec: PSNR
 inside the tumour, and for each class of features the concordance between the crop's and its reconstruction's, next to
@@ -33,7 +33,7 @@ from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from train_texture import averaged, exchange, intensity_maps
+from train_texture import exchange, intensity_maps
 
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.settings import Settings
@@ -245,7 +245,7 @@ def parse():
 
 
 class Trainer:
-    """Codec, its averaged weights, discriminator, and their optimisers."""
+    """Codec, discriminator and their optimisers."""
 
     def __init__(self, a, run: common.Run, saved: dict | None, crop: tuple[int, ...]):
         self.a, self.run = a, run
@@ -262,11 +262,9 @@ class Trainer:
         self.judge = (
             torch.optim.AdamW(self.critic.parameters(), a.lr, betas=(0.5, 0.9)) if self.critic else None
         )
-        self.adversarial, self.ema = PatchAdversarialLoss(criterion="least_squares"), common.Ema(self.codec)
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
         if saved:
-            self.codec.load_state_dict(saved.get("weights", saved["codec"]))
-            self.ema.shadow = {k: v.to(run.device) for k, v in saved["codec"].items()}
-            self.ema.count = saved["step"]
+            self.codec.load_state_dict(saved["codec"])
             self.optimiser.load_state_dict(saved["optimiser"])
             if self.critic and saved["critic"]:
                 self.critic.load_state_dict(saved["critic"])
@@ -297,7 +295,6 @@ class Trainer:
                 (loss / len(batches)).backward()
             made.append(out.detach())
         self._update(self.optimiser, self.codec)
-        self.ema.update(self.codec)
         if not joined:
             return {"loss": value}
         self.critic.requires_grad_(True)
@@ -323,8 +320,7 @@ class Trainer:
 
     def state(self, **more) -> dict:
         return {
-            "config": self.config, "codec": self.ema.shadow, "weights": self.codec.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "config": self.config, "codec": self.codec.state_dict(), "optimiser": self.optimiser.state_dict(),
             "critic": self.critic.state_dict() if self.critic else None,
             "judge": self.judge.state_dict() if self.judge else None, **more,
         }  # fmt: skip
@@ -355,12 +351,10 @@ def train(trainer: Trainer, crops: Crops, saved: dict | None):
             watch.report(step, done, seconds)
         if a.samples_every and step % a.samples_every == 0 and run.first:
             path = run.folder / "samples" / f"{step:07d}.png"
-            watch.image(step, picture(path, averaged(trainer.codec, trainer.ema), crops))
+            watch.image(step, picture(path, trainer.codec, crops))
         if step % a.save_every == 0:
             save()
-    codec = averaged(trainer.codec, trainer.ema)
-    standardise(codec, crops)
-    trainer.ema.shadow = codec.state_dict()
+    standardise(trainer.codec, crops)
     save()
     watch.close()
 
@@ -375,7 +369,7 @@ def main():
     trainer = Trainer(a, run, saved, data.images.shape[1:])
     if not a.measure:
         train(trainer, crops, saved)
-    measure(averaged(trainer.codec, trainer.ema), crops, a.crops, run)
+    measure(trainer.codec, crops, a.crops, run)
     run.close()
 
 

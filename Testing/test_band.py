@@ -167,7 +167,8 @@ def test_what_is_missed_within_the_band_is_solved_without_it(
     monkeypatch.setattr(Painter, "_touched", touched)
     monkeypatch.setattr(Painter, "spread", lambda self, modality: {CONTRAST: spread})
     clock = SimpleNamespace(stage=lambda name: nullcontext())
-    job = SimpleNamespace(clock=clock, implied={}, used={CONTRAST: asked}, modality="CT")
+    region = SimpleNamespace(mask=np.ones(1, bool))
+    job = SimpleNamespace(clock=clock, implied={}, used={CONTRAST: asked}, modality="CT", region=region)
     assert Painter(None, "cpu")._solved(job, None, None) == kept
     assert done == made
 

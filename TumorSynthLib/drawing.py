@@ -224,7 +224,10 @@ class Painter:
         leaves far from the request is solved again without holding to it: features come first. Last touches take as long as
         half a solve, so only what is kept, or will be with them, gets them.
         """
-        with job.clock.stage("solve"):
+        from TumorSynthLib.texture.touches import LARGEST
+        from TumorSynthLib.threads import one_thread
+
+        with job.clock.stage("solve"), one_thread(np.count_nonzero(job.region.mask) <= LARGEST):
             result = self._solve(job, sample, job.used)
             if job.implied and self._worst(job, result.reached) > REACHED:
                 second = self._solve(job, sample, job.used | job.implied)

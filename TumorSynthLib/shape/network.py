@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import ModelError
+from ..threads import one_thread
 from .coordinates import NAMES, SCALE, V, rows
 from .field import whole, widened
 from .solver import Form
@@ -246,12 +247,8 @@ class FormGenerator:
         code = torch.from_numpy(rng.normal(size=(1, self.network.config.code))).float()
         values = torch.from_numpy(free_of_size(np.asarray(logs)[None])).float()
         given = torch.ones(1, VALUES, dtype=torch.bool)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # so small a network takes longer on two
-        try:
+        with one_thread():
             field = self.network(code, values, given, torch.tensor([self.group]))[0, 0]
-        finally:
-            torch.set_num_threads(threads)
         return field.double().numpy() * self.network.config.clip
 
     def form(self, logs: np.ndarray, seed: int) -> Form:

@@ -287,6 +287,18 @@ def test_renewed_results_are_of_the_model_that_renewed_them(texture, bundle, cas
     assert again["command"] == first["command"] and len(again["renewed"]) == 1
 
 
+def test_what_is_measured_anew_may_have_another_budget(texture, bundle, cases, tmp_path):
+    folder, first = texture
+    older = tmp_path / "results.json"
+    older.write_text(json.dumps(first))
+    words = ("texture", bundle, cases, older, "--cache", folder / "cache", "--update", "--nfe-cases", "2", "--parts")
+    with pytest.raises(SystemExit, match="another budget"):
+        run(*words, "fidelity")
+    again = run(*words, "evaluations")
+    assert again["evaluations"]["cases"] == again["budget"]["nfe_cases"] == 2 != first["evaluations"]["cases"]
+    assert again["results"] == first["results"]
+
+
 def test_field_arm_reaches_and_page_is_written(texture, bundle, cases, monkeypatch):
     folder, out = texture
     found = list(arms.cases("sts", cases))[:3]

@@ -73,7 +73,7 @@ class Budget:
     sweep_cases: int = 6
     sweep_solved: int = 3  # of those, with the solver
     sweep_steps: tuple[float, ...] = STEPS
-    nfe_cases: int = 16
+    nfe_cases: int = 40
     nfe: tuple[int, ...] = NFE
     folds: int = 5
     patch_steps: int = 400
@@ -82,9 +82,12 @@ class Budget:
     crops: int = 1200  # training crops that copies are looked for in
 
 
+#: Of a budget, what tells of one part alone.
+OF_PART = {"sweep_cases": "sweeps", "sweep_solved": "sweeps", "sweep_steps": "sweeps", "nfe_cases": "evaluations",
+           "nfe": "evaluations", "crops": "copies"}  # fmt: skip
 BUDGETS = {
     "quick": Budget(7, 1, 1, 1, 1, False, 2, 0, (-2.0, 0.0, 2.0), 6, (1, 2, 4, 8), 4, 150, 1, False, 300),
-    "medium": Budget(20, 1, 2, 1, 1, True, 4, 2, STEPS, 10, NFE, 5, 300, 2, True),
+    "medium": Budget(20, 1, 2, 1, 1, True, 4, 2, STEPS, 20, NFE, 5, 300, 2, True),
     "full": Budget(),
 }
 
@@ -294,7 +297,7 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
     out |= {"region": bench.region} if bench.region else {}
     out |= {"left_out": bench.left_out} if bench.left_out else {}
-    past = earlier(a.json, out) | {"version": head["version"]} if a.update else {}
+    past = earlier(a.json, out, a.parts) | {"version": head["version"]} if a.update else {}
     for part in a.parts:
         name = "results" if part == "fidelity" else part
         out[name] = {**past.get(name, {}), **getattr(task, part)()}
@@ -323,8 +326,8 @@ def measurable(folder: Path, bundle) -> list:
     return found
 
 
-def earlier(path: Path, out: dict) -> dict:
-    """The results that `--update` puts new ones into.
+def earlier(path: Path, out: dict, parts) -> dict:
+    """The results that `--update` puts new ones of some parts into. A part's own budget may be another where it is measured anew.
 
     :raises InputError: there are none, or they are of other cases, another region or another budget.
     """
@@ -332,7 +335,13 @@ def earlier(path: Path, out: dict) -> dict:
         past = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"--update: can't read the results in {path} ({error}): give another file, or leave it out") from None
-    if any(past.get(k) != json.loads(json.dumps(out.get(k))) for k in ("budget", "cases", "region")):
+    free = {k for k, part in OF_PART.items() if part in parts or part not in past}
+
+    def compared(found: dict) -> list:
+        budget = {k: v for k, v in (found.get("budget") or {}).items() if k not in free}
+        return [budget, found.get("cases"), found.get("region")]
+
+    if compared(past) != compared(json.loads(json.dumps(out))):
         raise InputError(
             f"{path} measured other cases, another region or another budget: write to another file, or leave --update out"
         )

@@ -166,7 +166,7 @@ def test_training_goes_on_where_it_stopped(trained):
     assert all(torch.isfinite(v).all() for v in second["ema"].values())
 
 
-def test_bundle_gets_its_shape_part(prepared, trained, tmp_path):
+def test_bundle_gets_its_shape_part(prepared, trained, tmp_path, monkeypatch):
     tiny_bundle(tmp_path / "bundle")
     before = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     arguments = [
@@ -195,6 +195,11 @@ def test_bundle_gets_its_shape_part(prepared, trained, tmp_path):
     np.testing.assert_allclose(mine, theirs, atol=0.01)
     with pytest.raises(ModelError, match="hold some"):
         export_shape.add(export_shape.parse([*arguments[:5], "other"]))
+    written = {f.name: f.read_bytes() for f in bundle.folder.iterdir()}
+    monkeypatch.setattr(export_shape, "MAX_BYTES", 100)
+    with pytest.raises(ModelError, match="stays as it was"):
+        export_shape.add(export_shape.parse([*arguments, "--version", "9.0.0"]))
+    assert {f.name: f.read_bytes() for f in bundle.folder.iterdir()} == written
 
 
 def test_network_forms_are_solved(prepared, trained, tmp_path):

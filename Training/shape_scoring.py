@@ -310,7 +310,7 @@ def main(arguments: list[str] | None = None) -> None:
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
     command = (
-        f"python Training/evaluate.py shape --model {bundle.id} --shapes {'/'.join(a.shapes.parts[-2:])}"
+        f"python Training/evaluate.py shape --model {bundle.id} --shapes DATA/{'/'.join(a.shapes.parts[-2:])} --json OUT.json"
     )
     head = {
         "task": "shape", "model": bundle.id, "version": bundle.version, "network": model.network is not None,

@@ -212,3 +212,7 @@ def test_codec_table(prepared, tmp_path):  # noqa: F811
 
     page = "\n".join(write_results.codec(json.loads((tmp_path / "out.json").read_text())))
     assert "VQ-GAN f4, 4 channels" in page and f"{found['Haar']['concordance']['glcm']['median']:.3f}" in page
+    row = next(line for line in page.splitlines() if line.startswith("| glszm_SmallAreaEmphasis |"))
+    assert row.split(" | ")[1:] == [
+        f"{found[name]['each']['original_glszm_SmallAreaEmphasis']:.3f}" + " |" * (k == 3) for k, name in enumerate(found)
+    ]

@@ -152,7 +152,7 @@ def round_trip(codec: nn.Module, crops: Crops, count: int, measured=extract) -> 
     """What held-out tumours look like after encode and decode; `measured` extracts features as `extract` does.
 
     PSNR in dB over the tumour's voxels, median over crops; its peak is the spread between the 1st and 99th percentile of
-    the modality's held-out crops. Concordance per feature across crops; per class the median and the worst.
+    the modality's held-out crops. Concordance of each feature across crops, and per class the median and the worst.
     """
     rng = np.random.default_rng(0)
     chosen = rng.choice(crops.held, min(count, len(crops.held)), replace=False)
@@ -179,6 +179,7 @@ def round_trip(codec: nn.Module, crops: Crops, count: int, measured=extract) -> 
         "psnr": {data.meta["modalities"][m]: round(float(np.median(v)), 2) for m, v in psnr.items()},
         "peak": {data.meta["modalities"][m]: float(v) for m, v in peak.items()},
         "concordance": {c: _class_summary(kept, c) for c in TEXTURE_CLASSES},
+        "each": {n: round(float(v), 4) for n, v in kept.items()},
     }
 
 

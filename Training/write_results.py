@@ -21,7 +21,7 @@ Written by `Training/write_results.py` from the JSON files in this folder, which
 patients that were never trained on. Features are re-extracted by pyradiomics from the edited file's voxels; intervals are
 95 % bootstraps over patients.
 
-- **network**: the network alone, its draws guided to the asked mean, spread and percentiles, their grain put right
+- **network**: the network alone, its draws guided to the asked mean, spread, percentiles and contrast, their grain put right
   (`equalise.py`) and held to the image's; **unguided**: without any of that;
   **full**: network and solver, the default; **field**: solver on a Gaussian field, without network; **mask only**: the
   network told the population's mean features; **codec**: the real tumour through the codec and back, the ceiling;
@@ -232,6 +232,14 @@ def codec(out: dict) -> list[str]:
             for c in r["concordance"].values()
         ]
         lines.append(f"| {name} | {psnr} | {' | '.join(cells)} | {r.get('training', '')} |")
+    names = [n for n in next(iter(rows.values())).get("each", ()) if all(n in r.get("each", ()) for r in rows.values())]
+    if names:
+        lines += ["", "<details><summary>Concordance of each feature</summary>", "", f"| | {' | '.join(rows)} |"]
+        lines.append("|" + "---|" * (len(rows) + 1))
+        for n in names:
+            cells = [f"{r['each'][n]:.3f}" for r in rows.values()]
+            lines.append(f"| {n.removeprefix('original_')} | {' | '.join(cells)} |")
+        lines += ["", "</details>"]
     return lines
 
 

@@ -14,6 +14,7 @@ from scipy import ndimage  # noqa: E402
 from TumorSynthLib.errors import ModelError  # noqa: E402
 from TumorSynthLib.models.bundle import load_bundle  # noqa: E402
 from TumorSynthLib.models.write import write_bundle  # noqa: E402
+from TumorSynthLib.radiomics.extract import extract  # noqa: E402
 from TumorSynthLib.texture.equaliser import RINGS, equalised, spectrum  # noqa: E402
 from TumorSynthLib.texture.generator import TextureModel  # noqa: E402
 
@@ -80,6 +81,28 @@ def test_a_bundle_s_draws_get_what_they_lack(mask, tmp_path):
     assert np.array_equal(*(m.sample(image, mask, "CT", {}) for m in (plain, model)))
     model.in_band = plain.in_band = True
     assert np.array_equal(*(m.sample(image, mask, "CT", None) for m in (plain, model)))
+
+
+MOMENTS = ("original_firstorder_Mean", "original_firstorder_Variance")
+
+
+@pytest.mark.parametrize("contrast", [0.5, 4.0])
+def test_a_bundle_s_draws_get_the_asked_moments_and_contrast(mask, tmp_path, contrast):
+    """Contrast once counted for nothing in draws: bundles' models didn't know the width of their grey levels."""
+    bundle = load_bundle(tiny_bundle.tiny_bundle(tmp_path / "tiny", network=True).folder)
+    model, image = TextureModel.from_bundle(bundle, "cpu"), noise(0.5, 3)
+    asked = dict(zip((*MOMENTS, "original_glcm_Contrast"), (40.0, 900.0, contrast)))
+    settings = bundle.settings("CT")
+    assert model.bin_widths == {"CT": settings.binWidth}
+
+    def reached(asked):
+        drawn = model.sample(image, mask, "CT", asked)
+        features = extract(drawn, mask, model.spacing, settings, ("firstorder", "glcm"))
+        return np.array([features[name] for name in ("original_glcm_Contrast", *MOMENTS)])
+
+    found, free = reached(asked), reached({n: asked[n] for n in MOMENTS})
+    np.testing.assert_allclose(found[1:], [asked[n] for n in MOMENTS], rtol=0.03)
+    assert abs(np.log(found[0] / contrast)) < 0.5 * abs(np.log(free[0] / contrast))
 
 
 EIGHT = [0.1] * RINGS

@@ -11,6 +11,7 @@ from test_texture import CODECS, ball, noise
 from torch import nn
 
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.texture import context, generator, network, precision
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.codec import make_codec
@@ -272,7 +273,7 @@ def test_same_seed_same_voxels():
 def test_the_last_evaluations_alone_are_guided(few, guided, monkeypatch):
     """Guided earlier, draws were easier to tell from real tumours."""
     tumours, mask, seen = model(), ball((4, 8, 8), 3), []
-    tumours.few_steps, tumours.features = few, (LEVEL,) * FEATURES
+    tumours.few_steps, tumours.features, tumours.in_band = few, (LEVEL,) * FEATURES, False
     monkeypatch.setattr(generator, "calibrated", lambda x, hole, intensity, asked: seen.append(asked) or x)
     tumours.sample(np.zeros((4, 8, 8), np.float32), mask, "CT", {LEVEL: 40.0})
     assert [asked.mean for asked in seen] == [None] * (len(few) - guided) + [40.0] * guided
@@ -350,7 +351,7 @@ def test_from_bundle_reads_small_weights_and_flags(dtype, monkeypatch):
         "intensity": {"CT": {"center": 0, "scale": 100}, "T1": {"center": 400, "scale": 200}},
         "sampler": {"nodes": [1.0, 0.5, 0.1], "eta": 1.0},
     }  # fmt: skip
-    bundle = SimpleNamespace(json=json, tensors=lambda *_: tensors)
+    bundle = SimpleNamespace(json=json, tensors=lambda *_: tensors, settings=lambda modality: Settings())
     loaded = TextureModel.from_bundle(bundle, "cpu")
     assert (
         loaded.network.tokens.log.dtype == torch.bool

@@ -1,7 +1,7 @@
 """Find what the grain of a model's draws lacks, and put it into its bundle: every draw is put right by that from then on.
 
-    python Training/equalise.py runs/models/soft-tissue-sarcoma --data DATA/sts/train --patients 18 --version 0.5.0
-    python Training/equalise.py runs/models/lung-nodule-ct --data DATA/lidc_ct/train --patients 40 --version 0.6.0
+    python Training/equalise.py runs/models/soft-tissue-sarcoma --data DATA/sts/train --patients 18 --version 0.6.0
+    python Training/equalise.py runs/models/lung-nodule-ct --data DATA/lidc_ct/train --patients 40 --version 0.7.0
 
 Tumours that the model was trained on are drawn with their own features, and their grain is compared with the real ones', in
 rings of frequencies (`TumorSynthLib/texture/equaliser.py`). Each turn adds what is still missing after the draw was fitted into
@@ -29,14 +29,14 @@ TURNS = 5
 SHARE = 0.7  # of what is missing that a turn adds
 
 
-def drawn(bench: Bench, tumour) -> tuple[Region, np.ndarray] | None:
-    """A tumour's region and the network's draw into it as it comes; None where the mask is too small to tell of grain."""
+def drawn(bench: Bench, tumour) -> tuple[Region, np.ndarray, dict[str, float]] | None:
+    """A tumour's region, the network's draw as it comes, what was asked of it; None where the mask is too small for grain."""
     bundle, texture, modality = bench.bundle, bench.texture, tumour.case.modality
     region = Region.around(tumour.volume, tumour.mask, bundle.spacing, bundle.json["margin_mm"], MULTIPLE)
     if region.mask.sum() < LEAST:
         return None
     asked = {k: v for k, v in request_of(tumour.own).items() if k in texture.features}
-    return region, texture.sample(region.array, region.mask, modality, asked, valid=region.valid)
+    return region, texture.sample(region.array, region.mask, modality, asked, valid=region.valid), asked
 
 
 def lacking(bench: Bench, modality: str, turns: int = TURNS) -> tuple[list[float], np.ndarray]:
@@ -52,8 +52,8 @@ def lacking(bench: Bench, modality: str, turns: int = TURNS) -> tuple[list[float
         texture.lacking = {modality: found}
         off = [
             spectrum(region.array, region.mask)
-            - spectrum(texture.fitting(draw, region.array, region.mask, modality, region.valid), region.mask)
-            for region, draw in pairs
+            - spectrum(texture.fitting(draw, region.array, region.mask, modality, asked, region.valid), region.mask)
+            for region, draw, asked in pairs
         ]
         missing.append(np.mean(off, 0))
         if turn < turns:

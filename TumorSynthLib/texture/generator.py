@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -95,6 +95,7 @@ class TextureModel:
             network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
             maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,
             regions=tuple(r.name for r in regions_of(j)), lacking=_lacking(j),
+            bin_widths={m: bundle.settings(m).binWidth for m in j["modalities"]},
         )  # fmt: skip
 
     def _features(self, features: Mapping[str, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,14 +169,34 @@ class TextureModel:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
         out = np.where(mask, out, array).astype(np.float32)
-        return out if features is None or not self.in_band else self.fitting(out, array, mask, modality, extent)
+        return out if features is None or not self.in_band else self.fitting(out, array, mask, modality, features, extent)
 
-    def fitting(self, drawn: np.ndarray, array: np.ndarray, mask: np.ndarray, modality: str, valid=None) -> np.ndarray:
-        """A draw (D, H, W) into mask of array with what its grain lacks, and no other than array has around the mask."""
+    def fitting(
+        self, drawn: np.ndarray, array: np.ndarray, mask: np.ndarray, modality: str, features: Mapping[str, float], valid=None
+    ) -> np.ndarray:
+        """A draw (D, H, W) into mask of array with what its grain lacks, and no other than array has around the mask.
+
+        Between the two it is given the asked contrast; what they do to level, spread and percentiles is put right at last.
+        """
+        asked, intensity = self._asked(features, modality), self.intensity[modality]
+        hole = torch.from_numpy(mask)[None, None]
+
+        def as_asked(values, moments):
+            if moments == Moments():
+                return values
+            x = torch.from_numpy(intensity.forward(values))[None, None]
+            found = intensity.inverse(calibrated(x, hole, intensity, moments)[0, 0].numpy())
+            return np.where(mask, found, values).astype(np.float32)
+
         out, band = equalised(drawn, mask, self.lacking.get(modality, ())), Band.around(array, mask, valid)
+        out = as_asked(out, asked)
         if band is not None:
             out = band.held(band.oriented(out, mask), mask)
-        return np.where(mask, np.clip(out, *self.intensity[modality].limits), array).astype(np.float32)
+            out = as_asked(out, replace(asked, contrast=None))
+        return np.where(mask, np.clip(out, *intensity.limits), array).astype(np.float32)
+
+    def _asked(self, features: Mapping[str, float], modality: str) -> Moments:
+        return Moments.asked(features, self.bin_widths.get(modality)) if self.guided else Moments()
 
     @torch.inference_mode()
     def continued(
@@ -224,8 +245,7 @@ class TextureModel:
             limits = removal.surrounding_range(x, hole, tissue, around.clean)
             base = removal.continued(x, hole, intensities[0], self.spacing, tissue)
         else:
-            if self.guided:
-                moments = [Moments.asked(f, self.bin_widths.get(m)) for f, m in zip(features, modalities)]
+            moments = [self._asked(f, m) for f, m in zip(features, modalities)]
             levels = [i.forward([f.get(LEVEL, np.nan)])[0] for i, f in zip(intensities, features)]
             base = masked(x, hole, torch.as_tensor(np.array(levels)).to(x.device))
         rngs = [torch.Generator().manual_seed(int(s)) for s in seeds]

@@ -36,7 +36,7 @@ def trained(folder: Path, widths: tuple[int, ...]) -> list[str]:
     }  # fmt: skip
     torch.save(state, folder / "last.pt")
     cases = {f"case{i}": dict(zip(NAMES, (1.0 + i, 2.0, 3.0))) for i in range(4)}
-    meta |= {"names": NAMES, "population": {"CT": cases}, "extraction": {"CT": {"binWidth": 25.0}}}
+    meta |= {"names": NAMES, "population": {"CT": cases}, "extraction": {"binWidth": 25.0}}
     (folder / "meta.json").write_text(json.dumps(meta))
     (folder / "rows.json").write_text(json.dumps([{"kind": "real", "patient": "p", "modality": "CT"}]))
     for name, shape, dtype in (("images", (1, 8, 16, 16), "i2"), ("labels", (1, 8, 16, 16), "u1"), ("features", (1, 3), "f8")):

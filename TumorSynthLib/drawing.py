@@ -174,6 +174,7 @@ class Painter:
             "steps": request.steps,
             "eta": request.eta,
             "progress": job.report,
+            "contrast": not request.solve,  # the solver changes less for its sake
         }
         if self.bundle.painted:
             others = {name: region.resample_mask(mask) for name, mask in job.others.items()}

@@ -21,6 +21,7 @@ ROUNDING = (
     1 / 6
 )  # what rounding to bins adds to the mean squared difference of two voxels, in squared bin widths
 ANGLES = 256
+CONTRAST = "original_glcm_Contrast"
 PERCENTILES = {"Minimum": 0.0, "10Percentile": 0.1, "Median": 0.5, "90Percentile": 0.9, "Maximum": 1.0}
 
 
@@ -40,7 +41,7 @@ class Moments:
     @classmethod
     def asked(cls, features: Mapping[str, float], bin_width: float | None) -> Moments:
         """Those among asked features (pyradiomics' names); GLCM contrast counts in squared bin widths."""
-        contrast = features.get("original_glcm_Contrast")
+        contrast = features.get(CONTRAST)
         if contrast is not None and bin_width:
             contrast = max(contrast - ROUNDING, 0.02) * bin_width**2
         else:

@@ -13,7 +13,7 @@ from TumorSynthLib.models.bundle import regions_of
 from TumorSynthLib.texture import removal
 from TumorSynthLib.texture.band import Band
 from TumorSynthLib.texture.bridge import Bridge, nodes
-from TumorSynthLib.texture.calibration import Moments, calibrated
+from TumorSynthLib.texture.calibration import CONTRAST, Moments, calibrated
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.context import (
     IntensityMap,
@@ -127,11 +127,13 @@ class TextureModel:
         progress: Progress | None = None,
         region: str | None = None,
         others: Mapping[str, np.ndarray] | None = None,
+        contrast: bool = True,
     ) -> np.ndarray:
         """Fill the mask with tumour (features: any subset, {} for none) or healthy tissue (features None).
 
         array (D, H, W) float32 intensities on the model's grid, mask and valid (inside the image) bool of its shape.
         `region` is the one that the mask is of (None: the first), `others` the masks of regions around it that stay.
+        `contrast` gives the draw the asked GLCM contrast; without it, draws that differ in what they are asked look more alike.
         Returns (D, H, W) float32; voxels outside the mask keep their value. Same seed, same voxels.
         """
         if modality not in self.modalities:
@@ -162,14 +164,14 @@ class TextureModel:
 
         eta = self.eta if eta is None else eta
         times, valid = nodes(steps, self.few_steps), known | hole
-        asked = None if features is None else [features]
+        asked = None if features is None else [features if contrast else {k: v for k, v in features.items() if k != CONTRAST}]
         out = self.draw(predict, x, hole, valid, asked, [modality], times, eta, [seed], progress, around)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
         out = np.where(mask, out, array).astype(np.float32)
-        return out if features is None or not self.in_band else self.fitting(out, array, mask, modality, features, extent)
+        return out if features is None or not self.in_band else self.fitting(out, array, mask, modality, asked[0], extent)
 
     def fitting(
         self, drawn: np.ndarray, array: np.ndarray, mask: np.ndarray, modality: str, features: Mapping[str, float], valid=None

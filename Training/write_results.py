@@ -23,9 +23,9 @@ patients that were never trained on. Features are re-extracted by pyradiomics fr
 
 - **network**: the network alone, its draws guided to the asked mean, spread, percentiles and contrast, their grain put right
   (`equalise.py`) and held to the image's; **unguided**: without any of that;
-  **full**: network, guided to all of these but contrast, and solver, the default; **field**: solver on a Gaussian field, without network; **mask only**: the
-  network told the population's mean features; **codec**: the real tumour through the codec and back, the ceiling;
-  **other seed**: the network's result for one seed, taken as the request, against that for another.
+  **full**: network, guided to all of these but contrast, and solver, the default; **field**: solver on a Gaussian field, without
+  network; **mask only**: the network told the population's mean features; **codec**: the real tumour through the codec and back,
+  the ceiling; **other seed**: the network's result for one seed, taken as the request, against that for another.
 - **gan**, **ldm**, **unordered**, **bridge**: the paper's baselines, the release's conditioner and our bridge, trained on
   the same data (for how long stands at each table), without the solver.
 - **own**: a tumour asked for with its own features; **donor**: with another patient's, as a tumour

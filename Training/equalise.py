@@ -1,6 +1,6 @@
 """Find what the grain of a model's draws lacks, and put it into its bundle: every draw is put right by that from then on.
 
-    python Training/equalise.py runs/models/soft-tissue-sarcoma --data DATA/sts/train --patients 18 --version 0.6.0
+    python Training/equalise.py runs/models/soft-tissue-sarcoma --data DATA/sts/train --patients 18 --version 0.5.0
     python Training/equalise.py runs/models/lung-nodule-ct --data DATA/lidc_ct/train --patients 40 --version 0.7.0
 
 Tumours that the model was trained on are drawn with their own features, and their grain is compared with the real ones', in

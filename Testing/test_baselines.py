@@ -36,7 +36,7 @@ def one_thread():
 def train(kind: str, data: Path, out: Path, *more) -> dict:
     arguments = ("--kind", kind, "--data", data, "--out", out, "--batch", 2, "--threads", 1, *WIDTHS)
     call(train_baseline, *arguments, *more)
-    return torch.load(out / "last.pt", weights_only=True)
+    return torch.load(out / "last.pt", map_location="cpu", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_training_resumes_exactly(kind, prepared, tmp_path):  # noqa: F811
         patch.setattr(train_baseline.Trainer, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             train(kind, prepared, tmp_path / "parts", "--steps", 4)
-    stopped = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
+    stopped = torch.load(tmp_path / "parts" / "last.pt", map_location="cpu", weights_only=True)
     parts = train(kind, prepared, tmp_path / "parts", "--steps", 4)
     assert stopped["step"] == 2 and close(stopped["network"], parts["network"]) > 0
     assert parts["step"] == 4 and close(whole["network"], parts["network"]) == 0
@@ -174,7 +174,7 @@ def test_a_checkpoint_edits_like_a_model(kind, more, name, prepared, bundle, cas
 
 def test_a_baseline_of_another_grid_is_refused(prepared, tmp_path, bundle):  # noqa: F811
     train("ldm", prepared, tmp_path, "--steps", 1)
-    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    saved = torch.load(tmp_path / "last.pt", map_location="cpu", weights_only=True)
     saved["config"]["meta"]["spacing"] = [9.0, 1.0, 1.0]
     torch.save(saved, tmp_path / "last.pt")
     with pytest.raises(ModelError, match="was trained at"):

@@ -161,7 +161,7 @@ def test_items_show_the_painted_region_and_the_others_around_it(prepared):
 
 def test_a_network_paints_what_it_is_told(trained):
     """The region's embedding and its own feature scaling change the prediction."""
-    saved = torch.load(trained / "last.pt", weights_only=True)
+    saved = torch.load(trained / "last.pt", map_location="cpu", weights_only=True)
     config = NetworkConfig.from_dict(saved["config"]["network"])
     assert config.regions == 2 and saved["config"]["meta"]["regions"][1] == {"name": "enhancing", "label": 4}
     assert saved["network"]["tokens.center"].shape[0] == 4  # two modalities with two regions each

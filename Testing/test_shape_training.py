@@ -147,7 +147,7 @@ def steps(prepared, out, *options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
-    return torch.load(Path(out) / "last.pt", weights_only=True)
+    return torch.load(Path(out) / "last.pt", map_location="cpu", weights_only=True)
 
 
 @pytest.fixture(scope="module")

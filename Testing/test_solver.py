@@ -153,7 +153,7 @@ def test_own_features_change_next_to_nothing(sample, population):
 def test_a_near_request_is_met_by_smooth_moves(sample, population):
     """The way to the features of a similar tumour must be no grain, which detectors see at once."""
     image, mask = sample
-    other = image + np.where(mask, 12 * solver.gaussian_field(mask, SPACING, 2.0, 7), 0)
+    other = image + np.where(mask, 40 * solver.gaussian_field(mask, SPACING, 2.0, 7), 0)
     asked = _features(other, mask)
     result = solver.solve(image, mask, asked, population, spacing=SPACING, integer=True)
     moved = (result.array - image)[:, :, 1:] * (mask[:, :, 1:] & mask[:, :, :-1])

@@ -79,7 +79,7 @@ def call(module, *arguments):
 
 def train(data: Path, out: Path, *more) -> dict:
     call(train_texture, "--data", data, "--out", out, "--draws", 2, *WIDTHS, *more)
-    return torch.load(out / "last.pt", weights_only=True)
+    return torch.load(out / "last.pt", map_location="cpu", weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def assert_same_losses(folder: Path, other: Path):
     assert len(found) == len(expected) > 1 and "loss" in expected[0]
     for row, wanted in zip(found, expected):
         assert row == pytest.approx(wanted, rel=5e-3)  # sums in another order tip weights, and then grey levels
-    average = torch.load(folder / "last.pt", weights_only=True)["average"]
+    average = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)["average"]
     assert average == pytest.approx({k: found[-1][k] for k in average}, abs=1e-6)
 
 
@@ -149,6 +149,9 @@ def close(a: dict, b: dict) -> float:
     assert a.keys() == b.keys()
     return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
 
+
+# On a GPU the steering's gradients through attention and pooling are summed in any order.
+ROUNDING = 1e-4 if torch.cuda.is_available() else 0
 
 # Preparation
 
@@ -338,7 +341,7 @@ def killed_and_resumed(arguments, monkeypatch) -> dict:
         patch.setattr(common.Run, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             train(*arguments)
-    assert torch.load(arguments[1] / "last.pt", weights_only=True)["step"] == 2
+    assert torch.load(arguments[1] / "last.pt", map_location="cpu", weights_only=True)["step"] == 2
     return train(*arguments)
 
 
@@ -348,7 +351,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(prepared, trained, tmp_
     resumed = killed_and_resumed(arguments, monkeypatch)
     assert resumed["step"] == 4 and resumed["config"] == whole["config"]
     for key in ("network", "ema", "codec"):
-        assert close(resumed[key], whole[key]) == 0, key
+        assert close(resumed[key], whole[key]) <= ROUNDING, key
     assert resumed["spent"] > 0
 
 
@@ -381,7 +384,7 @@ def test_two_processes_equal_one(prepared, trained, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same_losses(tmp_path, trained[0])  # only the first process writes
-    assert_same_way(torch.load(tmp_path / "last.pt", weights_only=True), trained[1])
+    assert_same_way(torch.load(tmp_path / "last.pt", map_location="cpu", weights_only=True), trained[1])
 
 
 # Codec
@@ -414,7 +417,7 @@ def test_codec_trains_resumes_and_feeds_the_texture_network(train_codec, prepare
     ]
     arguments += ["--threads", 1, "--crops", 4, "--save-every", 4]
     call(train_codec, *arguments, "--out", tmp_path / "whole")
-    whole = torch.load(tmp_path / "whole/last.pt", weights_only=True)
+    whole = torch.load(tmp_path / "whole/last.pt", map_location="cpu", weights_only=True)
     assert whole["config"] == {"kind": "vqgan", "width": 8, "levels": [9, 9, 9], "factor": 2} and whole["step"] == 6
     standardise = train_codec.standardise
     with monkeypatch.context() as patch:
@@ -422,9 +425,9 @@ def test_codec_trains_resumes_and_feeds_the_texture_network(train_codec, prepare
         with pytest.raises(KeyboardInterrupt):
             call(train_codec, *arguments, "--out", tmp_path / "parts")
     assert train_codec.standardise is standardise
-    assert torch.load(tmp_path / "parts/last.pt", weights_only=True)["step"] == 4
+    assert torch.load(tmp_path / "parts/last.pt", map_location="cpu", weights_only=True)["step"] == 4
     call(train_codec, *arguments, "--out", tmp_path / "parts")
-    resumed = torch.load(tmp_path / "parts/last.pt", weights_only=True)
+    resumed = torch.load(tmp_path / "parts/last.pt", map_location="cpu", weights_only=True)
     assert close(resumed["codec"], whole["codec"]) == 0 and close(resumed["critic"], whole["critic"]) == 0
     assert step_losses(tmp_path / "parts")[-1] == step_losses(tmp_path / "whole")[-1]
     assert resumed["average"] == whole["average"] and set(whole["average"]) == {"loss", "critic"}
@@ -576,7 +579,7 @@ def test_export_leaves_cases_without_a_feature_out(prepared, trained, tmp_path, 
 def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
     bundle = export(trained[0], prepared, tmp_path / "toy")
     train(prepared, tmp_path / "again", "--steps", 1, "--lr", 0, "--init", bundle.folder, "--threads", 1)
-    again = torch.load(tmp_path / "again" / "last.pt", weights_only=True)
+    again = torch.load(tmp_path / "again" / "last.pt", map_location="cpu", weights_only=True)
     for name, value in trained[1]["ema"].items():
         stored = export_bundle.small(value).to(value.dtype)
         assert torch.equal(again["network"][name], stored) and torch.equal(again["ema"][name], stored), name
@@ -592,7 +595,7 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
 def test_further_training_is_stored_as_differences(prepared, trained, tmp_path):
     bundle = export(trained[0], prepared, tmp_path / "toy")
     train(prepared, tmp_path / "again", "--steps", 2, "--lr", 1e-3, "--init", bundle.folder, "--threads", 1)
-    again = torch.load(tmp_path / "again" / "last.pt", weights_only=True)["ema"]
+    again = torch.load(tmp_path / "again" / "last.pt", map_location="cpu", weights_only=True)["ema"]
     options = "--init", bundle.folder, "--further"
     later = export(tmp_path / "again", prepared, tmp_path / "later", *options)
     name = "network.safetensors"

@@ -13,6 +13,7 @@ import torch
 from test_training import WIDTHS, call, close, common, one_thread, prepared, sampler_of, train, train_texture  # noqa: F401
 
 monitor = pytest.importorskip("monitor")
+from sampling import moved  # noqa: E402
 
 QUICK = ("--batch", 2, "--threads", 1, "--steer", 0)
 
@@ -59,7 +60,7 @@ def test_training_stops_when_validation_gets_no_better(prepared, val, tmp_path, 
     options = (*QUICK, "--steps", 50, "--val", val, "--val-every", 1, "--patience", 2)
     saved = train(prepared, tmp_path, *options)
     assert saved["step"] == 4 and saved["validation"] == [1.0, 2]
-    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    best = torch.load(tmp_path / "best.pt", map_location="cpu", weights_only=True)
     assert best["step"] == 2 and best["validation"] == [1.0, 0]
     assert [row["val"] for row in log(tmp_path)] == [3.0, 1.0, 2.0, 1.5]
 
@@ -72,10 +73,8 @@ def test_validation_takes_the_averaged_weights_and_the_same_items(prepared, val,
     trainer = _trainer(prepared, tmp_path, options)
     network, losses = train_texture.averaged(trainer.network, trainer.ema), []
     for k in range(5):
-        batch = sampler.batch(1, 0, k, monitor.VALIDATION_SEED)
-        losses.append(
-            float(train_texture.loss_of(network, trainer.codec, batch, trainer.bridge)[0].detach())
-        )
+        batch = moved(sampler.batch(1, 0, k, monitor.VALIDATION_SEED), trainer.run.device)
+        losses.append(float(train_texture.loss_of(network, trainer.codec, batch, trainer.bridge)[0].detach()))
     assert row["val"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 

@@ -48,9 +48,11 @@ def free_port() -> int:
 
 def call_twice(module, *arguments: str):
     """A script's `main` in this process and a second one, which share each step."""
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    where |= {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", EACH_STEP.format(str(TRAINING), module.__name__), *arguments]
-    second = subprocess.Popen(command, env={**os.environ, **where, "RANK": "1"}, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, **where, "RANK": "1", "LOCAL_RANK": "1"}
+    second = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     start = functools.partial(torch.distributed.init_process_group, timeout=timedelta(seconds=120))
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -218,7 +218,7 @@ def test_empty_mask(tmp_path):
 def test_mask_on_another_grid(tmp_path, turn):
     volume = make(shape=(20, 40, 30))
     centre = volume.points([15, 20, 10])
-    grid = Volume(np.zeros((50, 51, 52), np.uint8), (0.6, 0.7, 1.1), direction=tuple(np.ravel(turn).astype(float)))
+    grid = Volume(np.zeros((50, 51, 52), np.uint8), (0.61, 0.7, 1.1), direction=tuple(np.ravel(turn).astype(float)))
     grid = Volume(grid.array, grid.spacing, tuple(centre - grid.points([26, 25, 25])), grid.direction)
     index = np.stack(np.indices(grid.array.shape)[::-1], axis=-1)
     sphere = np.linalg.norm(grid.points(index) - centre, axis=-1) < 5

@@ -53,7 +53,7 @@ def opened(path: Path) -> tuple[str, nn.Module, str]:
     saved = torch.load(path, map_location="cpu", weights_only=True)
     codec, config = make_codec(saved["config"]), saved["config"]
     codec.load_state_dict(saved["codec"])
-    trained = f"{saved['step']} steps, {saved['spent'] / 60:.0f} min"
+    trained = f"{saved['step']} steps, {saved['spent'] / 60:.0f} min ({saved.get('hardware', 'CPU')})"
     return f"VQ-GAN f{config.get('factor', 2)}, {len(config['levels'])} channels", codec.eval(), trained
 
 

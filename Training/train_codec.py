@@ -323,7 +323,7 @@ class Trainer:
         return {
             "config": self.config, "codec": self.codec.state_dict(), "optimiser": self.optimiser.state_dict(),
             "critic": self.critic.state_dict() if self.critic else None,
-            "judge": self.judge.state_dict() if self.judge else None, **more,
+            "judge": self.judge.state_dict() if self.judge else None, "hardware": self.run.hardware, **more,
         }  # fmt: skip
 
 

@@ -19,12 +19,11 @@ from TumorSynthLib.texture.quantile import Discretisation
 from TumorSynthLib.texture.quantile import measure as firstorder
 from TumorSynthLib.texture.request import by_class
 
-WORK, BESIDES = 4e6, 1500  # voxels measured; what a measurement costs beside its voxels, in voxels
+WORK, BESIDES = 5e6, 1500  # voxels measured; what a measurement costs beside its voxels, in voxels
 TOGETHER, MORE, FEWER, MOST = 4.0, 1.3, 0.92, 64.0  # moves tried at once: at first, after one that helped, after another; at most
 LARGEST = 10_000  # voxels above which too few can be tried to matter
 ENOUGH = 1 / 6400  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do …
 FEW, CLOSE = 10, 0.01  # … and of fewer, which count in shares of what was asked
-MUCH = 3.0  # times enough, above which as many voxels are measured again
 GENTLE, ROUGH = 1.0, 4.0  # grey levels' widths that a voxel of the image is moved by at most in all: at first, and in the end
 STUCK = 0.9  # of the error: where a round of moves leaves more than this, those of the next may go twice as far
 LEAST_WEIGHT = 0.1  # of a voxel of the image in one of the working grid, to be moved for its sake
@@ -108,11 +107,10 @@ class Touches:
         reach = GENTLE * width
         before, rng = native.copy(), np.random.default_rng(seed)
         best = self.error(values)
-        count, together = int(WORK / (BESIDES + len(values))), TOGETHER
-        left = 2 * count  # the second half where much is left to do
+        left, together = int(WORK / (BESIDES + len(values))), TOGETHER
 
         def going() -> bool:
-            return best > self.enough and left > (0 if best > MUCH * self.enough else count)
+            return best > self.enough and left > 0
 
         while going() and reach <= ROUGH * width:
             start = best

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Training"))
 train_baseline = pytest.importorskip("train_baseline", reason="the training extra is not installed")
 evaluate = pytest.importorskip("evaluate", reason="the training extra is not installed")
 import baselines  # noqa: E402
-from test_training import SPACING, WIDTHS, call, close, prepared, step_losses, write_case  # noqa: E402, F401
+from training_case import SPACING, WIDTHS, call, close, prepared, step_losses, write_case  # noqa: E402, F401
 
 from TumorSynthLib.editor import EditRequest  # noqa: E402
 from TumorSynthLib.errors import ModelError  # noqa: E402
@@ -118,7 +118,7 @@ def test_sobel_sees_edges_alone():
 
 
 @pytest.mark.parametrize("kind", ["gan", "ldm"])
-def test_training_resumes_exactly(kind, prepared, tmp_path):  # noqa: F811
+def test_training_resumes_exactly(kind, prepared, tmp_path):
     whole = train(kind, prepared, tmp_path / "whole", "--steps", 4)
     args = dict(step=2)
     with pytest.MonkeyPatch.context() as patch:  # the same plan of four steps, stopped after two
@@ -152,7 +152,7 @@ def test_training_resumes_exactly(kind, prepared, tmp_path):  # noqa: F811
         ("bridge", ("--unordered",), "unordered"),
     ],
 )
-def test_a_checkpoint_edits_like_a_model(kind, more, name, prepared, bundle, case, tmp_path, monkeypatch):  # noqa: F811
+def test_a_checkpoint_edits_like_a_model(kind, more, name, prepared, bundle, case, tmp_path, monkeypatch):
     saved = train(kind, prepared, tmp_path, "--steps", 1, *more)
     for weights in saved["ema"].values():  # layers that start at zero draw nothing yet
         if weights.is_floating_point() and float(weights.abs().max()) < 0.05:
@@ -172,7 +172,7 @@ def test_a_checkpoint_edits_like_a_model(kind, more, name, prepared, bundle, cas
     assert (removed[~mask] == volume.array[~mask]).all()
 
 
-def test_a_baseline_of_another_grid_is_refused(prepared, tmp_path, bundle):  # noqa: F811
+def test_a_baseline_of_another_grid_is_refused(prepared, tmp_path, bundle):
     train("ldm", prepared, tmp_path, "--steps", 1)
     saved = torch.load(tmp_path / "last.pt", map_location="cpu", weights_only=True)
     saved["config"]["meta"]["spacing"] = [9.0, 1.0, 1.0]
@@ -195,7 +195,7 @@ def test_vqgan_of_either_factor_has_its_latent_size(factor):
     assert torch.equal(unfolded(folded(x, factor), factor), x)
 
 
-def test_codec_table(prepared, tmp_path):  # noqa: F811
+def test_codec_table(prepared, tmp_path):
     train_codec = pytest.importorskip("train_codec")
     arguments = ("--data", prepared, "--steps", 2, "--batch", 2, "--width", 8, "--critic", 0, "--crops", 2)
     for factor in (2, 4):

@@ -120,7 +120,7 @@ def test_a_bundle_with_other_numbers_is_refused(tmp_path, grain):
 def test_what_draws_lack_is_found_and_written(tmp_path, monkeypatch):
     """The network's draws are replaced by blurred real tumours, which must come out less blurred."""
     equalise = pytest.importorskip("equalise", reason="the training extra is not installed")
-    from test_training import tree
+    from training_case import tree
 
     data = tree(tmp_path / "train", 3, ("CT",))
     bundle = tiny_bundle.tiny_bundle(tmp_path / "tiny", network=True)

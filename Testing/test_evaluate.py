@@ -21,7 +21,7 @@ import detectors  # noqa: E402
 import distances  # noqa: E402
 import scoring  # noqa: E402
 import write_results  # noqa: E402
-from test_training import call, tree  # noqa: E402
+from training_case import call, tree  # noqa: E402
 
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image  # noqa: E402
 from TumorSynthLib.radiomics.population import Population  # noqa: E402

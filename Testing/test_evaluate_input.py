@@ -18,7 +18,7 @@ import arms  # noqa: E402
 import curves  # noqa: E402
 import figures  # noqa: E402
 from test_evaluate import bundle, cases, one_thread, run  # noqa: E402, F401  fixtures
-from test_training import call  # noqa: E402
+from training_case import call  # noqa: E402
 
 from TumorSynthLib.editor import Editor  # noqa: E402
 from TumorSynthLib.models.bundle import load_bundle  # noqa: E402
@@ -33,7 +33,7 @@ FIDELITY = ("--parts", "fidelity", "--arms", "network", "--requests", "donor")
 
 
 @pytest.fixture(scope="module")
-def labelled(cases, tmp_path_factory) -> Path:  # noqa: F811
+def labelled(cases, tmp_path_factory) -> Path:
     """The cases with tumours of two regions; the last one has no enhancing part."""
     folder = shutil.copytree(cases, tmp_path_factory.mktemp("labelled") / "val")
     masks = sorted(folder.glob("*_mask.nii.gz"))
@@ -48,7 +48,7 @@ def labelled(cases, tmp_path_factory) -> Path:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def two_regions(bundle, tmp_path_factory):  # noqa: F811
+def two_regions(bundle, tmp_path_factory):
     """The tiny model for two regions, with a population under each one's name."""
     config, population = tiny_bundle._network_config, bundle.json["population"]["CT"]
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +104,7 @@ def stopped(*words) -> str:
     return end.value.code
 
 
-def test_wrong_input_is_one_line_and_nothing_is_written(bundle, two_regions, cases, labelled, tmp_path):  # noqa: F811
+def test_wrong_input_is_one_line_and_nothing_is_written(bundle, two_regions, cases, labelled, tmp_path):
     out = tmp_path / "out.json"
     empty, rest = tmp_path / "empty", ("--json", out, "--quick")
     empty.mkdir()
@@ -125,7 +125,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(bundle, two_regions, cas
     assert not out.exists()
 
 
-def test_one_patient_has_no_donors_for_the_curve(bundle, cases):  # noqa: F811
+def test_one_patient_has_no_donors_for_the_curve(bundle, cases):
     bench = arms.Bench.load(bundle, list(arms.cases("sts", cases))[:1], device="cpu")
     assert curves.evaluations(bench, [], (1, 2)) == {}
 
@@ -133,7 +133,7 @@ def test_one_patient_has_no_donors_for_the_curve(bundle, cases):  # noqa: F811
 # Order of storage
 
 
-def test_a_sagittal_file_is_measured_as_the_product_does(bundle, cases, tmp_path):  # noqa: F811
+def test_a_sagittal_file_is_measured_as_the_product_does(bundle, cases, tmp_path):
     """Slices along x, of other spacing than the model's: pyradiomics' grid then lies along the patient's axes, too."""
     for name in ("image", "mask"):
         image = sitk.ReadImage(str(cases / f"STS_001_CT_{name}.nii.gz"))
@@ -202,7 +202,7 @@ def test_too_few_cases_have_no_curve_to_draw(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_that_share_the_samples_are_put_together(bundle, cases, tmp_path, monkeypatch):  # noqa: F811
+def test_processes_that_share_the_samples_are_put_together(bundle, cases, tmp_path, monkeypatch):
     """As the docstring has it for several GPUs: arms drawn apart, then judged by a run that draws none of them."""
     words = ("--cache", tmp_path / "cache", "--requests", "donor", "--parts", "fidelity", "--patients", 3)
     for arm in ("network", "unguided"):

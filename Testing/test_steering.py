@@ -1,12 +1,11 @@
 """Steering by drawn tumours, and the critic of their looks; on generated images of a few voxels."""
-# ruff: noqa: F811
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_training import (  # noqa: F401
+from training_case import (  # noqa: F401
     SPACING,
     close,
     common,

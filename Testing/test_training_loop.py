@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import WIDTHS, call, close, common, one_thread, prepared, sampler_of, train, train_texture  # noqa: F401
+from training_case import WIDTHS, call, close, common, one_thread, prepared, sampler_of, train, train_texture  # noqa: F401
 
 monitor = pytest.importorskip("monitor")
 from sampling import moved  # noqa: E402
@@ -19,7 +19,7 @@ QUICK = ("--batch", 2, "--threads", 1, "--steer", 0)
 
 
 @pytest.fixture(scope="module")
-def val(prepared, tmp_path_factory) -> Path:  # noqa: F811
+def val(prepared, tmp_path_factory) -> Path:
     """The prepared crops as if they were of other patients."""
     folder = tmp_path_factory.mktemp("val") / "val"
     shutil.copytree(prepared, folder)
@@ -34,7 +34,7 @@ def log(folder: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "left")} for row in rows]
 
 
-def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(prepared, val, tmp_path, monkeypatch):  # noqa: F811
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(prepared, val, tmp_path, monkeypatch):
     options = (*QUICK, "--steps", 4, "--save-every", 2, "--val", val, "--val-every", 2, "--val-items", 4)
     whole = train(prepared, tmp_path / "whole", *options)
     save = common.Run.save
@@ -54,7 +54,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(prepared, val, tmp
     assert close(parts["network"], whole["network"]) == 0
 
 
-def test_training_stops_when_validation_gets_no_better(prepared, val, tmp_path, monkeypatch):  # noqa: F811
+def test_training_stops_when_validation_gets_no_better(prepared, val, tmp_path, monkeypatch):
     found = iter([3.0, 1.0, 2.0, 1.5, 0.5])
     monkeypatch.setattr(train_texture, "validation_loss", lambda *a, **k: next(found))
     options = (*QUICK, "--steps", 50, "--val", val, "--val-every", 1, "--patience", 2)
@@ -65,7 +65,7 @@ def test_training_stops_when_validation_gets_no_better(prepared, val, tmp_path, 
     assert [row["val"] for row in log(tmp_path)] == [3.0, 1.0, 2.0, 1.5]
 
 
-def test_validation_takes_the_averaged_weights_and_the_same_items(prepared, val, tmp_path):  # noqa: F811
+def test_validation_takes_the_averaged_weights_and_the_same_items(prepared, val, tmp_path):
     options = (*QUICK, "--steps", 1, "--val", val, "--val-items", 5, "--lr", 0)
     train(prepared, tmp_path, *options)
     row = log(tmp_path)[-1]
@@ -85,7 +85,7 @@ def _trainer(data, out, options):
         return train_texture.Trainer(train_texture.parse())
 
 
-def test_processes_share_a_validation(prepared):  # noqa: F811
+def test_processes_share_a_validation(prepared):
     sampler, _ = sampler_of(prepared)
 
     def loss(batch):
@@ -99,7 +99,7 @@ def test_processes_share_a_validation(prepared):  # noqa: F811
     assert np.mean(shares) == pytest.approx(whole, rel=1e-6) and shares[0] != shares[1]
 
 
-def test_validation_of_training_patients_or_another_grid_is_refused(prepared, val, tmp_path):  # noqa: F811
+def test_validation_of_training_patients_or_another_grid_is_refused(prepared, val, tmp_path):
     with pytest.raises(SystemExit, match="STS_000"):
         train(prepared, tmp_path, *QUICK, "--steps", 1, "--val", prepared)
     meta = json.loads((val / "meta.json").read_text())
@@ -110,7 +110,7 @@ def test_validation_of_training_patients_or_another_grid_is_refused(prepared, va
         train(prepared, tmp_path, *QUICK, "--steps", 1, "--val", other)
 
 
-def test_pictures_and_tensorboard_change_nothing(prepared, tmp_path, monkeypatch):  # noqa: F811
+def test_pictures_and_tensorboard_change_nothing(prepared, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr(monitor, "SHOWN", 2)
@@ -133,7 +133,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_codec_and_baselines_have_pictures_tensorboard_and_bar(kind, prepared, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_codec_and_baselines_have_pictures_tensorboard_and_bar(kind, prepared, tmp_path, monkeypatch, capsys):
     name, options = SCRIPTS[kind]
     for needed in ("matplotlib", "monai"):
         pytest.importorskip(needed)
@@ -191,7 +191,7 @@ def test_durations(seconds, text):
     assert monitor.duration(seconds) == text
 
 
-def test_the_screen_has_the_bar_or_the_lines(prepared, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_the_screen_has_the_bar_or_the_lines(prepared, tmp_path, monkeypatch, capsys):
     train(prepared, tmp_path / "lines", *QUICK, "--steps", 1)
     assert '"loss"' in capsys.readouterr().out
     terminal = Terminal()

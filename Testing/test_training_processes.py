@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import (  # noqa: F401
+from training_case import (  # noqa: F401
     EACH_STEP,
     TRAINING,
     WIDTHS,
@@ -68,7 +68,7 @@ def call_twice(module, *arguments: str):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 @pytest.mark.parametrize("kind", ["codec", "gan"])
-def test_two_processes_equal_one(kind, prepared, tmp_path, each_step):  # noqa: F811
+def test_two_processes_equal_one(kind, prepared, tmp_path, each_step):
     script = SCRIPTS[kind][0]
     call(script, *words(kind, prepared, tmp_path / "one", "--batch", 4))
     call_twice(script, *words(kind, prepared, tmp_path / "two", "--batch", 2))
@@ -76,7 +76,7 @@ def test_two_processes_equal_one(kind, prepared, tmp_path, each_step):  # noqa: 
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_accumulation_equals_a_larger_batch(kind, prepared, tmp_path, each_step):  # noqa: F811
+def test_accumulation_equals_a_larger_batch(kind, prepared, tmp_path, each_step):
     script = SCRIPTS[kind][0]
     call(script, *words(kind, prepared, tmp_path / "one", "--batch", 4))
     call(script, *words(kind, prepared, tmp_path / "parts", "--batch", 2, "--accumulate", 2))

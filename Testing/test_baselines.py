@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Training"))
 train_baseline = pytest.importorskip("train_baseline", reason="the training extra is not installed")
 evaluate = pytest.importorskip("evaluate", reason="the training extra is not installed")
 import baselines  # noqa: E402
-from training_case import SPACING, WIDTHS, call, close, prepared, step_losses, write_case  # noqa: E402, F401
+from training_case import SPACING, WIDTHS, call, close, one_thread, prepared, step_losses, write_case  # noqa: E402, F401
 
 from TumorSynthLib.editor import EditRequest  # noqa: E402
 from TumorSynthLib.errors import ModelError  # noqa: E402
@@ -23,14 +23,6 @@ from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig  # noqa: 
 from TumorSynthLib.volume import read_image, read_mask  # noqa: E402
 
 CONFIG = NetworkConfig(8, 6, widths=(8, 8, 16), token=8, embedding=8, heads=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def train(kind: str, data: Path, out: Path, *more) -> dict:
@@ -214,5 +206,6 @@ def test_codec_table(prepared, tmp_path):
     assert "VQ-GAN f4, 4 channels" in page and f"{found['Haar']['concordance']['glcm']['median']:.3f}" in page
     row = next(line for line in page.splitlines() if line.startswith("| glszm_SmallAreaEmphasis |"))
     assert row.split(" | ")[1:] == [
-        f"{found[name]['each']['original_glszm_SmallAreaEmphasis']:.3f}" + " |" * (k == 3) for k, name in enumerate(found)
+        f"{found[name]['each']['original_glszm_SmallAreaEmphasis']:.3f}" + " |" * (k == 3)
+        for k, name in enumerate(found)
     ]

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from scipy import ndimage
 from tiny_bundle import tiny_bundle
 
@@ -21,7 +20,7 @@ import detectors  # noqa: E402
 import distances  # noqa: E402
 import scoring  # noqa: E402
 import write_results  # noqa: E402
-from training_case import call, tree  # noqa: E402
+from training_case import call, one_thread, tree  # noqa: E402, F401
 
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image  # noqa: E402
 from TumorSynthLib.radiomics.population import Population  # noqa: E402
@@ -33,14 +32,6 @@ PATIENTS = 5
 TINY = evaluate.Budget(
     4, 1, 1, 1, 0, False, 1, 0, (-1.0, 1.0), 3, (1, 2), folds=2, patch_steps=2, repeats=1, package=False
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

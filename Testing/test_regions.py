@@ -1,7 +1,6 @@
 """Several regions: prepared, trained, exported and edited one at a time; on real glioma with necrosis and enhancing tumour."""
 
 import json
-import sys
 from pathlib import Path
 
 import editor_case
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_bundle import tiny_bundle
+from training_case import call, common, export_bundle, one_thread, prepare, train_texture  # noqa: F401
 
 from TumorSynthLib import cli
 from TumorSynthLib.editor import Editor, EditRequest
@@ -21,32 +21,7 @@ from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
 from TumorSynthLib.volume import Volume, read_image, read_labelmap, write_volume
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1] / "Training")
-)  # the scripts are run, not installed
-
-common = pytest.importorskip("common")
-prepare = pytest.importorskip("prepare")
-train_texture = pytest.importorskip("train_texture")
-export_bundle = pytest.importorskip("export_bundle")
-
 NAMES = ["necrosis", "enhancing"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in one order, and no fight for the machine's cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def call(module, *arguments):
-    """A script's `main` with command-line arguments."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        module.main()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_shape_model import population
 from tiny_bundle import tiny_bundle
+from training_case import TRAINING, one_thread  # noqa: F401
 
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.radiomics.shape_features import shape as shape_features
@@ -19,22 +20,11 @@ from TumorSynthLib.shape.coordinates import BASE, NAMES, PREFIX, logs
 from TumorSynthLib.shape.field import grid
 from TumorSynthLib.shape.network import FormGenerator, Generator, ShapeConfig, _convolved, free_of_size
 
-TRAINING = Path(__file__).resolve().parents[1] / "Training"
-sys.path.insert(0, str(TRAINING))
-
 prepare_shapes = pytest.importorskip("prepare_shapes")
 shape_networks = pytest.importorskip("shape_networks")
 train_shape = pytest.importorskip("train_shape")
 export_shape = pytest.importorskip("export_shape")
 SPACING = (1.0, 1.0, 1.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tumours(path: Path, count=4):

@@ -25,7 +25,7 @@ WIDTHS = ["--widths", "8", "8", "16"]
 PATIENTS = 6
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Sums in one order, and no fight for the machine's cores."""
     before = torch.get_num_threads()

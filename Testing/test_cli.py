@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from TumorSynthLib import cli, commands
 from TumorSynthLib.errors import Cancelled
 from TumorSynthLib.outputs import Staging
+from TumorSynthLib.volume import write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRAST, MEAN = "original_glcm_Contrast", "original_firstorder_Mean"
@@ -230,6 +231,23 @@ def test_sidecar_repeats_the_edit(run, data, tmp_path):
     assert code == 2 and not (tmp_path / "c.nii").exists()
     code, _, err = run("remove", *data, "--repeat", tmp_path / "a.json", "--out", tmp_path / "c.nii")
     assert code == 2 and "records `synthesize`" in err[0]
+
+
+@pytest.mark.parametrize("name", ["remove", "move"])
+def test_a_sidecar_repeats_what_was_taken_from_elsewhere(run, data, tmp_path, name):
+    """A grown mask, and another tumour's texture, which leaves nothing of the old one."""
+    volume, mask = editor_case.ct(seed=3, spread=60.0)
+    donor = tmp_path / "donor.nii", tmp_path / "donor-mask.nii"
+    write_volume(volume, donor[0])
+    write_volume(volume.with_array(mask.astype(np.uint8)), donor[1])
+    to = sitk.ReadImage(str(data[0])).TransformIndexToPhysicalPoint((16, 24, 9))
+    options = ("--grow", 2) if name == "remove" else ("--to", *to, "--donor", *donor, "--out-mask", tmp_path / "m.nii")
+    code, _, err = run(*edit(name, data, tmp_path / "a.nii", "--seed", 5, *options))
+    assert code == 0, err
+    mask = () if name == "remove" else ("--out-mask", tmp_path / "n.nii")
+    code, _, err = run(name, *data, "--repeat", tmp_path / "a.json", "--device", "cpu", "--out", tmp_path / "b.nii", *mask)
+    assert code == 0, err
+    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
 
 
 WRONG = [

@@ -12,6 +12,9 @@ from TumorSynthLib.placement import body, grown, moved_mask
 from TumorSynthLib.radiomics.extract import extract_image
 from TumorSynthLib.region import Frame
 from TumorSynthLib.requests import EditRequest, differences, resolved, steerable
+from TumorSynthLib.texture import solver
+from TumorSynthLib.texture.generator import TextureModel
+from TumorSynthLib.texture.request import bounds_of
 from TumorSynthLib.volume import Volume
 
 CONTRAST, MEAN, SD = "original_glcm_Contrast", "original_firstorder_Mean", "original_firstorder_Variance"
@@ -179,6 +182,23 @@ def test_far_request_names_near_cases(editor, case):
     assert any("training tumours" in w and "case0" in w for w in result.warnings)
 
 
+def test_a_mask_without_extent_is_refused_before_anything_is_drawn(editor, case, monkeypatch):
+    monkeypatch.setattr(TextureModel, "sample", lambda *a, **k: pytest.fail("drawn"))
+    line = np.zeros_like(case[1])
+    line[9, 24, 10:20] = True
+    with pytest.raises(InputError, match="in 1 of 3 directions"):
+        editor.remove(case[0], line, EditRequest())
+
+
+def test_the_solver_keeps_to_what_the_image_can_store(editor, case, monkeypatch):
+    volume, mask = case
+    told, solve = [], solver.solve
+    monkeypatch.setattr(solver, "solve", lambda *a, **k: told.append(k["bounds"]) or solve(*a, **k))
+    editor.synthesize(volume, mask, EditRequest(features={CONTRAST: 1.0}))
+    assert told and set(told) == {bounds_of(editor.population("CT"), np.int16)}
+    assert bounds_of(None, np.uint8) == (0, 255) and bounds_of(None, np.float32) == (-np.inf, np.inf)
+
+
 def test_move_carries_the_tumour(editor, case):
     volume, mask = case
     to = volume.points(np.array([16, 26, 9]))
@@ -292,7 +312,7 @@ def test_model_without_a_population(tmp_path, case):
 
 def test_names_and_units_of_a_request():
     assert resolved({"intensity_sd": 5.0}) == {SD: 25.0}
-    assert resolved({"glcm_Contrast": 2}) == {CONTRAST: 2.0}
+    assert resolved({"glcm_Contrast": 2}) == resolved({"glcm_Contrast": np.float32(2)}) == {CONTRAST: 2.0}
     kept, left = steerable(
         {CONTRAST: 1.0, "original_shape_Sphericity": 0.5, "original_firstorder_Energy": 3.0}
     )

@@ -108,6 +108,14 @@ def test_a_repetition_needs_the_same_model_image_and_mask():
     assert any("torch 0.1" in text for text in provenance.check_repeatable(entry, BUNDLE, source.volume, source.mask))
 
 
+def test_a_repetition_needs_the_same_organ():
+    organ = make_source().volume.array > 0
+    for entry, given in ((make_record(inside=organ), None), (make_record(inside=organ), ~organ), (make_record(), organ)):
+        with pytest.raises(InputError, match="organ"):
+            provenance.check_repeatable(entry, BUNDLE, make_source().volume, make_source().mask, given)
+    provenance.check_repeatable(make_record(inside=organ), BUNDLE, make_source().volume, make_source().mask, organ)
+
+
 def test_no_partial_sidecar(tmp_path, monkeypatch):
     path = provenance.write_sidecar(make_record(), tmp_path / "edited.nrrd")
     before = path.read_bytes()

@@ -329,6 +329,8 @@ def test_unknown_modality_and_device_are_refused():
         model().sample(np.zeros((4, 8, 8), np.float32), mask, "PET", {})
     with pytest.raises(InputError, match="'tpu' is not available"):
         pick_device("tpu")
+    with pytest.raises(InputError, match="isn't one"):
+        pick_device("cpu:x")
     assert pick_device("cpu").type == "cpu"
 
 

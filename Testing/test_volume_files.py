@@ -118,6 +118,28 @@ def save(image, path):
     return path
 
 
+# Of a NIfTI-1 header: struct format of its numbers, and where they start.
+FIELDS = {0: "i", 40: "8h", 70: "2h", 76: "8f", 108: "3f", 252: "2h", 256: "18f"}
+
+
+def big_endian(path, dtype):
+    """An uncompressed little-endian NIfTI file of a dtype with the bytes of its numbers turned around."""
+    raw = bytearray(path.read_bytes())
+    start = int(struct.unpack_from("<f", raw, 108)[0])
+    for at, kind in FIELDS.items():
+        struct.pack_into(">" + kind, raw, at, *struct.unpack_from("<" + kind, raw, at))
+    raw[start:] = np.frombuffer(raw[start:], dtype).byteswap().tobytes()
+    path.write_bytes(raw)
+    return path
+
+
+def test_nifti_in_the_other_byte_order(tmp_path):
+    volume = make()
+    read = read_image(big_endian(write_volume(volume, tmp_path / "big.nii"), np.int16))
+    assert np.array_equal(read.array, volume.array) and read.array.dtype == np.int16 and read.same_grid(volume)
+    assert read_image(write_volume(read, tmp_path / "again.nii.gz")).same_grid(volume)
+
+
 def bad_files(folder):
     """Name of each kind of bad image file, with words its error must have."""
     volume = make()
@@ -135,6 +157,8 @@ def bad_files(folder):
     flipped = bytearray((folder / "whole.nii.gz").read_bytes())
     flipped[len(flipped) // 2] ^= 0x55
     (folder / "flipped.nii.gz").write_bytes(flipped)
+    cut = big_endian(write_volume(volume, folder / "cut-big.nii"), np.int16)
+    cut.write_bytes(cut.read_bytes()[:-100])
     lying = bytearray((folder / "whole.nii").read_bytes())
     struct.pack_into("<3h", lying, 42, 30000, 30000, 30000)
     (folder / "lying.nii").write_bytes(lying)
@@ -148,6 +172,8 @@ def bad_files(folder):
         "4-D": (save(four, folder / "four.nii.gz"), "4-D"),
         "2-D": (save(volume.sitk()[:, :, 0], folder / "two.mha"), "2-D"),
         "colour": (save(colour, folder / "colour.nrrd"), "3 values per voxel"),
+        "NaN, other byte order": (big_endian(write_volume(nan, folder / "big.nii"), np.float32), "1 voxels that are NaN"),
+        "cut, other byte order": (cut, "damaged"),
         "NaN": (write_volume(nan, folder / "nan.nii.gz"), "1 voxels that are NaN"),
         "NaN in NRRD": (write_volume(nan, folder / "nan.nrrd"), "1 voxels that are NaN"),
         "infinite": (write_volume(infinite, folder / "inf.nrrd"), "infinite"),
@@ -155,6 +181,7 @@ def bad_files(folder):
 
 
 BAD = ["missing", "text", "bit flip", "lying header", "empty folder", "4-D", "2-D", "colour", "NaN", "NaN in NRRD"]
+BAD += ["NaN, other byte order", "cut, other byte order"]
 BAD += ["infinite", *(f"cut{suffix}" for suffix in FORMATS)]
 
 

@@ -159,7 +159,9 @@ def _edit(args: argparse.Namespace) -> int:
         if entry is not None:
             from TumorSynthLib.provenance import check_repeatable
 
-            notes += check_repeatable(entry, editor.bundle, *_painted(editor, images, request))
+            notes += check_repeatable(
+                entry, editor.bundle, *_painted(editor, images, request), inside=request.inside
+            )
         read = time.perf_counter()
         result = getattr(editor, args.command)(*images, request, bar)
         edited = time.perf_counter()
@@ -209,6 +211,8 @@ def output_paths(args: argparse.Namespace) -> dict[str, Path]:
 
     out = check_output(args.out)
     paths = {"image": out, "sidecar": sidecar_path(out)}
+    if paths["sidecar"].is_dir():
+        raise InputError(f"can't write {paths['sidecar']}: it is a folder; give --out another name")
     if getattr(args, "out_mask", None):
         paths["mask"] = check_output(args.out_mask)
     if args.report:

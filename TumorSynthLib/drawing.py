@@ -266,14 +266,17 @@ class Painter:
 
     def _case(self, job: Job, sample: np.ndarray) -> tuple[tuple, dict[str, Any]]:
         """What the solver is told of a tumour."""
-        region = job.region
+        from TumorSynthLib.texture.request import bounds_of
+
+        region, kind, population = job.region, job.volume.array.dtype, self.population(job.modality)
         more = {
             "spacing": region.spacing,
             "region": region if region.operators is not None else None,
             "seed": job.request.seed,
-            "integer": np.issubdtype(job.volume.array.dtype, np.integer),
+            "integer": np.issubdtype(kind, np.integer),
+            "bounds": bounds_of(population, kind),
         }
-        return (sample, region.mask, self.population(job.modality), job.settings), more
+        return (sample, region.mask, population, job.settings), more
 
     def _missed(self, job: Job, reached: Mapping[str, float]) -> float:
         """Median difference from the request in population standard deviations; of few features the largest, in quarters of

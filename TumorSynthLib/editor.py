@@ -5,8 +5,9 @@
     write_volume(result.volume, "edited.nii.gz")
 
 Masks are (K, J, I) bool on the grid of their `Volume`. Models that paint several regions take a labelmap instead, and
-`EditRequest.region` says which of them. Nothing outside the mask changes. Each method checks its input
-before any heavy work and raises `InputError` or `ModelError`; a progress callback that raises `Cancelled` stops it.
+`EditRequest.region` says which of them. Nothing outside the mask changes, unless it is to grow or to push tissue aside. Each
+method checks its input before any heavy work and raises `InputError` or `ModelError`; a progress callback that raises `Cancelled`
+stops it.
 """
 
 from __future__ import annotations
@@ -372,7 +373,8 @@ class Editor:
         own = self._painter.texture_of(job.measure(), job.modality, *sizes) | self._donated(job, new)
         job.asked = self._painter.edited(own, texture, job.modality)
         cleared = self._cleared(job, new)
-        if not shape and request.donor is None:
+        # Where all features are asked for, as a donor's are when its edit is repeated, nothing of the old texture stays.
+        if not shape and request.donor is None and not own.keys() <= texture.keys():
             arrange = self._keeping(job, cleared, new, shift)
         return self._planted(edit, job, cleared, new, bool(texture or request.donor), arrange)
 

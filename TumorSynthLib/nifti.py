@@ -30,7 +30,7 @@ _TYPES = {
 
 
 def read_header(path: Path) -> bytes:
-    """Header of a little-endian NIfTI-1 file; b"" for any other file."""
+    """Header of a NIfTI-1 file; b"" for any other file."""
     if not path.is_file() or not path.name.lower().endswith((".nii", ".nii.gz")):
         return b""
     try:
@@ -38,14 +38,18 @@ def read_header(path: Path) -> bytes:
             header = file.read(HEADER_SIZE)
     except (OSError, EOFError, zlib.error):
         return b""
-    if len(header) < HEADER_SIZE or struct.unpack_from("<i", header)[0] != HEADER_SIZE:
-        return b""
-    return header
+    known = len(header) == HEADER_SIZE and HEADER_SIZE in (struct.unpack_from(o + "i", header)[0] for o in "<>")
+    return header if known else b""
+
+
+def byte_order(header: bytes) -> str:
+    """"<" or ">", as struct and NumPy call the order of a header's bytes."""
+    return "<" if struct.unpack_from("<i", header)[0] == HEADER_SIZE else ">"
 
 
 def is_scaled(header: bytes) -> bool:
     """True where the stored numbers are to be multiplied or shifted (scl_slope, scl_inter)."""
-    slope, shift = struct.unpack_from("<2f", header, 112)
+    slope, shift = struct.unpack_from(byte_order(header) + "2f", header, 112)
     return slope != 0 and (slope, shift) != (1, 0)
 
 
@@ -54,8 +58,9 @@ def read_array(path: Path, header: bytes) -> np.ndarray | None:
 
     :raises InputError: the file is damaged or ends too early.
     """
-    dims = struct.unpack_from("<8h", header, 40)
-    dtype = _TYPES.get(struct.unpack_from("<h", header, 70)[0])
+    order = byte_order(header)
+    dims = struct.unpack_from(order + "8h", header, 40)
+    dtype = _TYPES.get(struct.unpack_from(order + "h", header, 70)[0])
     shape = dims[1:4][::-1]
     if dtype is None or dims[0] < 3 or min(shape) < 1 or any(n > 1 for n in dims[4 : dims[0] + 1]):
         return None
@@ -64,10 +69,10 @@ def read_array(path: Path, header: bytes) -> np.ndarray | None:
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if expected > path.stat().st_size * (1100 if packed else 1):
         raise _damaged(path, "it ends before the last voxel")
-    array = np.empty(shape, dtype=np.dtype(dtype).newbyteorder("<"))
+    array = np.empty(shape, dtype=np.dtype(dtype).newbyteorder(order))
     try:
         with _open(path) as file:
-            file.read(max(int(struct.unpack_from("<f", header, 108)[0]), HEADER_SIZE))
+            file.read(max(int(struct.unpack_from(order + "f", header, 108)[0]), HEADER_SIZE))
             left = memoryview(array).cast("B")
             while left and (count := file.readinto(left)):
                 left = left[count:]
@@ -89,11 +94,14 @@ def _open(path: Path):
 
 
 def keep_geometry(path: Path, header: bytes) -> None:
-    """Put the geometry fields of a source header into an uncompressed NIfTI file, unless they would move it."""
+    """Put the geometry fields of a source header into an uncompressed NIfTI file, unless they would move it.
+
+    A header in the other byte order, which ITK doesn't write, is left aside.
+    """
     expected = _geometry(path)
     with path.open("r+b") as file:
         written = file.read(HEADER_SIZE)
-        if len(header) != HEADER_SIZE or struct.unpack_from("<i", written)[0] != HEADER_SIZE:
+        if len(header) != HEADER_SIZE or byte_order(header) == ">" or struct.unpack_from("<i", written)[0] != HEADER_SIZE:
             return
         _replace(file, header)
     moved = max(abs(a - b) for a, b in zip(_geometry(path), expected))

@@ -70,22 +70,39 @@ class Staging:
             pairs += (
                 [(f, target / f.name) for f in source.iterdir()] if source.is_dir() else [(source, target)]
             )
-        fresh = [target for _, target in pairs if not target.exists()]
+        for _, target in pairs:
+            if target.is_dir():
+                raise InputError(f"can't write {target}: it is a folder; choose another name")
+        done: list[tuple[Path | None, Path]] = []
         with _undisturbed():
             for source, target in pairs:
                 try:
+                    old = _kept(target, source)
                     os.replace(source, target)
+                    done.append((old, target))
                 except OSError as error:
-                    for path in fresh:
-                        path.unlink(missing_ok=True)
+                    for old, path in reversed(done):
+                        old.replace(path) if old else path.unlink(missing_ok=True)
                     raise InputError(
                         f"can't write {target} ({error.strerror}): choose another name"
                     ) from None
 
 
+def _kept(target: Path, source: Path) -> Path | None:
+    """What is at a target now, once more beside the file that is to take its place; None if nothing is."""
+    if not target.exists():
+        return None
+    old = source.with_name(source.name + ".before")
+    try:
+        os.link(target, old)
+    except OSError:  # not on every file system
+        shutil.copy2(target, old)
+    return old
+
+
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let signals wait until a few renames are done."""
+    """Ignore signals while a few renames are done."""
     try:
         previous = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread, where no signal arrives

@@ -56,19 +56,21 @@ def prepared(
     job = open_job(bundle, volume, request, progress)
     with job.clock.stage("prepare"):
         own, job.others = parts(bundle, mask, request.region)
-        mask = grown(check_mask(own, volume), volume.spacing, grow)
+        own = check_mask(own, volume)
         if copy:
-            job.origin, job.copy = hashed_and_copied(volume, mask)
+            job.origin, job.copy = hashed_and_copied(volume, own)
         else:
-            job.origin = hashed(volume, mask)
-        return around(bundle, job, mask)
+            job.origin = hashed(volume, own)
+        return around(bundle, job, grown(own, volume.spacing, grow))
 
 
 def around(bundle: Bundle, job: Job, mask: np.ndarray) -> Job:
     """The edit in a mask, after the checks that need it."""
     warnings = suitability.check_fit(job.volume, mask, bundle)
     job.warn(*warnings)
-    return replace(job, mask=mask, region=region_of(bundle, job.volume, mask, job.request))
+    region = region_of(bundle, job.volume, mask, job.request)
+    suitability.check_extent(region.mask, job.settings.minimumROIDimensions)
+    return replace(job, mask=mask, region=region)
 
 
 def hashed(volume: Volume, mask: np.ndarray) -> Future:

@@ -81,6 +81,8 @@ def record(
         "device": device,
         "warnings": list(result.warnings),
     }
+    if request.inside is not None:
+        entry["input"]["inside_sha256"] = voxel_hash(np.packbits(request.inside))
     entry["input"]["synthetic"] = is_marked(source.volume.metadata)
     return plain(with_files(entry, files or {}))
 
@@ -267,12 +269,16 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_repeatable(
-    entry: Mapping[str, Any], bundle: Bundle, volume: Volume | None = None, mask: np.ndarray | None = None
+    entry: Mapping[str, Any],
+    bundle: Bundle,
+    volume: Volume | None = None,
+    mask: np.ndarray | None = None,
+    inside: np.ndarray | None = None,
 ) -> list[str]:
-    """Check that a repetition starts from the same model, voxels and mask, where there are any.
+    """Check that a repetition starts from the same model, voxels, mask and organ, where there are any.
 
     :returns: what differs without changing the request, e.g. another version of a package: the voxels may differ slightly.
-    :raises InputError: other voxels or another mask. :raises ModelError: another model.
+    :raises InputError: other voxels, another mask or organ. :raises ModelError: another model.
     """
     if bundle.sha256 != entry["model"].get("sha256"):
         named = f"{entry['model'].get('id')} {entry['model'].get('version')}"
@@ -284,6 +290,9 @@ def check_repeatable(
         raise InputError("the image isn't the one that was edited (its voxels differ): give the original image")
     if now and now["mask_sha256"] != entry["input"].get("mask_sha256"):
         raise InputError("the mask isn't the one that was used (its voxels differ): give the original mask and label")
+    organ = None if inside is None else voxel_hash(np.packbits(inside))
+    if organ != entry.get("input", {}).get("inside_sha256"):
+        raise InputError("the organ isn't the one that the tumour was put inside of: give the original one, or none as before")
     then, here = entry.get("software", {}), software()
     differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []
     for name, version in then.get("packages", {}).items():

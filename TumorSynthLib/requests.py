@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from TumorSynthLib.errors import InputError
@@ -189,7 +190,7 @@ def split(features: Mapping[str, float] | None) -> tuple[dict[str, float], dict[
     shape: dict[str, float] = {}
     for given, value in (features or {}).items():
         name, factor = resolve(given)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise InputError(f"feature {given} is asked to be {value!r}: give a finite number")
         cls = FEATURES[name].cls
         if cls != "shape" and cls not in STEERABLE:

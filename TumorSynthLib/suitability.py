@@ -49,6 +49,15 @@ def is_ct(modality: str, mapping: dict) -> bool:
     return modality.upper() == "CT" or str(mapping.get("unit", "")).upper() == "HU"
 
 
+def check_extent(mask: np.ndarray, least: int) -> None:
+    """Raise InputError unless a mask (D, H, W) on the model's grid extends in so many directions: features need that."""
+    extended = sum(s.stop - s.start > 1 for s in bounding_box(mask)) if mask.any() else 0
+    if extended < least:
+        raise InputError(
+            f"on the model's grid the mask extends in {extended} of 3 directions, but features need {least}: draw a larger mask"
+        )
+
+
 def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
     """Warnings for a mask on an image, after the checks of spacing, context and size.
 

@@ -109,7 +109,7 @@ def _refined(centred: torch.Tensor, hole: torch.Tensor, asked: Moments) -> torch
         limit = math.atan(STRETCH)
         angle = torch.linspace(math.pi / 2 - limit, limit, ANGLES, dtype=torch.float64)
         pair = torch.stack([angle.cos() ** 2, 2 * angle.cos() * angle.sin(), angle.sin() ** 2])
-        found = (_differences(smooth, fine, hole).cpu() @ pair) / (variance.cpu() @ pair).clamp_min(1e-9)
+        found = (_differences(smooth, fine, hole) @ pair) / (variance @ pair).clamp_min(1e-9)
         best = float(angle[(found.clamp_min(1e-9).log() - math.log(max(ratio, 1e-9))).abs().argmin()])
     return math.sqrt(2) * (math.cos(best) * smooth + math.sin(best) * fine)[hole]
 
@@ -123,14 +123,15 @@ def _smooth(inside: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
 
 def _variances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Var a, covariance, Var b of (n,) each, float64."""
-    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    a, b = (t.cpu().double() for t in (a, b))  # an Apple GPU has no float64
+    a, b = a - a.mean(), b - b.mean()
     return torch.stack([(a * a).mean(), (a * b).mean(), (b * b).mean()])
 
 
 def _differences(a: torch.Tensor, b: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
     """Mean products of neighbours' differences (aa, ab, bb), averaged over the directions that have pairs, float64."""
-    total, count = torch.zeros(3, dtype=torch.float64, device=a.device), 0
-    a, b, inside = a[0, 0], b[0, 0], hole[0, 0]
+    total, count = torch.zeros(3, dtype=torch.float64), 0
+    a, b, inside = (t[0, 0].cpu() for t in (a, b, hole))
     for offset in offsets():
         here = tuple(slice(max(0, -o), s - max(0, o)) for o, s in zip(offset, inside.shape))
         there = tuple(slice(max(0, o), s - max(0, -o)) for o, s in zip(offset, inside.shape))

@@ -35,14 +35,17 @@ CALIBRATED_FROM = 0.06  # bridge time below which predictions are calibrated: th
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """CUDA, then MPS, then CPU; or the named one, if it is there."""
+    """CUDA, then the CPU; or the named one, if it is there (an Apple GPU has not been tried: it is never chosen by itself)."""
     mps = getattr(torch.backends, "mps", None)
     present = {"cuda": torch.cuda.is_available(), "mps": bool(mps and mps.is_available()), "cpu": True}
     if name == "auto":
-        return torch.device(next(k for k in ("cuda", "mps", "cpu") if present[k]))
+        return torch.device("cuda" if present["cuda"] else "cpu")
     if not present.get(name.split(":")[0], False):
         raise InputError(f"device {name!r} is not available here; use 'auto' or 'cpu'")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} isn't one; use 'auto', 'cpu' or 'cuda:0'") from None
 
 
 @dataclass

@@ -61,8 +61,18 @@ def is_integer(sample: np.ndarray, mask: np.ndarray, region) -> bool:
     return bool(len(outside) == 0 or np.array_equal(outside, np.rint(outside)))
 
 
-def bounds_of(population) -> tuple[float, float]:
-    """Extremes of the population's Minimum and Maximum, widened; an image of no negative value keeps none."""
+def bounds_of(population, kind=None) -> tuple[float, float]:
+    """Extremes of the population's Minimum and Maximum, widened; an image of no negative value keeps none.
+
+    :param kind: NumPy type that voxels are stored as: nothing that it can't hold.
+    """
+    low, high = _extremes(population)
+    if kind is None or not np.issubdtype(kind, np.integer):
+        return low, high
+    return max(low, float(np.iinfo(kind).min)), min(high, float(np.iinfo(kind).max))
+
+
+def _extremes(population) -> tuple[float, float]:
     if population is None:
         return -np.inf, np.inf
     names = list(population.names)

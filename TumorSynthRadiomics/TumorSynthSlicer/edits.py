@@ -30,6 +30,7 @@ class Input:
     :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's options, without images.
     :param copied: the volume is a copy already, so that the segment stays for the original.
     :param region: the one that is edited, where the model has several. :param labels: all of them (see `regions.assign`).
+    :param organ: what a tumour is put inside of, on the volume's grid.
     """
 
     edit: str
@@ -44,6 +45,7 @@ class Input:
     copied: bool = False
     region: str = ""
     labels: nodes.Mask | None = None
+    organ: nodes.Mask | None = None
 
     @classmethod
     def of(
@@ -62,8 +64,9 @@ class Input:
         else:
             segment = nodes.segmentID(segmentationNode, segment)
             mask = nodes.maskOf(segmentationNode, segment, volumeNode)
+        organ = maskOf(options["inside"], volumeNode) if options.get("inside") else None
         request = engineOptions(edit, options)
-        return cls(edit, volumeNode, segmentationNode, segment, modelID, volume, mask, dict(options), request)
+        return cls(edit, volumeNode, segmentationNode, segment, modelID, volume, mask, dict(options), request, organ=organ)
 
     def nodes(self) -> list:
         """Nodes without which the edit can't be finished."""
@@ -103,8 +106,8 @@ class Transfer:
                 "mask": exchange.sendMask("donor-mask", mask),
             }
             request["donor"] = donor
-        if given.options.get("inside"):
-            request["inside"] = exchange.sendMask("inside", self._organ())
+        if given.organ is not None:
+            request["inside"] = exchange.sendMask("inside", given.organ)
         message = {
             "command": "measure" if given.edit == "measure" else "edit", "edit": given.edit, "model": given.modelID,
             "device": given.options.get("device") or "auto", "estimate": self._estimate, "request": request,
@@ -125,15 +128,8 @@ class Transfer:
         donor = self._given.options.get("donor")
         if not donor:
             return None
-        volumeNode, segmentationNode, *segment = donor
-        volume = nodes.volumeOf(volumeNode)
-        segment = nodes.segmentID(segmentationNode, segment[0] if segment else "")
-        return volumeNode, volume, nodes.maskOf(segmentationNode, segment, volumeNode)
-
-    def _organ(self) -> nodes.Mask:
-        segmentationNode, *segment = self._given.options["inside"]
-        segment = nodes.segmentID(segmentationNode, segment[0] if segment else "")
-        return nodes.maskOf(segmentationNode, segment, self._given.volumeNode)
+        volumeNode, *segment = donor
+        return volumeNode, nodes.volumeOf(volumeNode), maskOf(segment, volumeNode)
 
 
 class Finisher:
@@ -238,7 +234,7 @@ def repetition(entry) -> Input:
     options = {"device": record["options"].get("device")}
     return Input(
         record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node),
-        entry.usedMask(), options, request, True, record.get("region", ""), entry.usedLabels(),
+        entry.usedMask(), options, request, True, record.get("region", ""), entry.usedLabels(), entry.usedOrgan(),
     )  # fmt: skip
 
 
@@ -264,9 +260,9 @@ def outcome(
 def payload(given: Input, result: Mapping[str, Any], states) -> dict[str, Any]:
     """What the history keeps to undo, redo and repeat an edit."""
     kept: dict[str, Any] = {"change": result["changeText"]}
-    if given.mask is not None:
-        box = [[s.start, s.stop] for s in given.mask.box]
-        kept["mask"] = {"box": box, "bits": delta.pack(given.mask.array)}
+    for name, mask in (("mask", given.mask), ("organ", given.organ)):
+        if mask is not None:
+            kept[name] = {"box": [[s.start, s.stop] for s in mask.box], "bits": delta.pack(mask.array)}
     if given.labels is not None:
         box, array = [[s.start, s.stop] for s in given.labels.box], given.labels.array
         kept["labels"] = {"box": box, "bits": {int(n): delta.pack(array == n) for n in np.unique(array) if n}}
@@ -332,6 +328,12 @@ def plainOptions(options: Mapping[str, Any]) -> dict[str, Any]:
 def plainNumber(value) -> float | str:
     """A number as JSON knows it; a multiple such as "0.5x" stays as it is."""
     return value if isinstance(value, str) else float(value)
+
+
+def maskOf(segment, volumeNode) -> nodes.Mask:
+    """The mask on a volume's grid of (segmentation node, segment ID); without an ID its only segment's."""
+    segmentationNode, *name = segment
+    return nodes.maskOf(segmentationNode, nodes.segmentID(segmentationNode, name[0] if name else ""), volumeNode)
 
 
 def volumeKey(volumeNode) -> str:

@@ -70,7 +70,14 @@ class Entry:
 
     def usedMask(self) -> nodes.Mask | None:
         """The mask that the edit was given, on the volume's grid."""
-        mask = self.payload().get("mask")
+        return self._mask("mask")
+
+    def usedOrgan(self) -> nodes.Mask | None:
+        """The organ that the tumour was to be put inside of."""
+        return self._mask("organ")
+
+    def _mask(self, name: str) -> nodes.Mask | None:
+        mask = self.payload().get(name)
         if not mask:
             return None
         box = tuple(slice(a, b) for a, b in mask["box"])

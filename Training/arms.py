@@ -16,6 +16,7 @@ several regions one is judged; the network sees the others as they are.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
@@ -41,14 +42,12 @@ from TumorSynthLib.texture.solver import gaussian_field, solve
 from TumorSynthLib.volume import Volume
 
 FIELD_MM = 3.0  # correlation length of the field arm's start
+# What a sample depends on: of the library, and of these scripts.
 SOURCES = (
-    "texture",
-    "radiomics",
-    "editor.py",
-    "drawing.py",
-    "region.py",
+    "texture", "radiomics", "editor.py", "drawing.py", "job.py", "painted.py", "preparing.py", "region.py", "requests.py",
     "resampling.py",
-)  # what a sample depends on
+)  # fmt: skip
+SCRIPTS = ("arms.py", "baselines.py", "scoring.py")
 
 
 @dataclass(eq=False)
@@ -71,12 +70,14 @@ class Tumour:
 
 @dataclass(eq=False)
 class Drawn:
-    """A tumour that an arm made: its box of the image, and what pyradiomics measures in it."""
+    """A tumour that an arm made: its box of the image, and what pyradiomics measures in it; `donor` is the number of the case
+    whose features were asked for."""
 
     box: tuple[slice, slice, slice]
     values: np.ndarray
     features: dict[str, float]
     seconds: float
+    donor: int | None = None
 
     def volume(self, original: Volume) -> Volume:
         array = original.array.copy()
@@ -181,6 +182,8 @@ class Bench:
                 continue
             own = bench.measure(case.modality, volume, mask)
             bench.tumours.append(Tumour(case, volume, mask, own, labels if bundle.painted else mask))
+        if not found:
+            raise InputError("there is no case to measure: give a folder with images of the model's modalities")
         if not bench.tumours:
             raise InputError(f"none of the {len(found)} cases can be measured: {bench.left_out[0]}")
         return bench
@@ -296,10 +299,11 @@ def store(path: Path, drawn: Drawn):
 
 def source_hash() -> str:
     """Of the code that makes samples: a cache never serves what other code made."""
-    root, digest = Path(common.__file__).resolve().parents[1] / "TumorSynthLib", hashlib.sha256()
-    for name in SOURCES:
-        for path in sorted((root / name).glob("*.py") if (root / name).is_dir() else root.glob(name)):
-            digest.update(path.read_bytes())
+    scripts, digest = Path(common.__file__).resolve().parent, hashlib.sha256()
+    root = scripts.parent / "TumorSynthLib"
+    found = [sorted((root / name).glob("*.py") if (root / name).is_dir() else root.glob(name)) for name in SOURCES]
+    for path in [*itertools.chain(*found), *(scripts / name for name in SCRIPTS)]:
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

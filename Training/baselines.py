@@ -138,7 +138,10 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
 
     :raises ModelError: it was trained on another grid than the bundle's, or for other modalities.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"can't read the baseline {path} ({error.strerror}): give a checkpoint of train_baseline.py") from None
     config, codec = saved["config"], make_codec(saved["codec_config"])
     meta = config["meta"]
     if not np.allclose(meta["spacing"], bundle.spacing) or set(bundle.modalities) - set(meta["modalities"]):
@@ -156,6 +159,7 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
     texture = (TextureModel if bridge else BaselineModel)(
         network.eval().to(where), codec.eval().to(where), tuple(config["names"]), tuple(meta["modalities"]),
         maps, tuple(meta["spacing"]), FEW_STEP_NODES, 1.0, device=where, guided=False, in_band=False,
+        regions=tuple(r["name"] for r in meta.get("regions", [{"name": "tumour"}])),
     )  # fmt: skip
     if not bridge:
         texture.kind = config["kind"]

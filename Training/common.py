@@ -184,10 +184,15 @@ REGION_BIT = 3  # of a label crop: the first region's, where there are several
 
 
 class Prepared:
-    """Prepared crops of one or more folders made by prepare.py with the same settings."""
+    """Prepared crops of one or more folders made by prepare.py with the same settings.
+
+    :raises SystemExit: the folder holds none.
+    """
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
+        if not (folder / "meta.json").is_file():
+            raise SystemExit(f"{folder} has no meta.json: give a folder that prepare.py made")
         self.meta = json.loads((folder / "meta.json").read_text())
         self.images = np.load(folder / "images.npy", mmap_mode="r")  # (N, D, H, W) int16 intensities
         self.labels = np.load(

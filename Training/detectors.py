@@ -7,7 +7,8 @@ Two detectors, each blind to which features were asked for:
 
 An AUC of .5 is perfect; that of `field` (solver on a random field) should be near 1, or the detector has no power and its
 other values mean nothing. A detector that is hardly trained finds the field, too: more steps shouldn't raise an AUC.
-Folds are by patient: no patient is in training and in judgement.
+Folds are by patient: no patient is in training and in judgement, neither by the place of a tumour nor by the features that it
+was asked for. Those of a donor are a real tumour's of another case, and would tell a detector that the opposite is true of it.
 """
 
 from __future__ import annotations
@@ -116,16 +117,26 @@ def folds(patients: list[str], count: int, seed: int) -> np.ndarray:
     return np.array([of[p] for p in patients])
 
 
-def number_scores(x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
-    """Out-of-fold probability (n,) of being synthetic: mean of logistic regression and random forest."""
+def apart(fold: np.ndarray, k: int, patients: np.ndarray, lenders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which items train the detector that judges fold k, and which it judges: bool (n,) each.
+
+    :param patients: whose tumour was at the item's place; `lenders`: whose features it has. (n,) names.
+    """
+    test = fold == k
+    held = np.union1d(patients[test], lenders[test])
+    return ~np.isin(patients, held) & ~np.isin(lenders, held), test
+
+
+def number_scores(x: np.ndarray, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:
+    """Probability (n,) of being synthetic for the second of each of the `parts` (see `apart`), by detectors trained on the first;
+    mean of logistic regression and random forest, 0.5 where too few train."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     out = np.full(len(y), 0.5)
-    for k in np.unique(fold):
-        train, test = fold != k, fold == k
+    for train, test in parts:
         if len(np.unique(y[train])) < 2:
             continue
         models = (
@@ -181,11 +192,10 @@ def patches(array: np.ndarray, mask: np.ndarray, seed: int, mapped) -> np.ndarra
     return np.stack(out).astype(np.float32)
 
 
-def patch_scores(x: np.ndarray, y: np.ndarray, cases: np.ndarray, fold: np.ndarray, steps: int, seed: int) -> np.ndarray:
-    """Out-of-fold logit (n,) per tumour, mean over its patches x (n, PATCHES, 4, PATCH, PATCH); cases (n,) are the masks'."""
+def patch_scores(x: np.ndarray, y: np.ndarray, cases: np.ndarray, parts: list, steps: int, seed: int) -> np.ndarray:
+    """The same as logit (n,) per tumour, mean over its patches x (n, PATCHES, 4, PATCH, PATCH); cases (n,) are the masks'."""
     out = np.zeros(len(y))
-    for k in np.unique(fold):
-        train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+    for train, test in (map(np.flatnonzero, part) for part in parts):
         if len(np.unique(y[train])) < 2:
             continue
         net = _trained(x[train], y[train], cases[train], steps, seed)
@@ -250,7 +260,9 @@ def detect(
     :param count: folds; `steps` of the patch network's training, 0 leaves it out; `repeats` with other folds, averaged.
     """
     items = [(i, None) for i in sorted({i for i, _ in made})] + list(made)
-    x, image, y, patients, cases = [], [], [], [], [i for i, _ in items]
+    x, image, y, cases = [], [], [], [i for i, _ in items]
+    patients = np.array([bench.tumours[i].case.patient for i in cases])
+    lenders = np.array([bench.tumours[d.donor if d and d.donor is not None else i].case.patient for i, d in items])
     for i, drawn in items:
         tumour = bench.tumours[i]
         array, mask = window(bench, tumour, drawn)
@@ -259,16 +271,19 @@ def detect(
         mapped = bench.bundle.json["intensity"][tumour.case.modality]
         image.append(patches(array, mask, i, lambda v, m=mapped: np.arcsinh((v - m["center"]) / m["scale"])))
         y.append(int(drawn is not None))
-        patients.append(tumour.case.patient)
     x, y, image = np.nan_to_num(np.array(x)), np.array(y), np.stack(image)
     count = min(count, len(set(patients)))
     scores = {"numbers": np.zeros(len(y)), "patches": np.zeros(len(y))}
     for r in range(repeats):
         fold = folds(patients, count, seed + r)
-        scores["numbers"] += number_scores(x, y, fold, seed + r) / repeats
+        parts = [apart(fold, k, patients, lenders) for k in np.unique(fold)]
+        scores["numbers"] += number_scores(x, y, parts, seed + r) / repeats
         if steps:
-            scores["patches"] += patch_scores(image, y, np.array(cases), fold, steps, seed + r) / repeats
+            scores["patches"] += patch_scores(image, y, np.array(cases), parts, steps, seed + r) / repeats
     if not steps:
         scores.pop("patches")
     out = {name: judged_auc(s, y, patients, cases) for name, s in scores.items()}
-    return out | {"real": int((y == 0).sum()), "synthetic": int(y.sum()), "patients": len(set(patients))}
+    trained = float(np.mean([y[train].sum() for train, _ in parts]))
+    return out | {
+        "real": int((y == 0).sum()), "synthetic": int(y.sum()), "patients": len(set(patients)), "trained_on": trained,
+    }  # fmt: skip

@@ -17,7 +17,7 @@ import common  # noqa: F401  (puts the checkout on the path)
 import numpy as np
 from arms import Bench, cases, chosen, request_of
 
-from TumorSynthLib.errors import ModelError
+from TumorSynthLib.errors import ModelError, TumorSynthError
 from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.region import Region
@@ -85,5 +85,5 @@ if __name__ == "__main__":
     a = p.parse_args()
     try:
         equalise(a.bundle, a.data, a.patients, a.version)
-    except (ModelError, OSError) as error:
+    except (TumorSynthError, OSError) as error:
         raise SystemExit(f"equalise: {error}") from None

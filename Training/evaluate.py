@@ -42,7 +42,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import common  # noqa: F401  (puts the checkout on the path)
+import common
 import torch
 from arms import Bench, cases, chosen, judged, request_of
 from curves import NFE, STEPS, evaluations, sweeps
@@ -57,6 +57,7 @@ from TumorSynthLib.models import find, load_bundle
 
 PARTS = ("fidelity", "sweeps", "evaluations", "believable", "copies")
 SOLVED = ("full", "field")  # arms that take seconds, not tenths
+ARMS = ("network", "unguided", *SOLVED, "codec", "mask only")  # besides the baselines
 NEAR_MM = 5.0  # PSNR and SSIM are taken inside the mask + this
 
 
@@ -114,6 +115,7 @@ class Texture:
         self.rows: list[dict] = []
         self.samples: dict[tuple[str, str], list] = {}  # (modality, arm): [(case, sample)], donors' requests
         self.own: dict[tuple[str, str], list] = {}  # the same for tumours asked for with their own features
+        self.own_drawn = False
 
     def arms(self) -> list[str]:
         every = ["network", "unguided", *self.bench.baselines, "full", "field"]
@@ -134,9 +136,28 @@ class Texture:
                     asked = self.bench.wish(i, donor)
                     drawn = self.bench.draw(tumour, arm, request_of(asked), self.a.seed)
                     if drawn:
+                        drawn = replace(drawn, donor=donor)
                         self.samples.setdefault((tumour.case.modality, arm), []).append((i, drawn))
                         self._row(i, "donor", arm, asked, drawn, self.bench.tumours[donor].own)
             print(f"donors {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
+
+    def draw_own(self):
+        """Every arm's tumours for their own features, and the controls; drawn once, used by several parts."""
+        if self.own_drawn or "own" not in self.a.requests:
+            return
+        self.own_drawn = True
+        alone = ["network", "unguided", *self.bench.baselines]
+        own_arms = [*alone, *(["full"] if self.budget.own else []), "codec", "mask only"]
+        for i, tumour in enumerate(self.bench.tumours):
+            for arm in own_arms:
+                if self.a.arms and arm not in (*self.a.arms, "codec", "mask only"):
+                    continue
+                drawn = self.bench.draw(tumour, arm, request_of(tumour.own), self.a.seed)
+                if drawn:
+                    self.own.setdefault((tumour.case.modality, arm), []).append((i, drawn))
+                    self._row(i, "own", arm, tumour.own, drawn)
+            self._other_seed(i)
+            print(f"own {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
 
     def _row(self, i: int, request: str, arm: str, asked: dict, drawn, unsized: dict | None = None):
         """:param unsized: the donor's features as measured, where they were asked for at another size."""
@@ -164,18 +185,7 @@ class Texture:
     def fidelity(self) -> dict:
         """Asked against reached for donors' and own requests, by arm, and the controls."""
         self.draw_donors()
-        alone = ["network", "unguided", *self.bench.baselines]
-        own_arms = [*alone, *(["full"] if self.budget.own else []), "codec", "mask only"]
-        for i, tumour in enumerate(self.bench.tumours if "own" in self.a.requests else ()):
-            for arm in own_arms:
-                if self.a.arms and arm not in (*self.a.arms, "codec", "mask only"):
-                    continue
-                drawn = self.bench.draw(tumour, arm, request_of(tumour.own), self.a.seed)
-                if drawn:
-                    self.own.setdefault((tumour.case.modality, arm), []).append((i, drawn))
-                    self._row(i, "own", arm, tumour.own, drawn)
-            self._other_seed(i)
-            print(f"own {i + 1}/{len(self.bench.tumours)} {tumour.key}", flush=True)
+        self.draw_own()
         results = {}
         for key in sorted({(r["modality"], r["request"], r["arm"]) for r in self.rows}):
             part = [r for r in self.rows if (r["modality"], r["request"], r["arm"]) == key]
@@ -224,11 +234,13 @@ class Texture:
     def believable(self) -> dict:
         """Per modality, request and arm: both detectors, Fréchet distances, distance of arrangement."""
         self.draw_donors()
+        self.draw_own()
         out, b = {}, self.budget
         for modality in self.modalities:
             population = self.bench.bundle.population(modality)
             real = [t for t in self.bench.tumours if t.case.modality == modality]
-            out[f"{modality} real"] = {"frechet_population": to_population(population, [t.own for t in real])}
+            if len(real) > 1:
+                out[f"{modality} real"] = {"frechet_population": to_population(population, [t.own for t in real])}
             for request, samples in (("donor", self.samples), ("own", self.own)):
                 for arm in (x for x in self.arms() if (modality, x) in samples):
                     # As many of every arm; one per case where sets are compared with the real ones, which have one each.
@@ -292,6 +304,13 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     budget = replace(budget, **{k: v for k, v in asked.items() if v is not None})
     found = measurable(a.data, bundle)
     kept = chosen(found, budget.patients, budget.each, a.seed)
+    unknown = set(a.arms or ()) - {*ARMS, *baselines}
+    if unknown:
+        raise InputError(f"--arms: {', '.join(sorted(unknown))} is none of {', '.join([*ARMS, *baselines])}")
+    if len({c.patient for c in kept}) < 3:
+        raise InputError(f"{a.data}: agreement across cases needs three patients; give more, or more --patients")
+    if a.prepared:
+        common.Prepared(a.prepared)  # needed in the last part: what is wrong with it is better said before the first
     bench = Bench.load(bundle, kept, device=a.device, baselines=baselines, cache=a.cache)
     task = Texture(a, bench, budget)
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}

@@ -24,11 +24,13 @@ from TumorSynthLib.models.write import write_bundle
 def score(folder: Path, results: list[Path]) -> Bundle:
     """Write the bundle with the results' scores.
 
-    :raises ModelError: a result is of another model or version.
+    Files of rows, which evaluate.py writes beside its results, are left out.
+
+    :raises ModelError: a result is of another model or version, or holds nothing.
     """
     bundle = load_bundle(folder)
     texture, shape = {}, {}
-    for path in results:
+    for path in (p for p in results if not p.name.endswith(".rows.json")):
         out = json.loads(path.read_text())
         measured, mine = [out.get("model")], [bundle.id]
         if out["task"] != "shape":
@@ -41,6 +43,8 @@ def score(folder: Path, results: list[Path]) -> Bundle:
             shape[path.stem] = compact_shape(out)
         else:
             for kind, rows in compact(out).items():
+                if not rows:
+                    raise ModelError(f"{path} has no results: measure more patients")
                 texture[kind] = _of_most(texture.get(kind, {}), rows)
     manifest = {k: v for k, v in bundle.json.items() if k != "files"}
     if texture:
@@ -69,3 +73,5 @@ if __name__ == "__main__":
         print(f"{a.bundle}: scores of {len(a.results)} results in {score(a.bundle, a.results).id}")
     except (ModelError, OSError) as error:
         raise SystemExit(f"score_bundle: {error}") from None
+    except (ValueError, KeyError, AttributeError) as error:
+        raise SystemExit(f"score_bundle: not all of these are results of evaluate.py ({error!r})") from None

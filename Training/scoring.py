@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 
 import numpy as np
 from prepare import CLASSES
@@ -77,9 +78,14 @@ def residuals(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
 
 
 def correlations(rows: list[dict], names: list[str], shuffle: bool = False) -> dict[str, float]:
-    """Pearson of asked against reached across cases, per feature; `shuffle` pairs results with the next case's request."""
+    """Pearson of asked against reached across cases, per feature; `shuffle` pairs results with another case's request.
+
+    :param rows: those of one case lie together.
+    """
     asked, reached = table(rows, names, "asked"), table(rows, names, "reached")
-    found = columnwise(np.roll(asked, 1, axis=0) if shuffle else asked, reached)
+    if shuffle:
+        asked = np.roll(asked, max(Counter(r.get("case", i) for i, r in enumerate(rows)).values(), default=1), axis=0)
+    found = columnwise(asked, reached)
     return {n: float(v) for n, v in zip(names, found) if np.isfinite(v)}
 
 
@@ -104,11 +110,11 @@ def agreement(rows: list[dict], names: list[str]) -> dict[str, float]:
 
 
 def interval(rows: list[dict], statistic, draws: int = 300) -> list[float]:
-    """95 % bootstrap interval of a statistic of rows, resampling patients; of fewer than three there is none."""
+    """95 % bootstrap interval of a statistic of rows, resampling patients; of fewer than five there is none."""
     rng, patients = np.random.default_rng(0), sorted({r["patient"] for r in rows})
     groups = {p: [r for r in rows if r["patient"] == p] for p in patients}
     values = []
-    if len(patients) < 3:
+    if len(patients) < 5:
         return [None, None]
     for _ in range(draws):
         drawn = [r for p in rng.choice(patients, len(patients)) for r in groups[p]]
@@ -209,7 +215,7 @@ def compact(out: dict) -> dict:
     card = {}
     for key, found in out["results"].items():
         card[key] = {
-            kind: [round(v, 3) for v in (part["median"], *part["interval"], part["shuffled"])]
+            kind: [v if v is None else round(v, 3) for v in (part["median"], *part["interval"], part["shuffled"])]
             for kind, part in found["classes"].items()
         }
         card[key]["case-wise Pearson, Spearman"] = [

@@ -42,8 +42,7 @@ NOTES = "notes.md"  # beside the results: what else there is to say of them, put
 
 
 def cell(part: dict) -> str:
-    low, high = part["interval"]
-    return f"{part['median']:.3f} ({low:.2f}-{high:.2f}) [{part['shuffled']:.2f}]"
+    return f"{part['median']:.3f}{span(part['interval'])} [{part['shuffled']:.2f}]"
 
 
 def texture(results: dict) -> list[str]:
@@ -253,7 +252,7 @@ def removal(results: dict) -> list[str]:
     for key, r in results.items():
         if isinstance(r, dict):
             lines.append(
-                f"| {key} | {r['mean']:.3f} | {r['interval'][0]:.3f} to {r['interval'][1]:.3f} | {r['holes']} |"
+                f"| {key} | {r['mean']:.3f} | {' to '.join(f'{v:.3f}' for v in r['interval'] if v is not None)} | {r['holes']} |"
             )
         else:
             lines.append(f"| {key} | {r:.2f} | | |")
@@ -273,7 +272,7 @@ def shape(out: dict) -> list[str]:
         name, worst = next(iter(r["worst_features"].items()))
         error = r["volume_error"]
         lines.append(
-            f"| {arm} | {r['cases']} ({r['patients']}) | {r['median']:.3f} ({r['interval'][0]:.3f}-{r['interval'][1]:.3f}) "
+            f"| {arm} | {r['cases']} ({r['patients']}) | {r['median']:.3f}{span(r['interval'], 3)} "
             f"[{middle(r['shuffled']):.2f}] | {worst:.3f} {name} | {100 * error['mean']:.2f} % ({100 * error['largest']:.2f} %) |"
         )
     grid, diversity, cover = (out[k] for k in ("grid", "diversity", "coverage"))

@@ -287,6 +287,15 @@ def test_lidc_consensus_of_readers(tmp_path):
     assert np.array_equal(found["LIDC-IDRI-0001_N_2"][2] == layouts.REGION, other)
 
 
+def test_lidc_counts_a_patient_s_nodules_over_all_scans(tmp_path):
+    pytest.importorskip("pydicom")
+    nodule = [(k, disc((12, 10), 3), True) for k in (5, 6, 7)]
+    for name in ("first", "second"):
+        slices = dicom_tree.ct_series(tmp_path / f"LIDC-IDRI-0001/{name}", "LIDC-IDRI-0001", dicom_tree.image())
+        dicom_tree.lidc_xml(tmp_path / f"{name}.xml", slices[0].SeriesInstanceUID, [[nodule], [nodule]])
+    assert sorted(c.id for c in layouts.cases("lidc-dicom", tmp_path)) == ["LIDC-IDRI-0001_N_1", "LIDC-IDRI-0001_N_2"]
+
+
 def test_a_damaged_case_is_left_out_and_named(tmp_path, capsys):
     labels = labelled((20, 20, 20), l1=(4, 14))
     image = np.random.default_rng(0).integers(0, 200, labels.shape).astype(np.int16)

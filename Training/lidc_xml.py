@@ -7,6 +7,7 @@ have a single point and are left out, and marks of different readers that touch 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -34,8 +35,8 @@ class Mark:
 
 
 def lidc(folder: Path) -> Iterator[Case]:
-    """One case per nodule that at least `READERS` readers outlined."""
-    files = {}
+    """One case per nodule that at least `READERS` readers outlined; a patient's are counted over all scans."""
+    files, counted = {}, Counter()
     for path in sorted(folder.rglob("*.xml")):
         uid = series_of(path)
         if uid:
@@ -47,7 +48,8 @@ def lidc(folder: Path) -> Iterator[Case]:
         patient = str(header.PatientID)
         spacing = float(header.PixelSpacing[0])
         for number in range(len(nodules(path, spacing))):
-            yield Case(f"{patient}_N_{number + 1}", patient, "CT", place, path, partial(read_nodule, number))
+            counted[patient] += 1
+            yield Case(f"{patient}_N_{counted[patient]}", patient, "CT", place, path, partial(read_nodule, number))
 
 
 def _tag(element) -> str:

@@ -92,7 +92,7 @@ def removal(a, bundle, baselines: dict[str, Editor]) -> dict:
         shapes_from, count = loaded[:40], 1 if a.quick or lung else 3
         loaded = loaded[:: max(1, len(loaded) // QUICK_CASES)] if a.quick else loaded
     for case, volume, mask in loaded:
-        modality = case.modality if case else bundle.json["modalities"][0]
+        modality = case.modality if case else editors["model"].modality(volume)
         sources, limit = (loaded, 25.0) if case is None else (shapes_from, 14.0 if lung else 30.0)
         holes = tumour_shapes(sources, volume.spacing, limit)
         name = {"case": case.id if case else a.image.name, "patient": case.patient if case else a.image.name}

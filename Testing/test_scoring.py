@@ -54,14 +54,15 @@ def test_summary_by_class_with_interval_and_control():
 
 
 def test_interval_resamples_patients_not_cases():
-    one = [{"patient": f"p{i // 10}", "v": float(i // 10)} for i in range(40)]
-    each = [{"patient": f"p{i}", "v": float(i // 10)} for i in range(40)]
+    one = [{"patient": f"p{i // 10}", "v": float(i // 10)} for i in range(80)]
+    each = [{"patient": f"p{i}", "v": float(i // 10)} for i in range(80)]
 
     def mean(some):
         return float(np.mean([r["v"] for r in some]))
 
     wide, narrow = (np.ptp(scoring.interval(r, mean)) for r in (one, each))
     assert wide > 2 * narrow
+    assert scoring.interval(one[:40], mean) == [None, None]  # four patients
 
 
 def test_psnr_and_ssim_at_a_window():

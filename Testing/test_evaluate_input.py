@@ -122,6 +122,11 @@ def test_wrong_input_is_one_line_and_nothing_is_written(bundle, two_regions, cas
     assert "several regions" in stopped("removal", *many)
     assert "no-such-model" in stopped("texture", "--model", "no-such-model", "--data", cases, *rest)
     assert "--update" in stopped("texture", "--model", bundle.folder, "--data", cases, *rest, "--update")
+    mine = ("texture", "--model", bundle.folder, "--data", cases, *rest)
+    assert "netwrok is none of network" in stopped(*mine, "--arms", "netwrok")
+    assert "three patients" in stopped(*mine, "--patients", 2)
+    assert "prepare.py made" in stopped(*mine, "--prepared", empty)
+    assert "checkpoint of train_baseline.py" in stopped(*mine, "--baseline", tmp_path / "gone.pt")
     assert not out.exists()
 
 

@@ -53,6 +53,16 @@ def _texture(path: Path, medians: dict[str, float], cases: int) -> Path:
     return path
 
 
+def test_rows_beside_the_results_are_left_out_and_empty_results_refused(tmp_path):
+    tiny_bundle(tmp_path / "tiny")
+    (tmp_path / "removal.rows.json").write_text("[]")
+    score(tmp_path / "tiny", [_removal(tmp_path / "removal.json"), tmp_path / "removal.rows.json"])
+    before = load_bundle(tmp_path / "tiny").json["scores"]
+    with pytest.raises(ModelError, match="has no results"):
+        score(tmp_path / "tiny", [_texture(tmp_path / "few.json", {}, 2)])
+    assert load_bundle(tmp_path / "tiny").json["scores"] == before
+
+
 def test_what_was_measured_twice_is_taken_from_more_cases(tmp_path):
     tiny_bundle(tmp_path / "tiny")
     many = _texture(tmp_path / "a.json", {"CT own full": 0.9}, 45)

@@ -254,7 +254,8 @@ def judged_auc(score: np.ndarray, y: np.ndarray, patients: list[str], cases: lis
 def detect(
     bench: Bench, made: list[tuple[int, Drawn]], count: int, steps: int, repeats: int, seed: int = 0
 ) -> dict:
-    """Both detectors on one arm's tumours and the real ones of the same cases.
+    """Both detectors on one arm's tumours and the real ones of the same cases; `trained_on`: synthetic tumours that one learned
+    from, mean over folds.
 
     :param made: (case, sample); a case may have several.
     :param count: folds; `steps` of the patch network's training, 0 leaves it out; `repeats` with other folds, averaged.
@@ -273,17 +274,18 @@ def detect(
         y.append(int(drawn is not None))
     x, y, image = np.nan_to_num(np.array(x)), np.array(y), np.stack(image)
     count = min(count, len(set(patients)))
-    scores = {"numbers": np.zeros(len(y)), "patches": np.zeros(len(y))}
+    scores, trained = {"numbers": np.zeros(len(y)), "patches": np.zeros(len(y))}, []
     for r in range(repeats):
         fold = folds(patients, count, seed + r)
         parts = [apart(fold, k, patients, lenders) for k in np.unique(fold)]
+        trained += [y[train].sum() for train, _ in parts]
         scores["numbers"] += number_scores(x, y, parts, seed + r) / repeats
         if steps:
             scores["patches"] += patch_scores(image, y, np.array(cases), parts, steps, seed + r) / repeats
     if not steps:
         scores.pop("patches")
     out = {name: judged_auc(s, y, patients, cases) for name, s in scores.items()}
-    trained = float(np.mean([y[train].sum() for train, _ in parts]))
     return out | {
-        "real": int((y == 0).sum()), "synthetic": int(y.sum()), "patients": len(set(patients)), "trained_on": trained,
+        "real": int((y == 0).sum()), "synthetic": int(y.sum()), "patients": len(set(patients)),
+        "trained_on": float(np.mean(trained)),
     }  # fmt: skip

@@ -71,18 +71,24 @@ class Walk:
 
     def run(self) -> None:
         try:
-            self.stage("choose and measure", self.case.panel.enter, lambda: self.case.panel.tumour.measurement)
+            self.stage(
+                "choose and measure", self.case.panel.enter, lambda: self.case.panel.tumour.measurement
+            )
             for number in ("first", "second"):
                 self.ui.removeButton.click()
                 self.until(lambda: self.ui.generateButton.enabled)
-                self.stage(f"{number} removal", self.ui.generateButton.click, lambda: self.case.panel.job is None)
+                self.stage(
+                    f"{number} removal", self.ui.generateButton.click, lambda: self.case.panel.job is None
+                )
                 self.stage("undo", self.ui.undoButton.click, lambda: self.case.panel.tumour.measurement)
             self.ui.shapeButton.click()
             self.until(lambda: self.case.panel.job is None)
             slider = self.case.widget("sphericity_slider")
             for number, value in enumerate((300, 400, 500, 600, 700)):
                 self.moved = False
-                self.stage(f"slider, move {number + 1}", lambda value=value: self.move(slider, value), self.followed)
+                self.stage(
+                    f"slider, move {number + 1}", lambda value=value: self.move(slider, value), self.followed
+                )
         finally:
             self.case.panel.cleanup()
             self.case.logic.close()

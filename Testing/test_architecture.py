@@ -18,7 +18,7 @@ OPTIONAL = {"monai", "einops", "certifi"}  # used where they are installed
 HEAVY = ("torch", "monai", "scipy", "SimpleITK", "einops", "safetensors")
 SLICER = {"slicer", "qt", "vtk", "ctk", "mrml", "PythonQt", "vtkmodules"}
 
-MAX_FILE, MAX_FUNCTION = 500, 80
+MAX_FILE, MAX_FUNCTION = 600, 90
 
 
 def name_of(path):
@@ -49,7 +49,9 @@ def test_there_is_something_to_check():
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
 def test_engine_knows_neither_slicer_nor_training_nor_tests(path):
     allowed = REQUIRED | OPTIONAL | {"TumorSynthLib"} | set(sys.stdlib_module_names)
-    wrong = [f"line {line}: {whole}" for top, whole, line in imported(parse(path), path) if top not in allowed]
+    wrong = [
+        f"line {line}: {whole}" for top, whole, line in imported(parse(path), path) if top not in allowed
+    ]
     assert not wrong
 
 
@@ -68,7 +70,11 @@ def test_training_knows_neither_slicer_nor_tests(path):
 def test_nothing_that_runs_foreign_code(path):
     """No pickle, eval, exec or shell; torch.load is a pickle too."""
     tree = parse(path)
-    wrong = [f"line {line}: {top}" for top, _, line in imported(tree, path) if top in {"pickle", "marshal", "shelve", "dill"}]
+    wrong = [
+        f"line {line}: {top}"
+        for top, _, line in imported(tree, path)
+        if top in {"pickle", "marshal", "shelve", "dill"}
+    ]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -83,14 +89,20 @@ def test_nothing_that_runs_foreign_code(path):
 
 
 def has_true(call, name):
-    return any(k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is True for k in call.keywords)
+    return any(
+        k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is True for k in call.keywords
+    )
 
 
 @pytest.mark.parametrize("path", ENGINE + TRAINING, ids=name_of)
 def test_files_and_functions_fit(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE
     functions = [n for n in ast.walk(parse(path)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    long = [f"{f.name}: {f.end_lineno - f.lineno + 1}" for f in functions if f.end_lineno - f.lineno + 1 > MAX_FUNCTION]
+    long = [
+        f"{f.name}: {f.end_lineno - f.lineno + 1}"
+        for f in functions
+        if f.end_lineno - f.lineno + 1 > MAX_FUNCTION
+    ]
     assert not long
 
 
@@ -112,7 +124,9 @@ def test_help_answers_at_once():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         after = os.times()
         assert done.returncode == 0 and "synthesize" in done.stdout
-        used.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        used.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
     assert min(used) <= 0.5
 
 
@@ -124,4 +138,6 @@ def test_package_list_is_complete():
     assert listed == found
     needed = {requirement.split(">")[0] for requirement in project["project"]["dependencies"]}
     assert needed == REQUIRED
-    assert not any("==" in requirement for requirement in project["project"]["dependencies"]), "ranges, not pins"
+    assert not any("==" in requirement for requirement in project["project"]["dependencies"]), (
+        "ranges, not pins"
+    )

@@ -145,8 +145,12 @@ def test_a_file_where_a_folder_should_be(attempt, case, tmp_path, option):
 
 def test_folder_that_refuses_files(attempt, case, tmp_path, monkeypatch):
     (tmp_path / "locked").mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path / "locked"))  # root may write anywhere
-    assert "can't be written to; choose another folder" in attempt(*case, "--out", tmp_path / "locked" / "o.nrrd")
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: str(path) != str(tmp_path / "locked")
+    )  # root may write anywhere
+    assert "can't be written to; choose another folder" in attempt(
+        *case, "--out", tmp_path / "locked" / "o.nrrd"
+    )
 
 
 def test_nan(attempt, case):

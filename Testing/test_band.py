@@ -14,7 +14,12 @@ from TumorSynthLib.texture import solver
 from TumorSynthLib.texture.band import Band
 
 CONTRAST = "original_glcm_Contrast"
-VALUES = ("original_firstorder_Mean", "original_firstorder_Variance", "original_glcm_Correlation", "original_glcm_Idm")
+VALUES = (
+    "original_firstorder_Mean",
+    "original_firstorder_Variance",
+    "original_glcm_Correlation",
+    "original_glcm_Idm",
+)
 
 
 def blurred(shape, sigma, seed=0, deviation=30.0):
@@ -60,7 +65,9 @@ def test_drawn_grain_is_held_to_the_images_and_the_rest_stays(scan, seed):
     drawn = np.where(mask, other, image).astype(np.float32)
     band = Band.around(image, mask)
     held = band.held(drawn, mask)
-    border = ndimage.binary_dilation(mask, np.ones((1, 3, 3))) & ~ndimage.binary_erosion(mask, np.ones((1, 3, 3)))
+    border = ndimage.binary_dilation(mask, np.ones((1, 3, 3))) & ~ndimage.binary_erosion(
+        mask, np.ones((1, 3, 3))
+    )
     for where in (mask, border):
         assert spread_of(band, drawn, where) > 4 * band.level
         assert spread_of(band, held, where) == pytest.approx(band.level, rel=0.25)
@@ -81,7 +88,9 @@ def test_another_level_than_around_is_no_grain(scan):
 def test_what_loses_grain_keeps_its_standard_deviation(scan):
     """First-order features, and with them most others, hang on it."""
     image, mask = scan
-    drawn = np.where(mask, image / 2 + np.random.default_rng(0).normal(0, 8, image.shape), image).astype(np.float32)
+    drawn = np.where(mask, image / 2 + np.random.default_rng(0).normal(0, 8, image.shape), image).astype(
+        np.float32
+    )
     held = Band.around(image, mask).held(drawn, mask)
     assert held[mask].std() == pytest.approx(drawn[mask].std(), rel=0.06)
     assert held[mask].mean() == pytest.approx(drawn[mask].mean(), abs=0.5)
@@ -90,7 +99,9 @@ def test_what_loses_grain_keeps_its_standard_deviation(scan):
 def test_values_whose_squares_overflow_stay_numbers(scan):
     """A model without a range of intensities can draw anything."""
     image, mask = scan
-    drawn = np.where(mask, -1e25 * (1 + np.random.default_rng(0).random(image.shape)), image).astype(np.float32)
+    drawn = np.where(mask, -1e25 * (1 + np.random.default_rng(0).random(image.shape)), image).astype(
+        np.float32
+    )
     band = Band.around(image, mask)
     with np.errstate(all="ignore"):
         assert np.array_equal(band.held(band.oriented(drawn, mask), mask), drawn)
@@ -136,7 +147,9 @@ def test_the_solver_reaches_what_is_asked_within_the_band(scan):
     asked = {k: asked[k] for k in (*VALUES, CONTRAST)}
     found = {}
     for name, held_to in (("free", None), ("held", band)):
-        result = solver.solve(drawn, mask, asked, settings=settings, spacing=(1, 1, 2), band=held_to, integer=False)
+        result = solver.solve(
+            drawn, mask, asked, settings=settings, spacing=(1, 1, 2), band=held_to, integer=False
+        )
         assert result.reached[CONTRAST] == pytest.approx(asked[CONTRAST], rel=0.05)
         found[name] = spread_of(band, result.array, mask) / band.level
     assert found["held"] < 1.1 < 1.2 < found["free"]
@@ -161,7 +174,9 @@ def test_what_is_missed_within_the_band_is_solved_without_it(
 
     def touched(self, job, sample, solved):
         done.append("touched")
-        return SimpleNamespace(native=solved.native, reached={CONTRAST: (solved.reached[CONTRAST] + job.used[CONTRAST]) / 2})
+        return SimpleNamespace(
+            native=solved.native, reached={CONTRAST: (solved.reached[CONTRAST] + job.used[CONTRAST]) / 2}
+        )
 
     monkeypatch.setattr(Painter, "_solve", solve)
     monkeypatch.setattr(Painter, "_touched", touched)
@@ -180,6 +195,10 @@ def test_far_requests_begin_and_end_looser_and_take_more_steps(scan, monkeypatch
     own = extract(image, mask, (1, 1, 2), settings, ("firstorder", "glcm"))
     asked = {k: own[k] for k in VALUES} | {CONTRAST: own[CONTRAST] * (4 if far else 1.05)}
     monkeypatch.setattr(solver, "SPLIT_VOXELS", int(mask.sum()))
-    monkeypatch.setattr(solver._Solver, "refine", lambda s, values: begun.append((s.slack, s.loosest, s.iterations)) or values)
-    solver.solve(image, mask, asked, settings=settings, spacing=(1, 1, 2), band=Band.around(image, mask), integer=False)
+    monkeypatch.setattr(
+        solver._Solver, "refine", lambda s, values: begun.append((s.slack, s.loosest, s.iterations)) or values
+    )
+    solver.solve(
+        image, mask, asked, settings=settings, spacing=(1, 1, 2), band=Band.around(image, mask), integer=False
+    )
     assert begun == [(solver.LOOSE, solver.LOOSEST, 150) if far else (1.0, solver.FINISHED, 60)]

@@ -241,11 +241,17 @@ def test_a_sidecar_repeats_what_was_taken_from_elsewhere(run, data, tmp_path, na
     write_volume(volume, donor[0])
     write_volume(volume.with_array(mask.astype(np.uint8)), donor[1])
     to = sitk.ReadImage(str(data[0])).TransformIndexToPhysicalPoint((16, 24, 9))
-    options = ("--grow", 2) if name == "remove" else ("--to", *to, "--donor", *donor, "--out-mask", tmp_path / "m.nii")
+    options = (
+        ("--grow", 2)
+        if name == "remove"
+        else ("--to", *to, "--donor", *donor, "--out-mask", tmp_path / "m.nii")
+    )
     code, _, err = run(*edit(name, data, tmp_path / "a.nii", "--seed", 5, *options))
     assert code == 0, err
     mask = () if name == "remove" else ("--out-mask", tmp_path / "n.nii")
-    code, _, err = run(name, *data, "--repeat", tmp_path / "a.json", "--device", "cpu", "--out", tmp_path / "b.nii", *mask)
+    code, _, err = run(
+        name, *data, "--repeat", tmp_path / "a.json", "--device", "cpu", "--out", tmp_path / "b.nii", *mask
+    )
     assert code == 0, err
     assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
 
@@ -348,7 +354,12 @@ def test_signal_stops_cleanly(data, tmp_path, number):
         *map(str, edit("remove", data, tmp_path / "x.nii.gz", "--steps", 1000)),
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_ctrl_c,
     )
     wait_until_at_work(process)
     process.send_signal(number)

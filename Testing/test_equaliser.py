@@ -68,12 +68,16 @@ def with_grain(folder: Path, values) -> Path:
     bundle = tiny_bundle.tiny_bundle(folder / "tiny", network=True)
     manifest = {k: v for k, v in bundle.json.items() if k not in ("files", "format")}
     manifest["sampler"] = manifest["sampler"] | {"grain": {"CT": values}}
-    return write_bundle(folder / "again", manifest, {n: bundle.tensors(n, "torch") for n in bundle.json["files"]}).folder
+    return write_bundle(
+        folder / "again", manifest, {n: bundle.tensors(n, "torch") for n in bundle.json["files"]}
+    ).folder
 
 
 def test_a_bundle_s_draws_get_what_they_lack(mask, tmp_path):
     image = noise(0.5, 3)
-    plain = TextureModel.from_bundle(load_bundle(tiny_bundle.tiny_bundle(tmp_path / "plain", network=True).folder), "cpu")
+    plain = TextureModel.from_bundle(
+        load_bundle(tiny_bundle.tiny_bundle(tmp_path / "plain", network=True).folder), "cpu"
+    )
     model = TextureModel.from_bundle(load_bundle(with_grain(tmp_path, [-1.0] + [1.0] * (RINGS - 1))), "cpu")
     draws = [m.sample(image, mask, "CT", {}) for m in (plain, model)]
     assert not np.array_equal(*draws) and np.array_equal(draws[1][~mask], image[~mask])
@@ -130,7 +134,10 @@ def test_what_draws_lack_is_found_and_written(tmp_path, monkeypatch):
         if self.in_band:
             return sample(self, array, mask, modality, features, **more)
         soft = ndimage.gaussian_filter(array, (0, 0.5, 0.5))
-        mean, share = soft[mask].mean(), array[mask].std() / soft[mask].std()  # draws are guided to the asked deviation
+        mean, share = (
+            soft[mask].mean(),
+            array[mask].std() / soft[mask].std(),
+        )  # draws are guided to the asked deviation
         return np.where(mask, mean + share * (soft - mean), array).astype(np.float32)
 
     monkeypatch.setattr(TextureModel, "sample", blurred)

@@ -167,7 +167,9 @@ def test_a_donor_s_features_are_not_learned_from_the_donor():
 
 
 def test_the_shuffled_control_takes_another_case():
-    rows = [{"case": c, "asked": {"a": float(c)}, "reached": {"a": float(c)}} for c in range(6) for _ in range(3)]
+    rows = [
+        {"case": c, "asked": {"a": float(c)}, "reached": {"a": float(c)}} for c in range(6) for _ in range(3)
+    ]
     assert scoring.correlations(rows, ["a"])["a"] == pytest.approx(1)
     asked = np.roll(np.repeat(np.arange(6), 3), 3)
     expected = np.corrcoef(asked, np.repeat(np.arange(6), 3))[0, 1]
@@ -306,7 +308,9 @@ def test_renewed_results_are_of_the_model_that_renewed_them(texture, bundle, cas
     older = tmp_path / "results.json"
     older.write_text(json.dumps(first | {"version": "0.0.1"}))
     for _ in range(2):
-        again = run("texture", bundle, cases, older, "--cache", folder / "cache", "--parts", "fidelity", "--update")
+        again = run(
+            "texture", bundle, cases, older, "--cache", folder / "cache", "--parts", "fidelity", "--update"
+        )
     assert again["version"] == first["version"] and again["sweeps"] == first["sweeps"]
     assert again["command"] == first["command"] and len(again["renewed"]) == 1
 
@@ -315,7 +319,18 @@ def test_what_is_measured_anew_may_have_another_budget(texture, bundle, cases, t
     folder, first = texture
     older = tmp_path / "results.json"
     older.write_text(json.dumps(first))
-    words = ("texture", bundle, cases, older, "--cache", folder / "cache", "--update", "--nfe-cases", "2", "--parts")
+    words = (
+        "texture",
+        bundle,
+        cases,
+        older,
+        "--cache",
+        folder / "cache",
+        "--update",
+        "--nfe-cases",
+        "2",
+        "--parts",
+    )
     with pytest.raises(SystemExit, match="another budget"):
         run(*words, "fidelity")
     again = run(*words, "evaluations")
@@ -347,7 +362,9 @@ def test_thin_windows_get_a_margin_for_frd_score(bundle, cases, monkeypatch):
 
     def compute(images, paths_masks, num_workers):
         for sides in zip(images, paths_masks):
-            seen.extend(tuple(sitk.GetArrayFromImage(sitk.ReadImage(p)) for p in pair) for pair in zip(*sides))
+            seen.extend(
+                tuple(sitk.GetArrayFromImage(sitk.ReadImage(p)) for p in pair) for pair in zip(*sides)
+            )
         return 1.0
 
     monkeypatch.setitem(sys.modules, "frd_score", SimpleNamespace(compute_frd=compute))
@@ -357,7 +374,11 @@ def test_thin_windows_get_a_margin_for_frd_score(bundle, cases, monkeypatch):
     image, marked = seen[0]
     assert image.shape == marked.shape == tuple(n + 2 * distances.MARGIN for n in array.shape)
     inner = tuple(slice(distances.MARGIN, -distances.MARGIN) for _ in range(3))
-    assert (image[inner] == np.rint(array)).all() and (marked[inner] == mask).all() and marked.sum() == mask.sum()
+    assert (
+        (image[inner] == np.rint(array)).all()
+        and (marked[inner] == mask).all()
+        and marked.sum() == mask.sum()
+    )
 
 
 def test_a_run_that_breaks_off_keeps_what_it_had(bundle, cases, tmp_path, texture, monkeypatch):

@@ -71,7 +71,16 @@ def test_one_region_is_painted_and_measured_among_the_others(labelled, two_regio
         return sample(self, *a, **k)
 
     monkeypatch.setattr(TextureModel, "sample", spied)
-    words = ("--model", two_regions.folder, "--data", labelled, "--json", tmp_path / "all.json", "--quick", *FIDELITY)
+    words = (
+        "--model",
+        two_regions.folder,
+        "--data",
+        labelled,
+        "--json",
+        tmp_path / "all.json",
+        "--quick",
+        *FIDELITY,
+    )
     call(evaluate, "texture", *words, "--patients", 5, "--donors", 1, "--region", "enhancing")
     out = json.loads((tmp_path / "all.json").read_text())
     assert out["region"] == "enhancing" and "--region enhancing" in out["command"]
@@ -110,7 +119,9 @@ def test_wrong_input_is_one_line_and_nothing_is_written(bundle, two_regions, cas
     empty.mkdir()
     for task in ("texture", "removal"):
         for folder in (empty, tmp_path / "nowhere"):
-            assert f"{folder} has no images of CT" in stopped(task, "--model", bundle.folder, "--data", folder, *rest)
+            assert f"{folder} has no images of CT" in stopped(
+                task, "--model", bundle.folder, "--data", folder, *rest
+            )
     shutil.copy(next(cases.glob("*_image.nii.gz")), empty / "P_1_PET_image.nii.gz")
     assert "only of PET" in stopped("texture", "--model", bundle.folder, "--data", empty, *rest)
     assert "meta.json" in stopped("codec", "--data", empty, *rest)
@@ -189,10 +200,14 @@ def test_a_refused_arm_leaves_its_place_empty(monkeypatch, tmp_path):
     case = SimpleNamespace(id="P", modality="T1")
     original = arms.Volume(np.zeros(mask.shape, np.int16), (1.0, 1.0, 1.0))
     bench = SimpleNamespace(tumours=[arms.Tumour(case, original, mask, {}, mask)] * 2)
-    made = {n: arms.Drawn(box, np.full((2, 6, 6), v, np.int16), {}, 0.0) for n, v in (("network", 5), ("full", 9))}
+    made = {
+        n: arms.Drawn(box, np.full((2, 6, 6), v, np.int16), {}, 0.0) for n, v in (("network", 5), ("full", 9))
+    }
     kept = []
     monkeypatch.setattr(figures, "_save", lambda figure, *a: kept.append(figure))
-    figures.gallery(bench, {"network": [(1, made["network"])], "full": [(0, made["full"]), (1, made["full"])]}, tmp_path)
+    figures.gallery(
+        bench, {"network": [(1, made["network"])], "full": [(0, made["full"]), (1, made["full"])]}, tmp_path
+    )
     axes = np.reshape(kept[0].axes, (2, 3))
     assert [a.get_title() for a in axes[0]] == ["real", "network", "full"]
     shown = [[int(a.images[0].get_array().max()) if a.images else None for a in row] for row in axes]
@@ -200,7 +215,10 @@ def test_a_refused_arm_leaves_its_place_empty(monkeypatch, tmp_path):
 
 
 def test_too_few_cases_have_no_curve_to_draw(tmp_path):
-    none, tumours = float("nan"), SimpleNamespace(bundle=SimpleNamespace(id="m", version="1", modalities=()), tumours=[])
+    none, tumours = (
+        float("nan"),
+        SimpleNamespace(bundle=SimpleNamespace(id="m", version="1", modalities=()), tumours=[]),
+    )
     task = evaluate.Texture(SimpleNamespace(figures=tmp_path), tumours, evaluate.BUDGETS["quick"])
     point = {"median": none, "interval": (None, None)}
     task.figures({"evaluations": {"curve": {"1": point, "2": point}, "plateau": none}})

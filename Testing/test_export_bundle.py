@@ -29,7 +29,12 @@ def trained(folder: Path, widths: tuple[int, ...]) -> list[str]:
     torch.manual_seed(0)
     network = BridgeNetwork(NetworkConfig(8, len(NAMES), 1, 1, widths))
     meta = {"layout": "lidc", "spacing": [1.0, 1.0, 2.0], "modalities": ["CT"]}
-    config = {"network": network.config.as_dict(), "names": NAMES, "meta": meta, "intensity": {"CT": [0.0, 100.0]}}
+    config = {
+        "network": network.config.as_dict(),
+        "names": NAMES,
+        "meta": meta,
+        "intensity": {"CT": [0.0, 100.0]},
+    }
     state = {
         "ema": network.state_dict(), "codec": common.make_codec({"kind": "haar"}).state_dict(), "codec_config": {"kind": "haar"},
         "config": config, "step": 1, "spent": 1.0,
@@ -39,9 +44,26 @@ def trained(folder: Path, widths: tuple[int, ...]) -> list[str]:
     meta |= {"names": NAMES, "population": {"CT": cases}, "extraction": {"binWidth": 25.0}}
     (folder / "meta.json").write_text(json.dumps(meta))
     (folder / "rows.json").write_text(json.dumps([{"kind": "real", "patient": "p", "modality": "CT"}]))
-    for name, shape, dtype in (("images", (1, 8, 16, 16), "i2"), ("labels", (1, 8, 16, 16), "u1"), ("features", (1, 3), "f8")):
+    for name, shape, dtype in (
+        ("images", (1, 8, 16, 16), "i2"),
+        ("labels", (1, 8, 16, 16), "u1"),
+        ("features", (1, 3), "f8"),
+    ):
         np.save(folder / f"{name}.npy", np.zeros(shape, dtype))
-    return ["--run", str(folder), "--data", str(folder), "--id", "toy", "--version", "1", "--title", "T", "--organ", "o"]
+    return [
+        "--run",
+        str(folder),
+        "--data",
+        str(folder),
+        "--id",
+        "toy",
+        "--version",
+        "1",
+        "--title",
+        "T",
+        "--organ",
+        "o",
+    ]
 
 
 def export(options: list[str], out: Path):

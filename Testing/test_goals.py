@@ -39,11 +39,20 @@ def cells(outs: list[dict]) -> dict[str, str]:
 
 
 def test_missed_goals_are_bold_and_unmeasured_ones_say_so():
-    out = results(3, results={"CT own full": fidelity(), "CT own network": fidelity(0.7), "CT donor full": fidelity(0.9, 0.94)})
+    out = results(
+        3,
+        results={
+            "CT own full": fidelity(),
+            "CT own network": fidelity(0.7),
+            "CT donor full": fidelity(0.9, 0.94),
+        },
+    )
     found = cells([out])
     assert found["first-order / GLCM, own features ≥ .99"] == "0.990 / 0.990"
     assert found["the same, donors' features"] == "not measured"  # the last row of that name: network alone
-    assert found["network alone: median Pearson ≥ .85; gap to shuffled ≥ .5, own features"] == "**0.700; 0.60**"
+    assert (
+        found["network alone: median Pearson ≥ .85; gap to shuffled ≥ .5, own features"] == "**0.700; 0.60**"
+    )
     assert found["evaluations for 99 % of the best ≤ 8"] == "not measured"
     donors = [line for line in goals.table([out]) if line.startswith("| the same, donors'")]
     assert "**0.940 / 0.940**" in donors[0]
@@ -60,12 +69,19 @@ def test_values_are_of_most_cases_and_comparisons_of_the_same():
         2,
         results={"CT own full": fidelity(psnr=29), "CT own gan": fidelity(psnr=30)},
         believable={
-            "CT real": believable(0.5, 1.0), "CT donor full": believable(0.6), "CT donor gan": believable(0.9, 3.0, 7.5),
+            "CT real": believable(0.5, 1.0),
+            "CT donor full": believable(0.6),
+            "CT donor gan": believable(0.9, 3.0, 7.5),
         },
     )
-    many = results(9, results={"CT own full": fidelity(psnr=40)}, believable={"CT donor full": believable(0.8)})
+    many = results(
+        9, results={"CT own full": fidelity(psnr=40)}, believable={"CT donor full": believable(0.8)}
+    )
     found = cells([few, many])
-    assert found["PSNR / SSIM of own features above GAN's and LDM's"] == "**full 29.0 / 0.900, gan 30.0 / 0.900**"
+    assert (
+        found["PSNR / SSIM of own features above GAN's and LDM's"]
+        == "**full 29.0 / 0.900, gan 30.0 / 0.900**"
+    )
     assert found["mean AUC below GAN's, LDM's and field's, same cases"] == "donor 0.60, gan 0.90"
     assert found[FRECHET] == "full 2.00 / 7.00, gan 3.00 / 7.50, real 1.00"
     lines = goals.table([few, many])
@@ -82,9 +98,16 @@ def test_removals_are_of_most_holes_and_sweeps_must_be_monotone():
         return {"task": "removal", "model": "toy", "command": "x --data y", "results": entries}
 
     sweeps = {"full": {"monotone": 0.9, "slope_median": 1.0}}
-    found = cells([results(3, results={"CT own full": fidelity()}, sweeps=sweeps), removal(9, 29.0), removal(3, 31.0)])
-    assert found["PSNR / SSIM of removals above biharmonic's, GAN's and LDM's"].startswith("**model 29.0 / 0.290")
-    assert cells([results(3, results={"CT own full": fidelity()}, sweeps={"network": {}})])[SWEPT] == "not measured"
+    found = cells(
+        [results(3, results={"CT own full": fidelity()}, sweeps=sweeps), removal(9, 29.0), removal(3, 31.0)]
+    )
+    assert found["PSNR / SSIM of removals above biharmonic's, GAN's and LDM's"].startswith(
+        "**model 29.0 / 0.290"
+    )
+    assert (
+        cells([results(3, results={"CT own full": fidelity()}, sweeps={"network": {}})])[SWEPT]
+        == "not measured"
+    )
     assert found[SWEPT] == "**90 %; 1.00**"
 
 
@@ -99,7 +122,11 @@ def test_without_texture_results_there_is_no_table():
 
 
 def test_either_frechet_distance_must_be_lower():
-    seen = {"CT real": believable(0.5, 1.0), "CT donor full": believable(0.6), "CT donor gan": believable(0.9, 3.0, 6.9)}
+    seen = {
+        "CT real": believable(0.5, 1.0),
+        "CT donor full": believable(0.6),
+        "CT donor gan": believable(0.9, 3.0, 6.9),
+    }
     found = cells([results(2, results={"CT own full": fidelity()}, believable=seen)])
     assert found[FRECHET] == "**full 2.00 / 7.00, gan 3.00 / 6.90, real 1.00**"
 
@@ -108,5 +135,7 @@ def test_values_bring_their_intervals():
     row = fidelity(case=0.94) | {"case_pearson_interval": [0.9, 0.97], "case_spearman_interval": [None, None]}
     row["classes"]["glcm"]["interval"] = [0.91, 1.0]
     found = cells([results(2, results={"CT own full": row})])
-    assert found["case-wise Pearson ≥ .95 / Spearman ≥ .96, own features"] == "**0.940 (0.900-0.970) / 0.940**"
+    assert (
+        found["case-wise Pearson ≥ .95 / Spearman ≥ .96, own features"] == "**0.940 (0.900-0.970) / 0.940**"
+    )
     assert found["first-order / GLCM, own features ≥ .99"] == "0.990 / 0.990 (0.910-1.000)"

@@ -146,7 +146,9 @@ def test_a_sagittal_file_is_prepared_as_an_axial_one(tmp_path):
     assert volume.spacing == pytest.approx((0.9, 0.8, 2.0)) and volume.same_grid(jobs[0].load()[0])
     assert sagittal.population["tumour"] == pytest.approx(axial.population["tumour"], rel=1e-6)
     for a, b in zip(axial.crops, sagittal.crops, strict=True):
-        assert np.array_equal(a.image, b.image) and np.array_equal(a.label, b.label) and a.features == b.features
+        assert (
+            np.array_equal(a.image, b.image) and np.array_equal(a.label, b.label) and a.features == b.features
+        )
 
 
 def test_an_axial_file_is_left_as_it_is():
@@ -291,9 +293,14 @@ def test_lidc_counts_a_patient_s_nodules_over_all_scans(tmp_path):
     pytest.importorskip("pydicom")
     nodule = [(k, disc((12, 10), 3), True) for k in (5, 6, 7)]
     for name in ("first", "second"):
-        slices = dicom_tree.ct_series(tmp_path / f"LIDC-IDRI-0001/{name}", "LIDC-IDRI-0001", dicom_tree.image())
+        slices = dicom_tree.ct_series(
+            tmp_path / f"LIDC-IDRI-0001/{name}", "LIDC-IDRI-0001", dicom_tree.image()
+        )
         dicom_tree.lidc_xml(tmp_path / f"{name}.xml", slices[0].SeriesInstanceUID, [[nodule], [nodule]])
-    assert sorted(c.id for c in layouts.cases("lidc-dicom", tmp_path)) == ["LIDC-IDRI-0001_N_1", "LIDC-IDRI-0001_N_2"]
+    assert sorted(c.id for c in layouts.cases("lidc-dicom", tmp_path)) == [
+        "LIDC-IDRI-0001_N_1",
+        "LIDC-IDRI-0001_N_2",
+    ]
 
 
 def test_a_damaged_case_is_left_out_and_named(tmp_path, capsys):

@@ -16,14 +16,20 @@ BUNDLE = SimpleNamespace(
     id="lung-nodule-ct",
     version="1.2",
     sha256="ab" * 32,
-    json={"files": {"network.safetensors": {"sha256": "cd" * 32, "bytes": 10}}, "sampler": {"eta": 1}, "licence": "CC BY"},
+    json={
+        "files": {"network.safetensors": {"sha256": "cd" * 32, "bytes": 10}},
+        "sampler": {"eta": 1},
+        "licence": "CC BY",
+    },
 )
 
 
 def make_source(**options):
     rng = np.random.default_rng(0)
     volume = Volume(rng.integers(-1000, 400, (6, 7, 8)).astype(np.int16), (0.7, 0.7, 2.5), (1.0, 2.0, 3.0))
-    request = EditRequest(features={"original_firstorder_Mean": 30.0}, seed=7, samples=2, to=(1, 2, 3), **options)
+    request = EditRequest(
+        features={"original_firstorder_Mean": 30.0}, seed=7, samples=2, to=(1, 2, 3), **options
+    )
     return SimpleNamespace(volume=volume, mask=volume.array > 100, request=request, modality="CT")
 
 
@@ -40,7 +46,9 @@ def make_result():
 
 def make_record(**options):
     files = {"image": "/data/Jane Doe/ct.nii.gz", "mask": "mask.nrrd"}
-    return provenance.record("synthesize", BUNDLE, make_source(**options), make_result(), device="cpu", files=files)
+    return provenance.record(
+        "synthesize", BUNDLE, make_source(**options), make_result(), device="cpu", files=files
+    )
 
 
 def test_record_says_what_was_done():
@@ -98,22 +106,32 @@ def test_a_record_read_back_repeats_the_edit(tmp_path):
 def test_a_repetition_needs_the_same_model_image_and_mask():
     entry, source = make_record(), make_source()
     with pytest.raises(InputError, match="voxels differ"):
-        provenance.check_repeatable(entry, BUNDLE, source.volume.with_array(source.volume.array + 1), source.mask)
+        provenance.check_repeatable(
+            entry, BUNDLE, source.volume.with_array(source.volume.array + 1), source.mask
+        )
     with pytest.raises(InputError, match="mask"):
         provenance.check_repeatable(entry, BUNDLE, source.volume, ~source.mask)
     other = SimpleNamespace(**{**vars(BUNDLE), "sha256": "00" * 32})
     with pytest.raises(ModelError, match="lung-nodule-ct 1.2"):
         provenance.check_repeatable(entry, other, source.volume, source.mask)
     entry["software"]["packages"]["torch"] = "0.1"
-    assert any("torch 0.1" in text for text in provenance.check_repeatable(entry, BUNDLE, source.volume, source.mask))
+    assert any(
+        "torch 0.1" in text for text in provenance.check_repeatable(entry, BUNDLE, source.volume, source.mask)
+    )
 
 
 def test_a_repetition_needs_the_same_organ():
     organ = make_source().volume.array > 0
-    for entry, given in ((make_record(inside=organ), None), (make_record(inside=organ), ~organ), (make_record(), organ)):
+    for entry, given in (
+        (make_record(inside=organ), None),
+        (make_record(inside=organ), ~organ),
+        (make_record(), organ),
+    ):
         with pytest.raises(InputError, match="organ"):
             provenance.check_repeatable(entry, BUNDLE, make_source().volume, make_source().mask, given)
-    provenance.check_repeatable(make_record(inside=organ), BUNDLE, make_source().volume, make_source().mask, organ)
+    provenance.check_repeatable(
+        make_record(inside=organ), BUNDLE, make_source().volume, make_source().mask, organ
+    )
 
 
 def test_no_partial_sidecar(tmp_path, monkeypatch):

@@ -151,7 +151,9 @@ def test_thick_slices_are_continued_on_the_model_s_grid(thigh, monkeypatch, slic
     """Between 5 mm slices of lung1 the image's own voxels continue into a hole 2 dB worse than the model's grid."""
     array, mask = thigh
     seen, kept = [], TextureModel.continued
-    monkeypatch.setattr(TextureModel, "continued", lambda self, *a, **k: seen.append(a) or kept(self, *a, **k))
+    monkeypatch.setattr(
+        TextureModel, "continued", lambda self, *a, **k: seen.append(a) or kept(self, *a, **k)
+    )
     lung = Volume(np.where(mask, 0, array - 850).astype(np.int16), (0.6, 0.6, slices), (0.0, 0.0, 0.0))
     result = Editor("lung-nodule-ct").remove(lung, mask)
     assert len(seen) == calls

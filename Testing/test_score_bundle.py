@@ -15,7 +15,12 @@ score = pytest.importorskip("score_bundle").score
 
 
 def _removal(path: Path, model="tiny", version="1.0.0", psnr=40.0) -> Path:
-    out = {"task": "removal", "model": model, "version": version, "command": "evaluate.py removal --data x/val"}
+    out = {
+        "task": "removal",
+        "model": model,
+        "version": version,
+        "command": "evaluate.py removal --data x/val",
+    }
     path.write_text(json.dumps(out | {"results": {"CT model psnr": {"mean": psnr, "holes": 3}}}))
     return path
 
@@ -26,7 +31,9 @@ def test_scores_are_replaced_and_nothing_else(tmp_path):
     weights = {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
     score(folder, [_removal(tmp_path / "removal.json")])
     after = load_bundle(folder).json
-    assert {k: v for k, v in after.items() if k != "scores"} == {k: v for k, v in before.items() if k != "scores"}
+    assert {k: v for k, v in after.items() if k != "scores"} == {
+        k: v for k, v in before.items() if k != "scores"
+    }
     assert after["scores"] == {
         "removal in x/val, inside the hole + 5 mm": {"CT model psnr": {"mean": 40.0, "holes": 3}}
     }
@@ -48,7 +55,12 @@ def _texture(path: Path, medians: dict[str, float], cases: int) -> Path:
         }
         for key, m in medians.items()
     }  # fmt: skip
-    out = {"task": "texture", "model": "tiny", "version": "1.0.0", "command": "evaluate.py texture --data x/val"}
+    out = {
+        "task": "texture",
+        "model": "tiny",
+        "version": "1.0.0",
+        "command": "evaluate.py texture --data x/val",
+    }
     path.write_text(json.dumps(out | {"results": rows}))
     return path
 

@@ -320,9 +320,16 @@ def test_repeat_gives_the_same_voxels(logic, shared_data):
 def test_a_repetition_stays_in_the_organ(logic, shared_data):
     volumeNode, segmentationNode, mask = slicer_case.lung(shared_data)
     organ = np.zeros_like(mask)
-    organ[tuple(slice(a - 12, b + 13) for a, b in zip(np.argwhere(mask).min(0), np.argwhere(mask).max(0)))] = True
+    organ[
+        tuple(slice(a - 12, b + 13) for a, b in zip(np.argwhere(mask).min(0), np.argwhere(mask).max(0)))
+    ] = True
     organNode = slicer_case.segmentation(volumeNode, organ, "Organ")
-    options = {"to": centre(segmentationNode) + (-30.0, -14.0, 0.0), "inside": (organNode,), "nearest": True, **QUICK}
+    options = {
+        "to": centre(segmentationNode) + (-30.0, -14.0, 0.0),
+        "inside": (organNode,),
+        "nearest": True,
+        **QUICK,
+    }
     first = logic.move(volumeNode, segmentationNode, "tumour", LUNG, **options)
     wanted = voxels(volumeNode)
     moved = nodes.maskOf(segmentationNode, "tumour", volumeNode).full(mask.shape)

@@ -221,9 +221,13 @@ def test_contrast_is_reached_in_slices_four_times_as_thick(factor):
     """Few voxels of the image stand behind many of the working grid: it takes several turns to and fro."""
     _, mask = _tumour(4, 4.0)
     noise = np.random.default_rng(1).normal(0, 40, mask.shape)
-    array = np.rint(np.where(mask, solver.ndimage.gaussian_filter(noise, (0, 1, 1)) * 3, -800)).astype(np.int16)
+    array = np.rint(np.where(mask, solver.ndimage.gaussian_filter(noise, (0, 1, 1)) * 3, -800)).astype(
+        np.int16
+    )
     region = Region.around(Volume(array, (0.8, 0.8, 5.0)), mask, (1.0, 1.0, 1.25), 4.0)
-    own = extract(region.measure(region.native, as_stored=True).astype(int), region.mask, region.spacing, Settings())
+    own = extract(
+        region.measure(region.native, as_stored=True).astype(int), region.mask, region.spacing, Settings()
+    )
     asked = {FO + "Mean": own[FO + "Mean"], GLCM + "Contrast": factor * own[GLCM + "Contrast"]}
     result = solver.solve(
         region.array, region.mask, asked, None, spacing=region.spacing, region=region, integer=True

@@ -45,7 +45,9 @@ def test_steered_features_equal_the_exact_ones_and_have_gradients():
 def steering_of(prepared, device="cpu"):
     data = common.Prepared(prepared)
     names = train_texture.conditioning(data.meta["names"])
-    sampler = train_texture.Sampler(data, [data.meta["names"].index(n) for n in names], train_texture.intensity_maps(data))
+    sampler = train_texture.Sampler(
+        data, [data.meta["names"].index(n) for n in names], train_texture.intensity_maps(data)
+    )
     codec, _ = common.open_codec(None)
     torch.manual_seed(0)
     codec, network = train_texture.build(common.Run(prepared / "unused"), data, sampler, codec, [8, 8, 16])
@@ -80,7 +82,9 @@ def test_single_sliders_are_asked_all_over_the_population(prepared):
             i = int(item["given"][0].nonzero())
             modality = meta["modalities"][int(item["modality"])]
             low, high = requests.populations[modality].quantiles(requests.names[i], (0, 100))
-            asked.setdefault((modality, requests.names[i]), []).append((float(item["values"][0, i]) - low) / (high - low))
+            asked.setdefault((modality, requests.names[i]), []).append(
+                (float(item["values"][0, i]) - low) / (high - low)
+            )
     values = [v for many in asked.values() for v in many]
     assert len(values) > 20 and len({n for _, n in asked}) > 5 and {n for _, n in asked} <= steering.DRIVEN
     assert min(values) > -1e-6 and max(values) < 1 + 1e-6 and np.ptp(values) > 0.5
@@ -103,7 +107,10 @@ def test_draws_made_together_are_those_made_alone(prepared):
     torch.nn.init.normal_(network.leave.weight, std=0.02)  # a new network changes nothing
     step = next(s for s in range(99) if steering.corrected(s, 0) == max(steering.NODES))
     together = steer.losses(network, network.tokens, steer.requests.of(step, 0, 4, 0))["missed"].detach()
-    alone = [steer.losses(network, network.tokens, steer.requests.of(step, k, 1, 0))["missed"].detach() for k in range(4)]
+    alone = [
+        steer.losses(network, network.tokens, steer.requests.of(step, k, 1, 0))["missed"].detach()
+        for k in range(4)
+    ]
     assert float(together) == pytest.approx(float(torch.stack(alone).mean()), rel=1e-3)
     assert max(alone) > 1.05 * min(alone)
 
@@ -113,7 +120,9 @@ def test_a_gpu_steers_as_the_cpu_does(prepared):
     missed = []
     for device in ("cpu", "cuda"):
         steer, network = steering_of(prepared, device)
-        losses = [steer.backward(network, network.tokens, steer.requests.of(k, 0, 3, 0), (1.0,)) for k in range(4)]
+        losses = [
+            steer.backward(network, network.tokens, steer.requests.of(k, 0, 3, 0), (1.0,)) for k in range(4)
+        ]
         missed.append([found["missed"] for found in losses])
     assert missed[1] == pytest.approx(missed[0], rel=0.05)
 
@@ -121,10 +130,16 @@ def test_a_gpu_steers_as_the_cpu_does(prepared):
 def test_workers_make_the_steps_that_are_made_without(prepared):
     requests = steering_of(prepared)[0].requests
     options = SimpleNamespace(batch=2, accumulate=2, draws=2, seed=0)
-    streams = [sampling.Steps(requests.sampler, requests, options, 0, 1).stream(3, 6, workers) for workers in (0, 2)]
+    streams = [
+        sampling.Steps(requests.sampler, requests, options, 0, 1).stream(3, 6, workers) for workers in (0, 2)
+    ]
     for alone, ahead in zip(*streams, strict=True):
         assert len(ahead["batches"]) == 2
-        pairs = [(a, b) for k in range(2) for a, b in zip(alone["batches"][k].values(), ahead["batches"][k].values())]
+        pairs = [
+            (a, b)
+            for k in range(2)
+            for a, b in zip(alone["batches"][k].values(), ahead["batches"][k].values())
+        ]
         pairs += [(alone["draws"][k], ahead["draws"][k]) for k in ("values", "hole", "x")]
         for a, b in pairs:
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
@@ -133,7 +148,9 @@ def test_workers_make_the_steps_that_are_made_without(prepared):
 
 def test_workers_are_refused_where_they_cannot_share_the_data(prepared, monkeypatch):
     monkeypatch.setattr(sampling, "get_all_start_methods", lambda: ["spawn"])
-    steps = sampling.Steps(sampler_of(prepared)[0], None, SimpleNamespace(batch=1, accumulate=1, seed=0), 0, 1)
+    steps = sampling.Steps(
+        sampler_of(prepared)[0], None, SimpleNamespace(batch=1, accumulate=1, seed=0), 0, 1
+    )
     assert len(next(iter(steps.stream(0, 1, 0)))["batches"]) == 1
     with pytest.raises(SystemExit, match="--workers 0"):
         steps.stream(0, 1, 1)
@@ -165,9 +182,13 @@ def test_a_critic_settles_as_the_network_does_and_its_slope_has_a_price(prepared
             critic.learn(torch.where(item["hole"], item["x"].mean(), item["x"]), item, rng)
         seen = torch.cat([pair[1] for pair in critic.seen[-4:]]).float().requires_grad_()
         (slope,) = torch.autograd.grad(critic.critic(seen).sum(), seen)
-        return float(slope[:, : adversary.SLICES].square().sum((1, 2, 3)).mean()), torch.dist(critic.critic.out.weight, before)
+        return float(slope[:, : adversary.SLICES].square().sum((1, 2, 3)).mean()), torch.dist(
+            critic.critic.out.weight, before
+        )
 
-    (free, moved), (priced, _), (_, still) = (slope_after_learning(*a) for a in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0)))
+    (free, moved), (priced, _), (_, still) = (
+        slope_after_learning(*a) for a in ((0.0, 1.0), (1.0, 1.0), (0.0, 0.0))
+    )
     assert priced < 0.5 * free
     assert moved > 0 and still == 0
 

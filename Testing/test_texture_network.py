@@ -340,7 +340,9 @@ def test_voxels_evaluated_counts_the_padding():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_from_bundle_reads_small_weights_and_flags(dtype, monkeypatch):
-    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: False)  # the weights' precision is measured here
+    monkeypatch.setattr(
+        precision, "fast_bfloat16", lambda device: False
+    )  # the weights' precision is measured here
     reference = model()
     reference.network.tokens.log[:, 1] = True
     tensors = {f"codec.{k}": v for k, v in reference.codec.state_dict().items()}

@@ -18,7 +18,9 @@ def changed(base: dict, size: float = 0.05) -> dict:
     """Weights after some training."""
     rng = torch.Generator().manual_seed(1)
     return {
-        k: v + size * v.std() * torch.randn(v.shape, generator=rng) if v.is_floating_point() and v.numel() > 1 else v
+        k: v + size * v.std() * torch.randn(v.shape, generator=rng)
+        if v.is_floating_point() and v.numel() > 1
+        else v
         for k, v in ((k, v.float() if v.is_floating_point() else v) for k, v in base.items())
     }
 
@@ -27,14 +29,18 @@ def bundle_of(folder, **tensors: dict):
     """A tiny model with these files instead of its own weights."""
     tiny = tiny_bundle.tiny_bundle(folder / "tiny", network=True)
     files = {name: tiny.tensors(name, "torch") for name in tiny.json["files"]} | tensors
-    return write_bundle(folder / "again", {k: v for k, v in tiny.json.items() if k not in ("files", "format")}, files)
+    return write_bundle(
+        folder / "again", {k: v for k, v in tiny.json.items() if k not in ("files", "format")}, files
+    )
 
 
 def test_small_tensors_are_exact_and_large_ones_near():
     rng = torch.Generator().manual_seed(0)
     base = {"few": torch.randn(40, generator=rng), "first": torch.randn(32, 100, 3, 3, generator=rng).half(),
             "large": torch.randn(128, 512, generator=rng).half(), "same": torch.randn(64, 64, generator=rng)}  # fmt: skip
-    new = {k: v.float() + 0.05 * torch.randn(v.shape, generator=rng) for k, v in base.items()} | {"same": base["same"]}
+    new = {k: v.float() + 0.05 * torch.randn(v.shape, generator=rng) for k, v in base.items()} | {
+        "same": base["same"]
+    }
     stored = differences(base, new)
     assert "same" not in stored and stored["large"].dtype == stored["first"].dtype == torch.int8
     result = base | further(base, stored)
@@ -67,7 +73,10 @@ def test_differences_to_other_weights_are_refused(tmp_path):
     base = tiny_bundle.tiny_bundle(tmp_path / "base", network=True).tensors(WEIGHTS, "torch")
     name = next(k for k, v in base.items() if v.ndim >= 2)
     stray = {name: torch.ones(3, 5, dtype=torch.int8), f"{name}.step": torch.ones(3, 1)}
-    for wrong in (stray, {"network.other": torch.ones(3, 5, dtype=torch.int8), "network.other.step": torch.ones(3, 1)}):
+    for wrong in (
+        stray,
+        {"network.other": torch.ones(3, 5, dtype=torch.int8), "network.other.step": torch.ones(3, 1)},
+    ):
         bundle = bundle_of(tmp_path, **{FURTHER: wrong})
         with pytest.raises(ModelError, match="reinstall"):
             TextureModel.from_bundle(load_bundle(bundle.folder), "cpu")

@@ -58,7 +58,9 @@ def test_its_error_is_of_exactly_measured_features(asked):
     found = _features(image, mask)
     scales = scales_of(asked, {})
     off = np.array([abs(found[k] - v) / scales[k] for k, v in asked.items() if "StandardDev" not in k])
-    expected = np.where(off < 1, off**2, np.where(off < 10, 2 * off - 1, 19 + np.log(off.clip(1e-9) / 10))).sum()
+    expected = np.where(
+        off < 1, off**2, np.where(off < 10, 2 * off - 1, 19 + np.log(off.clip(1e-9) / 10))
+    ).sum()
     assert _touches(mask, asked).error(image[mask]) == pytest.approx(expected, rel=1e-3)
 
 
@@ -84,7 +86,9 @@ def test_through_another_grid_the_stored_file_is_what_is_measured(asked):
     region = Region.around(Volume(array, (1.3, 1.3, 2.5)), mask, SPACING, 4.0)
     judge = _touches(region.mask, asked, region)
     measured, found = judge.finished(region.array, region.native, (-np.inf, np.inf))
-    was, now = (judge.error(x[region.mask]) for x in (region.measure(region.native, as_stored=True), measured))
+    was, now = (
+        judge.error(x[region.mask]) for x in (region.measure(region.native, as_stored=True), measured)
+    )
     assert now < 0.8 * was
     assert np.array_equal(measured, region.measure(found, as_stored=True))
     assert np.array_equal(found[~region.native_mask], region.native[~region.native_mask])

@@ -17,7 +17,15 @@ sys.path.insert(0, str(TRAINING))  # the scripts are run, not installed
 for module in ("common", "monai", "skimage", "yaml"):
     pytest.importorskip(module)
 
-PIPELINE = ("prepare", "train_codec", "train_texture", "export_bundle", "evaluate", "train_baseline", "train_shape")
+PIPELINE = (
+    "prepare",
+    "train_codec",
+    "train_texture",
+    "export_bundle",
+    "evaluate",
+    "train_baseline",
+    "train_shape",
+)
 PLACES = ("one CPU", "one GPU", "one node", "several nodes")
 
 
@@ -27,7 +35,9 @@ def docstring(path: Path) -> str:
 
 TEXTS = {"README.md": (TRAINING / "README.md").read_text(encoding="utf-8")}
 TEXTS |= {path.name: docstring(path) for path in sorted(TRAINING.glob("*.py"))}
-TEXTS |= {path.name: path.read_text(encoding="utf-8") for path in sorted((TRAINING / "recipes").glob("*.yaml"))}
+TEXTS |= {
+    path.name: path.read_text(encoding="utf-8") for path in sorted((TRAINING / "recipes").glob("*.yaml"))
+}
 
 
 class Asked(BaseException):
@@ -53,7 +63,10 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     """(script, words) of each command line; what stands in brackets may be given."""
     joined = re.sub(r"\\\n#?\s*", "", text)
     found = re.findall(r"(?:python|torchrun [^\n`]*?) +Training/(\w+)\.py([^\n`&]*)", joined)
-    return [(script, shlex.split(words.replace("[", "").replace("]", ""), comments=True)) for script, words in found]
+    return [
+        (script, shlex.split(words.replace("[", "").replace("]", ""), comments=True))
+        for script, words in found
+    ]
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -78,7 +91,9 @@ def test_options_that_are_named_exist(name):
 
 def test_there_are_commands_to_check():
     assert len(commands(TEXTS["README.md"])) > 20
-    assert commands("one GPU  torchrun --n 2 Training/a.py --b C \\\n   [--d] # e\n`python Training/f.py g`") == [
+    assert commands(
+        "one GPU  torchrun --n 2 Training/a.py --b C \\\n   [--d] # e\n`python Training/f.py g`"
+    ) == [
         ("a", ["--b", "C", "--d"]),
         ("f", ["g"]),
     ]

@@ -28,7 +28,10 @@ import train_codec  # noqa: E402
 SCRIPTS = {
     # So many levels that rounding, which sums in another order may tip, changes next to nothing. With this seed one half of
     # a batch has tumours that the other lacks.
-    "codec": (train_codec, ("--width", 8, "--levels", 4097, 4097, 4097, "--critic", 4, "--crops", 1, "--seed", 4)),
+    "codec": (
+        train_codec,
+        ("--width", 8, "--levels", 4097, 4097, 4097, "--critic", 4, "--crops", 1, "--seed", 4),
+    ),
     "gan": (train_baseline, ("--kind", "gan", *WIDTHS)),
     "ldm": (train_baseline, ("--kind", "ldm", *WIDTHS)),
 }
@@ -48,7 +51,12 @@ def free_port() -> int:
 
 def call_twice(module, *arguments: str):
     """A script's `main` in this process and a second one, which share each step."""
-    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    where = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     where |= {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", EACH_STEP.format(str(TRAINING), module.__name__), *arguments]
     env = {**os.environ, **where, "RANK": "1", "LOCAL_RANK": "1"}

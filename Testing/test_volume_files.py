@@ -136,7 +136,9 @@ def big_endian(path, dtype):
 def test_nifti_in_the_other_byte_order(tmp_path):
     volume = make()
     read = read_image(big_endian(write_volume(volume, tmp_path / "big.nii"), np.int16))
-    assert np.array_equal(read.array, volume.array) and read.array.dtype == np.int16 and read.same_grid(volume)
+    assert (
+        np.array_equal(read.array, volume.array) and read.array.dtype == np.int16 and read.same_grid(volume)
+    )
     assert read_image(write_volume(read, tmp_path / "again.nii.gz")).same_grid(volume)
 
 
@@ -172,7 +174,10 @@ def bad_files(folder):
         "4-D": (save(four, folder / "four.nii.gz"), "4-D"),
         "2-D": (save(volume.sitk()[:, :, 0], folder / "two.mha"), "2-D"),
         "colour": (save(colour, folder / "colour.nrrd"), "3 values per voxel"),
-        "NaN, other byte order": (big_endian(write_volume(nan, folder / "big.nii"), np.float32), "1 voxels that are NaN"),
+        "NaN, other byte order": (
+            big_endian(write_volume(nan, folder / "big.nii"), np.float32),
+            "1 voxels that are NaN",
+        ),
         "cut, other byte order": (cut, "damaged"),
         "NaN": (write_volume(nan, folder / "nan.nii.gz"), "1 voxels that are NaN"),
         "NaN in NRRD": (write_volume(nan, folder / "nan.nrrd"), "1 voxels that are NaN"),
@@ -180,7 +185,18 @@ def bad_files(folder):
     }
 
 
-BAD = ["missing", "text", "bit flip", "lying header", "empty folder", "4-D", "2-D", "colour", "NaN", "NaN in NRRD"]
+BAD = [
+    "missing",
+    "text",
+    "bit flip",
+    "lying header",
+    "empty folder",
+    "4-D",
+    "2-D",
+    "colour",
+    "NaN",
+    "NaN in NRRD",
+]
 BAD += ["NaN, other byte order", "cut, other byte order"]
 BAD += ["infinite", *(f"cut{suffix}" for suffix in FORMATS)]
 
@@ -245,7 +261,9 @@ def test_empty_mask(tmp_path):
 def test_mask_on_another_grid(tmp_path, turn):
     volume = make(shape=(20, 40, 30))
     centre = volume.points([15, 20, 10])
-    grid = Volume(np.zeros((50, 51, 52), np.uint8), (0.61, 0.7, 1.1), direction=tuple(np.ravel(turn).astype(float)))
+    grid = Volume(
+        np.zeros((50, 51, 52), np.uint8), (0.61, 0.7, 1.1), direction=tuple(np.ravel(turn).astype(float))
+    )
     grid = Volume(grid.array, grid.spacing, tuple(centre - grid.points([26, 25, 25])), grid.direction)
     index = np.stack(np.indices(grid.array.shape)[::-1], axis=-1)
     sphere = np.linalg.norm(grid.points(index) - centre, axis=-1) < 5
@@ -260,7 +278,9 @@ def test_mask_on_another_grid(tmp_path, turn):
     assert (found != sitk.GetArrayFromImage(resampled).astype(bool)).mean() < 1e-3
 
 
-@pytest.mark.parametrize("shift, words", [((500, 0, 0), "lies outside the image"), ((2.25, 0, 0), "% of .* lies outside")])
+@pytest.mark.parametrize(
+    "shift, words", [((500, 0, 0), "lies outside the image"), ((2.25, 0, 0), "% of .* lies outside")]
+)
 def test_mask_outside_the_image(tmp_path, shift, words):
     volume = make(turn=np.eye(3))
     moved = Volume(ball(volume).astype(np.uint8), volume.spacing, tuple(np.add(volume.origin, shift)))

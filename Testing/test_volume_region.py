@@ -133,7 +133,9 @@ def test_thin_images(slices):
     assert region.spacing[2] == (5.0 if slices == 1 else 2.0)  # an axis of one slice is never resampled
     assert np.array_equal(region.paste(region.native + 1) != array, mask)
     back = region.to_native(region.array + 10 * region.mask)
-    assert np.array_equal(back != array[tuple(slice(s, s + n) for s, n in zip(region.start, back.shape))], mask)
+    assert np.array_equal(
+        back != array[tuple(slice(s, s + n) for s, n in zip(region.start, back.shape))], mask
+    )
 
 
 def test_spacing_within_one_percent_is_not_resampled():
@@ -143,7 +145,9 @@ def test_spacing_within_one_percent_is_not_resampled():
     assert Region.around(volume, mask, (1.0, 1.0, 3.27), 5).operators is not None
 
 
-@pytest.mark.parametrize("spacing, exact", [((0.5, 0.5, 0.5), True), ((0.6, 0.6, 0.7), True), ((0.7, 0.7, 2.5), False)])
+@pytest.mark.parametrize(
+    "spacing, exact", [((0.5, 0.5, 0.5), True), ((0.6, 0.6, 0.7), True), ((0.7, 0.7, 2.5), False)]
+)
 def test_to_native_recovers_an_edit(spacing, exact):
     rng = np.random.default_rng(3)
     shape = (40, 50, 60)
@@ -172,7 +176,9 @@ def test_thick_slices_take_no_spikes_from_what_lies_outside_the_mask(spacing):
     region = Region.around(Volume(array.astype(np.float32), spacing), mask, (0.7, 0.7, 1.25), 8)
     wanted = np.where(region.mask, -850 + rng.normal(0, 10, region.mask.shape), region.array)
     native = region.to_native(wanted)[region.native_mask]
-    assert wanted[region.mask].min() - 0.01 <= native.min() and native.max() <= wanted[region.mask].max() + 0.01
+    assert (
+        wanted[region.mask].min() - 0.01 <= native.min() and native.max() <= wanted[region.mask].max() + 0.01
+    )
     assert abs(native.mean() + 850) < 10
 
 
@@ -187,7 +193,10 @@ def test_a_voxel_that_the_grid_hardly_sees_does_not_run_away():
     wanted = np.where(region.mask, -700 + rng.normal(0, 15, region.mask.shape), region.array)
     native = region.to_native(wanted)[region.native_mask]
     spread = np.ptp(wanted[region.mask])
-    assert wanted[region.mask].min() - spread < native.min() and native.max() < wanted[region.mask].max() + spread
+    assert (
+        wanted[region.mask].min() - spread < native.min()
+        and native.max() < wanted[region.mask].max() + spread
+    )
 
 
 def test_measure_as_stored_is_what_pyradiomics_reads_after_the_paste():
@@ -209,7 +218,9 @@ def test_paste_rounds_and_clips_to_the_file_type(dtype):
     region = Region.around(Volume(array, SPACING), mask)
     after = region.paste(np.full(region.shape, 1e5 + 0.6, dtype=np.float32))
     assert after.dtype == array.dtype
-    top = {"uint8": 255, "int16": 32767, "uint16": 65535, "int32": 100001}.get(np.dtype(dtype).name, 1e5 + 0.6)
+    top = {"uint8": 255, "int16": 32767, "uint16": 65535, "int32": 100001}.get(
+        np.dtype(dtype).name, 1e5 + 0.6
+    )
     np.testing.assert_allclose(after[mask], top, rtol=1e-6)
     assert np.array_equal(after[~mask], array[~mask])
 

@@ -55,7 +55,11 @@ def test_same_grid_values_and_mask_as_pyradiomics(seed):
 def test_bspline_matrix_is_the_interpolating_spline(size):
     values = np.random.default_rng(size).normal(size=size)
     positions = np.linspace(-0.5, size - 0.51, 50)
-    expected = ndimage.map_coordinates(values, positions[None], order=3, mode="mirror") if size > 1 else values.repeat(50)
+    expected = (
+        ndimage.map_coordinates(values, positions[None], order=3, mode="mirror")
+        if size > 1
+        else values.repeat(50)
+    )
     np.testing.assert_allclose(bspline_matrix(positions, size) @ values, expected, atol=1e-10)
     np.testing.assert_allclose(bspline_matrix(np.arange(size), size), np.eye(size), atol=1e-10)
 

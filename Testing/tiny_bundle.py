@@ -107,7 +107,9 @@ def _random_network(manifest: dict[str, Any], seed: int) -> dict[str, Any]:
         "codec.": make_codec(manifest["codec"]),
     }
     for parameter in parts["network."].parameters():
-        if not parameter.any():  # layers that start at zero would make the network draw nothing, whatever the seed
+        if (
+            not parameter.any()
+        ):  # layers that start at zero would make the network draw nothing, whatever the seed
             parameter.data.normal_(0.0, 0.1)
     return {
         prefix + name: tensor.contiguous()

@@ -33,7 +33,10 @@ class Critic(nn.Module):
         sizes, layers = (2 * SLICES + 1, width, width, 2 * width, 2 * width), []
         for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
             layers += [nn.AvgPool2d(2)] if k == 2 else []
-            layers += [nn.Conv2d(a, b, 3), nn.LeakyReLU(0.2)]  # without a margin: zeros around a patch are no tissue
+            layers += [
+                nn.Conv2d(a, b, 3),
+                nn.LeakyReLU(0.2),
+            ]  # without a margin: zeros around a patch are no tissue
         self.body, self.out = nn.Sequential(*layers), nn.Linear(4 * width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,7 +115,9 @@ class Adversary:
 
     def _update(self, rng, size: int) -> None:
         which, where = rng.integers(len(self.seen), size=(2, size)), rng.integers(PATCHES, size=(2, size))
-        batch = torch.stack([self.seen[i][kind, k] for kind in (0, 1) for i, k in zip(which[kind], where[kind])]).float()
+        batch = torch.stack(
+            [self.seen[i][kind, k] for kind in (0, 1) for i, k in zip(which[kind], where[kind])]
+        ).float()
         batch = torch.rot90(batch, int(rng.integers(4)), (2, 3))
         batch = (batch.flip(3) if rng.random() < 0.5 else batch).requires_grad_()
         logits = self.critic(batch)

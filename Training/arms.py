@@ -123,7 +123,16 @@ def field_arm(bundle: Bundle, modality: str, volume: Volume, mask, request, seed
     sample = region.array.copy()
     sample[region.mask] = inside.mean() + inside.std() * noise[region.mask]
     population, settings = bundle.population(modality), bundle.settings(modality)
-    solved = solve(sample, region.mask, request, population, settings, spacing=region.spacing, region=region, band=region.band)
+    solved = solve(
+        sample,
+        region.mask,
+        request,
+        population,
+        settings,
+        spacing=region.spacing,
+        region=region,
+        band=region.band,
+    )
     return volume.with_array(region.paste(solved.native if solved.native is not None else solved.array))
 
 
@@ -183,7 +192,9 @@ class Bench:
             own = bench.measure(case.modality, volume, mask)
             bench.tumours.append(Tumour(case, volume, mask, own, labels if bundle.painted else mask))
         if not found:
-            raise InputError("there is no case to measure: give a folder with images of the model's modalities")
+            raise InputError(
+                "there is no case to measure: give a folder with images of the model's modalities"
+            )
         if not bench.tumours:
             raise InputError(f"none of the {len(found)} cases can be measured: {bench.left_out[0]}")
         return bench
@@ -208,7 +219,12 @@ class Bench:
     def draw(self, tumour: Tumour, arm: str, asked: dict, seed: int = 0, steps=None, classes=EVERY):
         """The tumour that an arm makes for a request (any subset of features), or None where it is refused."""
         text = json.dumps([tumour.key, arm, sorted(asked.items()), seed, steps, list(classes)])
-        where = (self.bundle.sha256, getattr(self.baselines.get(arm), "identity", ""), self.code, self.region or "")
+        where = (
+            self.bundle.sha256,
+            getattr(self.baselines.get(arm), "identity", ""),
+            self.code,
+            self.region or "",
+        )
         name = hashlib.sha256((text + "".join(where)).encode()).hexdigest()[:32]
         if name not in self.kept:
             self.kept[name] = self._from_disk(name) or self._make(
@@ -301,7 +317,9 @@ def source_hash() -> str:
     """Of the code that makes samples: a cache never serves what other code made."""
     scripts, digest = Path(common.__file__).resolve().parent, hashlib.sha256()
     root = scripts.parent / "TumorSynthLib"
-    found = [sorted((root / name).glob("*.py") if (root / name).is_dir() else root.glob(name)) for name in SOURCES]
+    found = [
+        sorted((root / name).glob("*.py") if (root / name).is_dir() else root.glob(name)) for name in SOURCES
+    ]
     for path in [*itertools.chain(*found), *(scripts / name for name in SCRIPTS)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -141,7 +141,9 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"can't read the baseline {path} ({error.strerror}): give a checkpoint of train_baseline.py") from None
+        raise ModelError(
+            f"can't read the baseline {path} ({error.strerror}): give a checkpoint of train_baseline.py"
+        ) from None
     config, codec = saved["config"], make_codec(saved["codec_config"])
     meta = config["meta"]
     if not np.allclose(meta["spacing"], bundle.spacing) or set(bundle.modalities) - set(meta["modalities"]):

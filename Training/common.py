@@ -79,7 +79,9 @@ class Run:
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-            torch.backends.cudnn.deterministic = True  # so that a resumed run goes the same way, but for rounding
+            torch.backends.cudnn.deterministic = (
+                True  # so that a resumed run goes the same way, but for rounding
+            )
         if self.world > 1:  # NCCL wants a GPU for each process
             own = cuda and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
             dist.init_process_group("nccl" if own else "gloo")

@@ -106,7 +106,9 @@ def figure(path: Path, names: list[str], group: str, values: np.ndarray, kinds: 
     handles, _ = axes[0, 0].get_legend_handles_labels()
     labels = [f"{kind} ({(kinds == kind).sum()} crops)" for kind in KINDS if (kinds == kind).any()]
     fig.legend(handles, labels, loc="outside lower center", ncols=len(KINDS), fontsize=8, frameon=False)
-    fig.suptitle(f"{group}: 1st to 99th percentile of each feature, in robust σ of the real tumours", fontsize=10)
+    fig.suptitle(
+        f"{group}: 1st to 99th percentile of each feature, in robust σ of the real tumours", fontsize=10
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=100)
     plt.close(fig)

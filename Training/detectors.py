@@ -117,7 +117,9 @@ def folds(patients: list[str], count: int, seed: int) -> np.ndarray:
     return np.array([of[p] for p in patients])
 
 
-def apart(fold: np.ndarray, k: int, patients: np.ndarray, lenders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apart(
+    fold: np.ndarray, k: int, patients: np.ndarray, lenders: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Which items train the detector that judges fold k, and which it judges: bool (n,) each.
 
     :param patients: whose tumour was at the item's place; `lenders`: whose features it has. (n,) names.
@@ -127,7 +129,9 @@ def apart(fold: np.ndarray, k: int, patients: np.ndarray, lenders: np.ndarray) -
     return ~np.isin(patients, held) & ~np.isin(lenders, held), test
 
 
-def number_scores(x: np.ndarray, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:
+def number_scores(
+    x: np.ndarray, y: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], seed: int
+) -> np.ndarray:
     """Probability (n,) of being synthetic for the second of each of the `parts` (see `apart`), by detectors trained on the first;
     mean of logistic regression and random forest, 0.5 where too few train."""
     from sklearn.ensemble import RandomForestClassifier
@@ -192,7 +196,9 @@ def patches(array: np.ndarray, mask: np.ndarray, seed: int, mapped) -> np.ndarra
     return np.stack(out).astype(np.float32)
 
 
-def patch_scores(x: np.ndarray, y: np.ndarray, cases: np.ndarray, parts: list, steps: int, seed: int) -> np.ndarray:
+def patch_scores(
+    x: np.ndarray, y: np.ndarray, cases: np.ndarray, parts: list, steps: int, seed: int
+) -> np.ndarray:
     """The same as logit (n,) per tumour, mean over its patches x (n, PATCHES, 4, PATCH, PATCH); cases (n,) are the masks'."""
     out = np.zeros(len(y))
     for train, test in (map(np.flatnonzero, part) for part in parts):
@@ -263,7 +269,9 @@ def detect(
     items = [(i, None) for i in sorted({i for i, _ in made})] + list(made)
     x, image, y, cases = [], [], [], [i for i, _ in items]
     patients = np.array([bench.tumours[i].case.patient for i in cases])
-    lenders = np.array([bench.tumours[d.donor if d and d.donor is not None else i].case.patient for i, d in items])
+    lenders = np.array(
+        [bench.tumours[d.donor if d and d.donor is not None else i].case.patient for i, d in items]
+    )
     for i, drawn in items:
         tumour = bench.tumours[i]
         array, mask = window(bench, tumour, drawn)

@@ -60,7 +60,8 @@ def by_package(bench: Bench, made: list[tuple[int, Drawn]]) -> float | None:
         for side, items in enumerate(([(i, None) for i in sorted({i for i, _ in made})], made)):
             for k, (i, drawn) in enumerate(items):
                 array, mask = (
-                    np.pad(x, MARGIN, mode) for x, mode in zip(window(bench, bench.tumours[i], drawn), ("edge", "constant"))
+                    np.pad(x, MARGIN, mode)
+                    for x, mode in zip(window(bench, bench.tumours[i], drawn), ("edge", "constant"))
                 )
                 for part, values in enumerate((np.rint(array).astype(np.float32), mask.astype(np.uint8))):
                     image = sitk.GetImageFromArray(values)

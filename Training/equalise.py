@@ -52,7 +52,9 @@ def lacking(bench: Bench, modality: str, turns: int = TURNS) -> tuple[list[float
         texture.lacking = {modality: found}
         off = [
             spectrum(region.array, region.mask)
-            - spectrum(texture.fitting(draw, region.array, region.mask, modality, asked, region.valid), region.mask)
+            - spectrum(
+                texture.fitting(draw, region.array, region.mask, modality, asked, region.valid), region.mask
+            )
             for region, draw, asked in pairs
         ]
         missing.append(np.mean(off, 0))

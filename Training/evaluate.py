@@ -240,7 +240,9 @@ class Texture:
             population = self.bench.bundle.population(modality)
             real = [t for t in self.bench.tumours if t.case.modality == modality]
             if len(real) > 1:
-                out[f"{modality} real"] = {"frechet_population": to_population(population, [t.own for t in real])}
+                out[f"{modality} real"] = {
+                    "frechet_population": to_population(population, [t.own for t in real])
+                }
             for request, samples in (("donor", self.samples), ("own", self.own)):
                 for arm in (x for x in self.arms() if (modality, x) in samples):
                     # As many of every arm; one per case where sets are compared with the real ones, which have one each.
@@ -283,7 +285,10 @@ class Texture:
             if mine:
                 figures.gallery(self.bench, mine, folder / f"gallery_{modality}{ending}.png")
             for arm in mine:
-                key, path = (modality, request, arm), folder / f"scatter_{modality}{ending}_{arm.replace(' ', '_')}.png"
+                key, path = (
+                    (modality, request, arm),
+                    folder / f"scatter_{modality}{ending}_{arm.replace(' ', '_')}.png",
+                )
                 part = [r for r in self.rows if (r["modality"], r["request"], r["arm"]) == key]
                 population = self.bench.bundle.population(modality)
                 figures.scatter(part, population, path, f"{title}: {modality}, {whose} features, {arm}")
@@ -308,9 +313,13 @@ def texture(a, bundle, baselines, head: dict) -> dict:
     if unknown:
         raise InputError(f"--arms: {', '.join(sorted(unknown))} is none of {', '.join([*ARMS, *baselines])}")
     if len({c.patient for c in kept}) < 3:
-        raise InputError(f"{a.data}: agreement across cases needs three patients; give more, or more --patients")
+        raise InputError(
+            f"{a.data}: agreement across cases needs three patients; give more, or more --patients"
+        )
     if a.prepared:
-        common.Prepared(a.prepared)  # needed in the last part: what is wrong with it is better said before the first
+        common.Prepared(
+            a.prepared
+        )  # needed in the last part: what is wrong with it is better said before the first
     bench = Bench.load(bundle, kept, device=a.device, baselines=baselines, cache=a.cache)
     task = Texture(a, bench, budget)
     out = {"budget": asdict(budget), "cases": [t.key for t in bench.tumours], "of_cases": len(found)}
@@ -353,7 +362,9 @@ def earlier(path: Path, out: dict, parts) -> dict:
     try:
         past = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"--update: can't read the results in {path} ({error}): give another file, or leave it out") from None
+        raise InputError(
+            f"--update: can't read the results in {path} ({error}): give another file, or leave it out"
+        ) from None
     free = {k for k, part in OF_PART.items() if part in parts or part not in past}
 
     def compared(found: dict) -> list:
@@ -393,7 +404,9 @@ def parse():
         help="texture, fidelity: donor leaves a tumour's own features and the controls out",
     )  # fmt: skip
     p.add_argument(
-        "--update", action="store_true", help="texture: renew parts and arms of the results in --json, keep the others"
+        "--update",
+        action="store_true",
+        help="texture: renew parts and arms of the results in --json, keep the others",
     )
     p.add_argument("--cache", type=Path, help="folder that keeps samples")
     p.add_argument("--seed", type=int, default=0)
@@ -416,7 +429,13 @@ def command(a, id: str) -> str:
         line += f"--data {placed(a.data, 'runs' if a.task == 'codec' else 'DATA')} --json OUT.json"
     else:
         line += f"--image {placed(a.image, 'DATA', 1)} --mask {placed(a.mask, 'DATA', 1)} --json OUT.json"
-    line += " --quick" if a.quick else f" --budget {a.budget}" if a.task == "texture" and a.budget != "full" else ""
+    line += (
+        " --quick"
+        if a.quick
+        else f" --budget {a.budget}"
+        if a.task == "texture" and a.budget != "full"
+        else ""
+    )
     for name in ("region", "patients", "donors", "sweep_cases", "nfe_cases"):
         if getattr(a, name) is not None:
             line += f" --{name.replace('_', '-')} {shlex.quote(str(getattr(a, name)))}"
@@ -441,7 +460,12 @@ def made(bundle) -> dict:
     """What a model's draws hang on: codec, sampler and its last training."""
     sampler, training = bundle.json["sampler"], bundle.json.get("training", {})
     told = {k: training[k] for k in ("steps", "minutes", "hardware") if k in training}
-    return {"codec": bundle.json["codec"]["kind"], "evaluations": len(sampler["nodes"]), "noise": sampler["eta"], **told}
+    return {
+        "codec": bundle.json["codec"]["kind"],
+        "evaluations": len(sampler["nodes"]),
+        "noise": sampler["eta"],
+        **told,
+    }
 
 
 def write(path: Path, out: dict):
@@ -480,7 +504,9 @@ def measured(a):
     if a.task == "removal" and a.data:
         measurable(a.data, bundle)
         if a.region:
-            raise InputError(f"{bundle.id} paints several regions: measure its removal with --image, and --mask of one label")
+            raise InputError(
+                f"{bundle.id} paints several regions: measure its removal with --image, and --mask of one label"
+            )
     baselines = {}
     if a.baseline:
         from baselines import load_baseline

@@ -162,7 +162,10 @@ def before(init: Path | None) -> dict:
     return {
         "before": [
             *past.get("before", []),
-            {"version": bundle.version, **{k: past[k] for k in ("steps", "minutes", "hardware") if k in past}},
+            {
+                "version": bundle.version,
+                **{k: past[k] for k in ("steps", "minutes", "hardware") if k in past},
+            },
         ]
     }
 
@@ -237,7 +240,9 @@ def parse(arguments: list[str] | None = None):
         type=float,
         help="context around a tumour in mm; default: a third of the crops' extent in plane",
     )
-    p.add_argument("--steps", type=int, help="evaluations of the default sampler; default: six (the paper's: 200)")
+    p.add_argument(
+        "--steps", type=int, help="evaluations of the default sampler; default: six (the paper's: 200)"
+    )
     p.add_argument("--eta", type=float, default=1.0, help="fresh noise of the default sampler, 0 to 1")
     p.add_argument("--shapes", type=Path, help="folder of prepare_shapes.py: the bundle makes shapes too")
     p.add_argument("--shape-group", help="the population in it")
@@ -250,7 +255,9 @@ def parse(arguments: list[str] | None = None):
         help="the bundle that train_texture.py --init started from; its shape part is kept",
     )
     p.add_argument(
-        "--further", action="store_true", help="keep the weights' file of --init and write the differences beside it"
+        "--further",
+        action="store_true",
+        help="keep the weights' file of --init and write the differences beside it",
     )
     p.add_argument("--data-name", help="what the weights were trained on, for layouts of one's own")
     p.add_argument("--data-licence")

@@ -48,7 +48,9 @@ class Column:
 def columns(outs: list[dict]) -> Iterator[Column]:
     """One column per model and modality that has texture results."""
     texture = sorted((o for o in outs if o["task"] == "texture"), key=lambda o: -len(o.get("cases", ())))
-    holes = sorted((o for o in outs if o["task"] == "removal" and " --data " in o["command"]), key=_holes, reverse=True)
+    holes = sorted(
+        (o for o in outs if o["task"] == "removal" and " --data " in o["command"]), key=_holes, reverse=True
+    )
     for model in sorted({o["model"] for o in texture}):
         of = tuple(o for o in texture if o["model"] == model)
         for modality in sorted({key.split(" ")[0] for o in of for key in o.get("results", {})}):
@@ -61,7 +63,9 @@ def _holes(out: dict) -> int:
 
 def span(interval, digits: int = 2) -> str:
     """An interval in brackets; nothing where there is none."""
-    return f" ({interval[0]:.{digits}f}-{interval[1]:.{digits}f})" if interval and None not in interval else ""
+    return (
+        f" ({interval[0]:.{digits}f}-{interval[1]:.{digits}f})" if interval and None not in interval else ""
+    )
 
 
 def _three(value: float, interval=None) -> str:
@@ -99,7 +103,9 @@ def alone(request: str) -> Callable[[Column], Found]:
             return None
         steered = row["groups"]["steered"]
         gap = steered["median"] - steered["shuffled"]
-        return f"{_three(steered['median'], steered.get('interval'))}; {gap:.2f}", steered["median"] >= 0.85 and gap >= 0.5
+        return f"{_three(steered['median'], steered.get('interval'))}; {gap:.2f}", steered[
+            "median"
+        ] >= 0.85 and gap >= 0.5
 
     return found
 
@@ -111,7 +117,9 @@ def believed(request: str) -> Callable[[Column], Found]:
         if not (seen := column.seen(request, "full")) or not seen.get("detectors"):
             return None
         found = [seen["detectors"][name] for name in ("numbers", "patches")]
-        return " / ".join(f"{d['auc']:.2f}{span(d.get('interval'))}" for d in found), max(d["auc"] for d in found) <= 0.7
+        return " / ".join(f"{d['auc']:.2f}{span(d.get('interval'))}" for d in found), max(
+            d["auc"] for d in found
+        ) <= 0.7
 
     return found
 
@@ -138,16 +146,25 @@ def nearer(column: Column) -> Found:
     if not beside:
         return None
     seen = {arm: column.seen("donor", arm, beside) for arm in ("full", *beside)}
-    kinds = [k for k in ("frechet_population", "frechet_frd_score") if all(v.get(k) is not None for v in seen.values())]
+    kinds = [
+        k
+        for k in ("frechet_population", "frechet_frd_score")
+        if all(v.get(k) is not None for v in seen.values())
+    ]
     texts = [f"{arm} {' / '.join(f'{v[k]:.2f}' for k in kinds)}" for arm, v in seen.items()]
-    real = next((o["believable"][f"{column.modality} real"] for o in column.textures if _has(o, column, beside)), None)
+    real = next(
+        (o["believable"][f"{column.modality} real"] for o in column.textures if _has(o, column, beside)), None
+    )
     if real:
         texts.append(f"real {real['frechet_population']:.2f}")
     return ", ".join(texts), all(seen["full"][k] < min(seen[r][k] for r in beside) for k in kinds)
 
 
 def _has(out: dict, column: Column, beside: tuple[str, ...]) -> bool:
-    return all(f"{column.modality} {key}" in out.get("believable", {}) for key in ("real", *(f"donor {r}" for r in beside)))
+    return all(
+        f"{column.modality} {key}" in out.get("believable", {})
+        for key in ("real", *(f"donor {r}" for r in beside))
+    )
 
 
 def swept(column: Column) -> Found:
@@ -177,7 +194,12 @@ def removed(column: Column) -> Found:
             if f"{column.modality} {arm} psnr" in out["results"]
         }
         if "model" in arms:
-            met = all(ours > theirs for arm in arms for ours, theirs in zip(arms["model"], arms[arm]) if arm != "model")
+            met = all(
+                ours > theirs
+                for arm in arms
+                for ours, theirs in zip(arms["model"], arms[arm])
+                if arm != "model"
+            )
             return ", ".join(f"{arm} {p:.1f} / {s:.3f}" for arm, (p, s) in arms.items()), met
     return None
 

@@ -49,7 +49,9 @@ def lidc(folder: Path) -> Iterator[Case]:
         spacing = float(header.PixelSpacing[0])
         for number in range(len(nodules(path, spacing))):
             counted[patient] += 1
-            yield Case(f"{patient}_N_{counted[patient]}", patient, "CT", place, path, partial(read_nodule, number))
+            yield Case(
+                f"{patient}_N_{counted[patient]}", patient, "CT", place, path, partial(read_nodule, number)
+            )
 
 
 def _tag(element) -> str:

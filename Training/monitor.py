@@ -178,7 +178,9 @@ def shown(rows: np.ndarray) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
 
 
-def sheet(path: Path, data: common.Prepared, rows: np.ndarray, images, titles: tuple[str, ...]) -> np.ndarray | None:
+def sheet(
+    path: Path, data: common.Prepared, rows: np.ndarray, images, titles: tuple[str, ...]
+) -> np.ndarray | None:
     """Write a picture of some crops, a line each, and return it as (H, W, 3); None where matplotlib is not installed.
 
     :param images: of a crop's number: the images (D, H, W) of its line, the crop first, and the tumour's mask.
@@ -192,7 +194,9 @@ def sheet(path: Path, data: common.Prepared, rows: np.ndarray, images, titles: t
     from matplotlib import pyplot
 
     columns = 1 + len(titles)
-    figure, axes = pyplot.subplots(len(rows), columns, figsize=(2.5 * columns, 2.6 * len(rows)), squeeze=False)
+    figure, axes = pyplot.subplots(
+        len(rows), columns, figsize=(2.5 * columns, 2.6 * len(rows)), squeeze=False
+    )
     for line, i in zip(axes, rows):
         name = f"{data.rows[i]['id']} {data.meta['modalities'][data.modality[i]]}"
         _draw_line(line, *images(i), (name, *titles))

@@ -108,7 +108,12 @@ class Sampler:
 def shrunk(mask: np.ndarray, share: float) -> np.ndarray:
     """A mask (D, H, W) bool drawn together towards its middle to `share` of its extent along each axis."""
     middle = np.array(ndimage.center_of_mass(mask)) if mask.any() else np.array(mask.shape) / 2
-    return ndimage.affine_transform(mask.astype(np.float32), np.full(3, 1 / share), middle * (1 - 1 / share), order=1) > 0.5
+    return (
+        ndimage.affine_transform(
+            mask.astype(np.float32), np.full(3, 1 / share), middle * (1 - 1 / share), order=1
+        )
+        > 0.5
+    )
 
 
 @dataclass
@@ -142,7 +147,12 @@ class Steps(Dataset):
             raise SystemExit("--workers: processes can't share the data on this system; use --workers 0")
         how, rng = "fork" if workers else None, torch.Generator()  # its own: the run's is left as it is
         return DataLoader(
-            self, None, sampler=range(first, last), num_workers=workers, generator=rng, multiprocessing_context=how
+            self,
+            None,
+            sampler=range(first, last),
+            num_workers=workers,
+            generator=rng,
+            multiprocessing_context=how,
         )
 
 

@@ -84,7 +84,9 @@ def correlations(rows: list[dict], names: list[str], shuffle: bool = False) -> d
     """
     asked, reached = table(rows, names, "asked"), table(rows, names, "reached")
     if shuffle:
-        asked = np.roll(asked, max(Counter(r.get("case", i) for i, r in enumerate(rows)).values(), default=1), axis=0)
+        asked = np.roll(
+            asked, max(Counter(r.get("case", i) for i, r in enumerate(rows)).values(), default=1), axis=0
+        )
     found = columnwise(asked, reached)
     return {n: float(v) for n, v in zip(names, found) if np.isfinite(v)}
 
@@ -136,9 +138,13 @@ def summary(rows: list[dict], names: list[str], population) -> dict:
     every = correlations(rows, names)
     out["worst"] = dict(sorted(every.items(), key=lambda kv: kv[1])[:5])
     out |= _case_wise(rows, [n for n in names if klass(n) in CLASSES and n in population.names], population)
-    if "unsized" in rows[0]:  # against the donor's features as measured, before they were taken to the tumour's size
+    if (
+        "unsized" in rows[0]
+    ):  # against the donor's features as measured, before they were taken to the tumour's size
         raw = [r | {"asked": r["unsized"]} for r in rows]
-        out["unsized"] = {k: middle(correlations(raw, [n for n in names if klass(n) == k]).values()) for k in kinds}
+        out["unsized"] = {
+            k: middle(correlations(raw, [n for n in names if klass(n) == k]).values()) for k in kinds
+        }
     out["seconds_median"] = float(np.median([r["seconds"] for r in rows]))
     for score in ("psnr", "ssim"):
         found = [r[score] for r in rows if score in r]
@@ -215,7 +221,9 @@ def compact(out: dict) -> dict:
     card = {}
     for key, found in out["results"].items():
         card[key] = {
-            kind: [v if v is None else round(v, 3) for v in (part["median"], *part["interval"], part["shuffled"])]
+            kind: [
+                v if v is None else round(v, 3) for v in (part["median"], *part["interval"], part["shuffled"])
+            ]
             for kind, part in found["classes"].items()
         }
         card[key]["case-wise Pearson, Spearman"] = [

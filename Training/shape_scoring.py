@@ -309,9 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
     model, cases = ShapeModel.from_bundle(bundle), list(masks(a.shapes))
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
-    command = (
-        f"python Training/evaluate.py shape --model {bundle.id} --shapes DATA/{'/'.join(a.shapes.parts[-2:])} --json OUT.json"
-    )
+    shapes = "/".join(a.shapes.parts[-2:])
+    command = f"python Training/evaluate.py shape --model {bundle.id} --shapes DATA/{shapes} --json OUT.json"
     head = {
         "task": "shape", "model": bundle.id, "version": bundle.version, "network": model.network is not None,
         "command": command + (" --quick" if a.quick else "") + f" --seed {a.seed}",

@@ -34,7 +34,9 @@ LEVELS = 128  # grey levels at most; brighter voxels count as the last level
 NODES = {2: 0.1, 3: 0.15, 4: 0.25, 5: 0.5}  # which evaluation is corrected, and how often
 OTHERS = 0.45  # share of requests that are another crop's features
 SLIDERS = 0.2  # share that asks for a single driver, as a user who moves one slider does
-DRIVEN = {name for name, _ in DRIVERS.values()} | {"original_firstorder_Variance"}  # the square of a slider's deviation
+DRIVEN = {name for name, _ in DRIVERS.values()} | {
+    "original_firstorder_Variance"
+}  # the square of a slider's deviation
 REACH = 2.2  # standard deviations that such a slider is moved at most, in percentiles of the population
 
 
@@ -68,7 +70,9 @@ def _populations(meta: dict) -> dict[str, Population]:
     if len(meta.get("regions", [])) > 1:
         return {}
     entries, tensors = population(meta)
-    return {m: Population(tuple(e["names"]), tensors[m].numpy(), tuple(e["cases"])) for m, e in entries.items()}
+    return {
+        m: Population(tuple(e["names"]), tensors[m].numpy(), tuple(e["cases"])) for m, e in entries.items()
+    }
 
 
 class Requests:
@@ -104,7 +108,11 @@ class Requests:
         if kind < OTHERS:
             data = self.sampler.data
             for _ in range(20):
-                j = int(rng.choice(self.sampler.holes) if real else rng.choice(self.sampler.tumours, p=self.sampler.weight))
+                j = int(
+                    rng.choice(self.sampler.holes)
+                    if real
+                    else rng.choice(self.sampler.tumours, p=self.sampler.weight)
+                )
                 if data.modality[j] == modality and data.region[j] == region:
                     item["values"] = torch.from_numpy(self._donated(j, item, modality))[None]
                     break

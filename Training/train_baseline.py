@@ -179,7 +179,12 @@ def parse():
     p.add_argument("--widths", type=int, nargs=3, default=[32, 64, 96])
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
-    p.add_argument("--workers", type=int, default=0, help="processes that make batches ahead: a GPU waits for them otherwise")
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that make batches ahead: a GPU waits for them otherwise",
+    )
     p.add_argument("--save-every", type=int, default=50)
     p.add_argument("--samples-every", type=int, default=0, help="steps between sample pictures; 0: none")
     p.add_argument("--tensorboard", action="store_true", help="write losses and pictures for TensorBoard too")

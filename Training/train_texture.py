@@ -154,17 +154,27 @@ def parse():
     p.add_argument(
         "--widths", type=int, nargs=3, default=[32, 64, 96], help="channels of the network's three levels"
     )
-    p.add_argument("--removal", type=float, default=0.35, help="share of items that are healthy places, filled")
+    p.add_argument(
+        "--removal", type=float, default=0.35, help="share of items that are healthy places, filled"
+    )
     p.add_argument(
         "--steer", type=float, default=0.1, help="weight of the loss of drawn tumours' features; 0: off"
     )
     p.add_argument("--draws", type=int, default=1, help="tumours drawn for that loss, per step and process")
     p.add_argument(
-        "--adversary", type=float, default=0.0, help="weight of a critic's loss of those drawn tumours; 0: off"
+        "--adversary",
+        type=float,
+        default=0.0,
+        help="weight of a critic's loss of those drawn tumours; 0: off",
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int)
-    p.add_argument("--workers", type=int, default=0, help="processes that make batches ahead: a GPU waits for them otherwise")
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that make batches ahead: a GPU waits for them otherwise",
+    )
     p.add_argument("--save-every", type=int, default=100)
     p.add_argument(
         "--val", type=Path, help="prepared folder of other patients: its loss is logged, the best is best.pt"
@@ -258,7 +268,9 @@ class Trainer:
         self.bridge = Bridge()
         self.steering = self._steering() if a.steer > 0 and self.codec.lossless else None
         if self.adversary and not self.steering:
-            raise SystemExit("--adversary judges the tumours that --steer draws: give --steer above 0, and a lossless codec")
+            raise SystemExit(
+                "--adversary judges the tumours that --steer draws: give --steer above 0, and a lossless codec"
+            )
         self.val = self._validation() if a.val else None
         self.watch = Watch(self.run, a.tensorboard, (saved or {}).get("average"))
 
@@ -272,7 +284,9 @@ class Trainer:
 
     def _steering(self) -> Steering:
         requests = Requests(self.sampler, self.names, self.data.meta, self.adversary is not None)
-        return Steering(requests, self.maps, self.codec, self.network, self.bridge, self.run.device, self.adversary)
+        return Steering(
+            requests, self.maps, self.codec, self.network, self.bridge, self.run.device, self.adversary
+        )
 
     def _resume(self, saved: dict):
         self.network.load_state_dict(saved["network"])
@@ -334,7 +348,9 @@ class Trainer:
             value += float(loss.detach())
         found = {"loss": value}
         if self.steering:
-            found |= self.steering.backward(self.model, self.network.tokens, items["draws"], (a.steer, a.adversary))
+            found |= self.steering.backward(
+                self.model, self.network.tokens, items["draws"], (a.steer, a.adversary)
+            )
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -53,7 +53,9 @@ def texture(results: dict) -> list[str]:
     lines.append("|" + "---|" * (len(kinds) + 5))
     for key, r in results.items():
         cells = " | ".join(cell(r["classes"][k]) if k in r["classes"] else "" for k in kinds)
-        case = " / ".join(f"{r[k]:.3f}{span(r.get(f'{k}_interval'), 3)}" for k in ("case_pearson", "case_spearman"))
+        case = " / ".join(
+            f"{r[k]:.3f}{span(r.get(f'{k}_interval'), 3)}" for k in ("case_pearson", "case_spearman")
+        )
         row = f"| {key} | {r['cases']} ({r['patients']}) | {cells} | {case}"
         lines.append(f"{row} | {r['mean_difference_sigma']:.2f} | {r['seconds_median']:.1f} |")
     lines.append("")
@@ -183,8 +185,14 @@ def budget(out: dict) -> list[str]:
     lines = []
     if out.get("made") and not ships(out):
         m = out["made"]
-        trained = f"; trained for {m['steps']} steps, {m['minutes']:.0f} minutes ({m['hardware']})" if "steps" in m else ""
-        lines.append(f"Codec {m['codec']}; {m['evaluations']} evaluations, noise {m['noise']}{trained}. Not shipped.")
+        trained = (
+            f"; trained for {m['steps']} steps, {m['minutes']:.0f} minutes ({m['hardware']})"
+            if "steps" in m
+            else ""
+        )
+        lines.append(
+            f"Codec {m['codec']}; {m['evaluations']} evaluations, noise {m['noise']}{trained}. Not shipped."
+        )
     if out.get("baselines"):
         each = [f"{n}: {b['steps']} steps of {b['batch']} crops" for n, b in out["baselines"].items()]
         lines.append(f"Baselines, {'; '.join(each)}.")
@@ -231,9 +239,18 @@ def codec(out: dict) -> list[str]:
             for c in r["concordance"].values()
         ]
         lines.append(f"| {name} | {psnr} | {' | '.join(cells)} | {r.get('training', '')} |")
-    names = [n for n in next(iter(rows.values())).get("each", ()) if all(n in r.get("each", ()) for r in rows.values())]
+    names = [
+        n
+        for n in next(iter(rows.values())).get("each", ())
+        if all(n in r.get("each", ()) for r in rows.values())
+    ]
     if names:
-        lines += ["", "<details><summary>Concordance of each feature</summary>", "", f"| | {' | '.join(rows)} |"]
+        lines += [
+            "",
+            "<details><summary>Concordance of each feature</summary>",
+            "",
+            f"| | {' | '.join(rows)} |",
+        ]
         lines.append("|" + "---|" * (len(rows) + 1))
         for n in names:
             cells = [f"{r['each'][n]:.3f}" for r in rows.values()]
@@ -335,7 +352,9 @@ def main():
     if not paths:
         raise SystemExit(f"write_results: no results of evaluate.py (*.json) in {folder}")
     if target.exists() and not target.read_text().startswith(HEAD.splitlines()[0]):
-        raise SystemExit(f"write_results: {target} isn't a results page; move it, or the results to a folder of their own")
+        raise SystemExit(
+            f"write_results: {target} isn't a results page; move it, or the results to a folder of their own"
+        )
     outs = [json.loads(path.read_text()) for path in paths]
     target.write_text(page(outs, notes.read_text() if notes.exists() else ""))
 

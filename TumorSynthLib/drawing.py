@@ -139,7 +139,9 @@ class Painter:
         texture = self.load()
         with job.clock.stage("paste"):
             added = sample - texture.continued(region.array, region.mask, job.modality, region.valid)
-            own = texture.continued(region.native, region.native_mask, job.modality, spacing=region.native_spacing)
+            own = texture.continued(
+                region.native, region.native_mask, job.modality, spacing=region.native_spacing
+            )
             return region.added(own, added)
 
     def synthesized(self, job: Job, arrange: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
@@ -202,7 +204,11 @@ class Painter:
         region = job.region
         with job.clock.stage("paste"):
             native = region.to_native(sample)
-            band = region.native_band if tumour and self.load().in_band and region.operators is not None else None
+            band = (
+                region.native_band
+                if tumour and self.load().in_band and region.operators is not None
+                else None
+            )
             return native if band is None else band.held(native, region.native_mask)
 
     def _error(self, job: Job, native: np.ndarray) -> float:

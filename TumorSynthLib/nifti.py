@@ -38,12 +38,14 @@ def read_header(path: Path) -> bytes:
             header = file.read(HEADER_SIZE)
     except (OSError, EOFError, zlib.error):
         return b""
-    known = len(header) == HEADER_SIZE and HEADER_SIZE in (struct.unpack_from(o + "i", header)[0] for o in "<>")
+    known = len(header) == HEADER_SIZE and HEADER_SIZE in (
+        struct.unpack_from(o + "i", header)[0] for o in "<>"
+    )
     return header if known else b""
 
 
 def byte_order(header: bytes) -> str:
-    """"<" or ">", as struct and NumPy call the order of a header's bytes."""
+    """ "<" or ">", as struct and NumPy call the order of a header's bytes."""
     return "<" if struct.unpack_from("<i", header)[0] == HEADER_SIZE else ">"
 
 
@@ -101,7 +103,11 @@ def keep_geometry(path: Path, header: bytes) -> None:
     expected = _geometry(path)
     with path.open("r+b") as file:
         written = file.read(HEADER_SIZE)
-        if len(header) != HEADER_SIZE or byte_order(header) == ">" or struct.unpack_from("<i", written)[0] != HEADER_SIZE:
+        if (
+            len(header) != HEADER_SIZE
+            or byte_order(header) == ">"
+            or struct.unpack_from("<i", written)[0] != HEADER_SIZE
+        ):
             return
         _replace(file, header)
     moved = max(abs(a - b) for a, b in zip(_geometry(path), expected))

@@ -69,7 +69,11 @@ def record(
         "operation": operation,
         "model": model(bundle),
         "modality": source.modality,
-        "request": {**request.options(), "features": _wanted(request, result), "donor": request.donor is not None},
+        "request": {
+            **request.options(),
+            "features": _wanted(request, result),
+            "donor": request.donor is not None,
+        },
         "features": {
             "asked": result.asked,
             "used": result.used,
@@ -117,7 +121,10 @@ def of_shape(bundle: Bundle, request: Any, result: Any) -> dict[str, Any]:
 
 def with_files(entry: Mapping[str, Any], files: Mapping[str, str | os.PathLike]) -> dict[str, Any]:
     """The record with the names of files added."""
-    return {**entry, "files": {**entry.get("files", {}), **{role: Path(path).name for role, path in files.items()}}}
+    return {
+        **entry,
+        "files": {**entry.get("files", {}), **{role: Path(path).name for role, path in files.items()}},
+    }
 
 
 def statement(operation: str, model_id: str, version: str) -> str:
@@ -217,7 +224,9 @@ def write_sidecar(entry: Mapping[str, Any], image: str | os.PathLike) -> Path:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        raise InputError(f"can't write {path} ({error.strerror}): check that the folder can be written to") from error
+        raise InputError(
+            f"can't write {path} ({error.strerror}): check that the folder can be written to"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -235,7 +244,9 @@ def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no file {path}: an edit is repeated from the JSON file beside its result")
     if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path} is too large to be the record of an edit: give the JSON file beside a result")
+        raise InputError(
+            f"{path} is too large to be the record of an edit: give the JSON file beside a result"
+        )
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -243,7 +254,9 @@ def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
     if not _is_record(entry):
         raise InputError(f"{path} isn't the record of an edit: give the JSON file beside a result")
     if entry["format"] > FORMAT:
-        raise InputError(f"{path} was written by a newer version ({entry['format']} > {FORMAT}): update this software")
+        raise InputError(
+            f"{path} was written by a newer version ({entry['format']} > {FORMAT}): update this software"
+        )
     return entry
 
 
@@ -285,14 +298,24 @@ def check_repeatable(
         raise ModelError(
             f"the edit was made with model {named}, whose files differ from those of {bundle.id} {bundle.version}: install it"
         )
-    now = {} if volume is None else fingerprint(volume, np.zeros(volume.array.shape, bool) if mask is None else mask)
+    now = (
+        {}
+        if volume is None
+        else fingerprint(volume, np.zeros(volume.array.shape, bool) if mask is None else mask)
+    )
     if now and now["voxels_sha256"] != entry["input"].get("voxels_sha256"):
-        raise InputError("the image isn't the one that was edited (its voxels differ): give the original image")
+        raise InputError(
+            "the image isn't the one that was edited (its voxels differ): give the original image"
+        )
     if now and now["mask_sha256"] != entry["input"].get("mask_sha256"):
-        raise InputError("the mask isn't the one that was used (its voxels differ): give the original mask and label")
+        raise InputError(
+            "the mask isn't the one that was used (its voxels differ): give the original mask and label"
+        )
     organ = None if inside is None else voxel_hash(np.packbits(inside))
     if organ != entry.get("input", {}).get("inside_sha256"):
-        raise InputError("the organ isn't the one that the tumour was put inside of: give the original one, or none as before")
+        raise InputError(
+            "the organ isn't the one that the tumour was put inside of: give the original one, or none as before"
+        )
     then, here = entry.get("software", {}), software()
     differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []
     for name, version in then.get("packages", {}).items():
@@ -320,7 +343,11 @@ def plain(value: Any) -> Any:
 
 def _is_record(entry: Any) -> bool:
     """True where a parsed JSON file has the parts of a record that a repetition needs."""
-    if not isinstance(entry, dict) or entry.get("synthetic") is not True or not isinstance(entry.get("format"), int):
+    if (
+        not isinstance(entry, dict)
+        or entry.get("synthetic") is not True
+        or not isinstance(entry.get("format"), int)
+    ):
         return False
     parts = [entry.get(name) for name in ("model", "request", "input")]
     if not all(isinstance(part, dict) for part in parts) or not isinstance(entry.get("operation"), str):

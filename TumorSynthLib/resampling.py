@@ -141,7 +141,9 @@ INTERPOLATORS = {
 }
 
 
-def axis_operator(lattice: Lattice, samples: np.ndarray, interpolator: str = "sitkBSpline") -> tuple[np.ndarray, int]:
+def axis_operator(
+    lattice: Lattice, samples: np.ndarray, interpolator: str = "sitkBSpline"
+) -> tuple[np.ndarray, int]:
     """Matrix from the native box of `lattice.box(samples)` to the samples, and the start of that box.
 
     Samples outside the image repeat the last one inside.
@@ -269,8 +271,10 @@ def nearest_mask(volume, mask: np.ndarray, lattices, samples, working: np.ndarra
     found = mask[np.ix_(*[np.maximum(i, 0) for i in index])]
     found &= all_inside(lattices, samples)
     box = bounding_box(mask)
-    near = [s[(lattice.samples_at(b.start - 1) <= s) & (s <= lattice.samples_at(b.stop))]
-            for lattice, s, b in zip(lattices, samples, box)]
+    near = [
+        s[(lattice.samples_at(b.start - 1) <= s) & (s <= lattice.samples_at(b.stop))]
+        for lattice, s, b in zip(lattices, samples, box)
+    ]
     if any(lattice.has_ties(s) for lattice, s in zip(lattices, near)):
         _ask_itk(volume, mask, lattices, samples, working, found)
     return found

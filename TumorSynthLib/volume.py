@@ -107,7 +107,9 @@ class Volume:
     @property
     def matrix(self) -> np.ndarray:
         """(3, 3) matrix from index steps (x, y, z) to LPS millimetres."""
-        return np.asarray(self.direction, dtype=np.float64).reshape(3, 3) * np.asarray(self.spacing, dtype=np.float64)
+        return np.asarray(self.direction, dtype=np.float64).reshape(3, 3) * np.asarray(
+            self.spacing, dtype=np.float64
+        )
 
     def points(self, index: np.ndarray) -> np.ndarray:
         """(…, 3) LPS positions of (…, 3) continuous indices (x, y, z)."""
@@ -161,7 +163,9 @@ def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:
     check_image(labels, str(path))
     values = np.unique(labels.array)
     if not np.isin(values, np.arange(256)).all():
-        raise InputError(f"{path} holds {_listed(values.tolist())}: labels must be whole numbers from 0 to 255")
+        raise InputError(
+            f"{path} holds {_listed(values.tolist())}: labels must be whole numbers from 0 to 255"
+        )
     if not values.any():
         raise InputError(f"{path} is empty: draw the tumour first")
     if labels.same_grid(like):
@@ -176,14 +180,24 @@ def check_image(volume: Volume, name: str = "the image") -> None:
     """Raise InputError unless the volume is 3-D, of real numbers, finite, and has a usable geometry."""
     array = volume.array
     if array.ndim != 3 or 0 in array.shape:
-        raise InputError(f"{name} is {array.ndim}-D (shape {array.shape}), but a 3-D image is needed: save one volume")
+        raise InputError(
+            f"{name} is {array.ndim}-D (shape {array.shape}), but a 3-D image is needed: save one volume"
+        )
     if array.dtype.kind not in "iufb":
-        raise InputError(f"{name} holds {array.dtype} values, but an image of real numbers is needed: convert it")
+        raise InputError(
+            f"{name} holds {array.dtype} values, but an image of real numbers is needed: convert it"
+        )
     if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-        raise InputError(f"{name} has {bad} voxels that are NaN or infinite: replace them, e.g. by the background value")
+        raise InputError(
+            f"{name} has {bad} voxels that are NaN or infinite: replace them, e.g. by the background value"
+        )
     geometry = np.concatenate([volume.spacing, volume.origin, volume.direction]).astype(float)
-    if not np.isfinite(geometry).all() or min(volume.spacing) <= 0 or abs(np.linalg.det(volume.matrix)) < 1e-12:
+    if (
+        not np.isfinite(geometry).all()
+        or min(volume.spacing) <= 0
+        or abs(np.linalg.det(volume.matrix)) < 1e-12
+    ):
         raise InputError(f"{name} has no usable geometry (spacing {volume.spacing}): repair its header")
 
 
@@ -254,7 +268,9 @@ def write_volume(volume: Volume, path: str | os.PathLike, marks: Mapping[str, st
             nifti.compress(plain, part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"can't write {path} ({_reason(error)}): check that the folder can be written to") from error
+        raise InputError(
+            f"can't write {path} ({_reason(error)}): check that the folder can be written to"
+        ) from error
     finally:
         for leftover in (part, plain):
             _remove(leftover)
@@ -299,12 +315,16 @@ def _check_kind(reader: sitk.ImageFileReader, size: tuple[int, ...], path: Path)
     """Raise InputError unless the file holds a 3-D image of one real value per voxel."""
     if len(size) < 3 or any(n > 1 for n in size[3:]):
         shape = " × ".join(str(n) for n in size)
-        raise InputError(f"{path} is {len(size)}-D ({shape}), but a 3-D image is needed: save one volume of it")
+        raise InputError(
+            f"{path} is {len(size)}-D ({shape}), but a 3-D image is needed: save one volume of it"
+        )
     parts = reader.GetNumberOfComponents()
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         raise InputError(f"{path} holds complex numbers: save the magnitude image")
     if parts != 1:
-        raise InputError(f"{path} has {parts} values per voxel (colour or vector): save one channel as a 3-D image")
+        raise InputError(
+            f"{path} has {parts} values per voxel (colour or vector): save one channel as a 3-D image"
+        )
 
 
 def _read_dicom(folder: Path) -> sitk.Image:
@@ -316,7 +336,9 @@ def _read_dicom(folder: Path) -> sitk.Image:
     if len(series) > 1:
         files = [len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), s)) for s in series]
         found = ", ".join(f"{s} ({n} files)" for s, n in list(zip(series, files))[:5])
-        raise InputError(f"the folder {folder} holds {len(series)} DICOM series ({found}): put one in its own folder")
+        raise InputError(
+            f"the folder {folder} holds {len(series)} DICOM series ({found}): put one in its own folder"
+        )
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     first = sitk.ImageFileReader()
     first.SetFileName(names[0])
@@ -369,7 +391,9 @@ def _choose_label(array: np.ndarray, label: int | None, name: str) -> int | floa
             return label
         raise InputError(f"{name} has no label {label}: it has {_listed(values)}")
     if len(values) > MANY_LABELS:
-        raise InputError(f"{name} holds {len(values)} values and looks like an image: give the tumour's mask in its place")
+        raise InputError(
+            f"{name} holds {len(values)} values and looks like an image: give the tumour's mask in its place"
+        )
     if len(values) > 1:
         raise InputError(f"{name} has several labels ({_listed(values)}): choose one with --label")
     return values[0]
@@ -392,7 +416,9 @@ def _onto_grid(mask: Volume, like: Volume, name: str) -> np.ndarray:
     if outside > MASK_OUTSIDE or (high <= low).any():
         if outside >= 1.0:
             raise InputError(f"{name} lies outside the image: check that both belong to the same scan")
-        raise InputError(f"{outside:.0%} of {name} lies outside the image: check that both belong to the same scan")
+        raise InputError(
+            f"{outside:.0%} of {name} lies outside the image: check that both belong to the same scan"
+        )
     crop = replace(mask, array=mask.array[box], origin=tuple(mask.points([s.start for s in box[::-1]])))
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkNearestNeighbor)

@@ -138,7 +138,9 @@ def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
         return {"status": "available", **asdict(entry)}
     shown = {key: value for key, value in bundle.json.items() if key != "population"}
     population = {
-        modality: _counts(entry) if "names" in entry else {name: _counts(part) for name, part in entry.items()}
+        modality: _counts(entry)
+        if "names" in entry
+        else {name: _counts(part) for name, part in entry.items()}
         for modality, entry in (bundle.json.get("population") or {}).items()
     }
     return {

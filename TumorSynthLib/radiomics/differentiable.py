@@ -153,7 +153,9 @@ def hard_glcm(level: torch.Tensor, paths: Lines, levels: int, symmetric: bool = 
     """The exact matrices (A, levels, levels), float64, of 0-based integer grey levels (n,)."""
     cells, rows = levels * levels, paths.order.shape[0]
     ordered = level[paths.order]
-    base = ordered[:, :-1] * levels + ordered[:, 1:] + torch.arange(rows, device=level.device)[:, None] * cells
+    base = (
+        ordered[:, :-1] * levels + ordered[:, 1:] + torch.arange(rows, device=level.device)[:, None] * cells
+    )
     counts = torch.bincount(base[paths.link[:, :-1]], minlength=rows * cells).view(rows, levels, levels)
     return _normalise(counts.to(torch.float64), symmetric)
 
@@ -396,7 +398,8 @@ def soft_shape(
     slopes = [d / h for d, h in zip(_forward_differences(occupancy), steps)]
     area = (sum(d**2 for d in slopes) + 1e-12).sqrt().sum() * cell
     grid = torch.meshgrid(
-        *[torch.arange(n, dtype=field.dtype, device=field.device) * h for n, h in zip(field.shape, steps)], indexing="ij"
+        *[torch.arange(n, dtype=field.dtype, device=field.device) * h for n, h in zip(field.shape, steps)],
+        indexing="ij",
     )
     points = torch.stack([g.flatten() for g in grid], 1)
     weight = occupancy.flatten() / occupancy.sum()

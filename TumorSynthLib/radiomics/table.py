@@ -225,7 +225,9 @@ def resolve(name: str) -> tuple[str, float]:
     for full in (name, f"original_{name}"):
         if full in FEATURES:
             return full, 1.0
-    by_lower = {f.short.lower(): f.name for f in reversed(FEATURES.values())}  # of two alike, the first that the table has
+    by_lower = {
+        f.short.lower(): f.name for f in reversed(FEATURES.values())
+    }  # of two alike, the first that the table has
     by_lower |= {n.lower(): n for n in [*FEATURES, *DRIVERS]}
     near = get_close_matches(str(name).lower(), by_lower, 3, 0.5)
     hint = (

@@ -26,14 +26,19 @@ BORDER = 2  # voxels on both sides of the border that have a goal of their own
 CLOSE = 1.03  # times the goal is near enough
 SEARCHES, ITERATIONS = 8, 30  # for the two prices; conjugate gradients for each
 CHEAPEST, FIRST, DEAREST = 1e-3, 0.5, 1e2
-LITTLE, MOST = 1.05, 1.5  # times that what fits is made stronger or weaker, so that the standard deviation stays: from, to
+LITTLE, MOST = (
+    1.05,
+    1.5,
+)  # times that what fits is made stronger or weaker, so that the standard deviation stays: from, to
 STEEP = 1.5  # power of what is too much that a price follows
 QUIET = 1e-3  # of the ring's spread: less deviation than that is no grain, but an empty background
 LAGS = 6  # voxels in plane, to each side, over which grain is compared
 SIZE = 32  # of the spectra
 ROUGH = 2.5  # voxels: the Gaussian's deviation that parts grain from structure
 LEAST_POWER = 0.02  # of the largest, below which frequencies count as equally weak
-TOLD = 0.12  # difference of the correlations along x and y, from which on it is the scanner's more than chance
+TOLD = (
+    0.12  # difference of the correlations along x and y, from which on it is the scanner's more than chance
+)
 
 
 def _shells() -> list[np.ndarray]:
@@ -47,7 +52,9 @@ def grain_of(array: np.ndarray, area: np.ndarray) -> np.ndarray:
     """array (D, H, W) in the area without its smooth part, 0 elsewhere."""
     width = (0, ROUGH, ROUGH)
     weight = ndimage.gaussian_filter(area.astype(np.float32), width)
-    smooth = ndimage.gaussian_filter(np.where(area, array, 0).astype(np.float32), width) / np.maximum(weight, 1e-3)
+    smooth = ndimage.gaussian_filter(np.where(area, array, 0).astype(np.float32), width) / np.maximum(
+        weight, 1e-3
+    )
     return np.where(area, array - smooth, 0).astype(np.float32)
 
 
@@ -55,7 +62,9 @@ def covariances_of(grain: np.ndarray, area: np.ndarray) -> np.ndarray:
     """Mean products of voxels (2 LAGS + 1, 2 LAGS + 1) apart in plane, over the mean square; outliers held in."""
     bound = 3 * 1.4826 * float(np.median(np.abs(grain[area]))) + 1e-6
     shape = [s + LAGS for s in area.shape[1:]]
-    values, weights = (np.fft.rfft2(a, shape) for a in (np.clip(grain, -bound, bound), area.astype(np.float32)))
+    values, weights = (
+        np.fft.rfft2(a, shape) for a in (np.clip(grain, -bound, bound), area.astype(np.float32))
+    )
     found, count = (np.fft.irfft2((np.abs(f) ** 2).sum(0), shape) for f in (values, weights))
     steps = np.arange(-LAGS, LAGS + 1)
     found, count = (f[np.ix_(steps, steps)] for f in (found, count))
@@ -167,7 +176,9 @@ class Band:
             levels = [float(after[p].square().mean().sqrt()) / max(slack * self.level, 1e-6) for p in parts]
             if turn == 0 and max(levels) <= CLOSE:
                 return np.asarray(array, np.float32)
-            if turn and all(abs(x - 1) < CLOSE - 1 or (x < 1 and p <= CHEAPEST) for x, p in zip(levels, prices)):
+            if turn and all(
+                abs(x - 1) < CLOSE - 1 or (x < 1 and p <= CHEAPEST) for x, p in zip(levels, prices)
+            ):
                 break
             if turn == 0:
                 prices[:] = [max(p, FIRST) if x > CLOSE else CHEAPEST for x, p in zip(levels, prices)]
@@ -179,7 +190,9 @@ class Band:
             after = before + convolved(made - start, self.kernel, "constant")
         out = np.array(array, np.float32)
         out[box][mask[box]] = made[inside].numpy()
-        return out if np.isfinite(out[mask]).all() else np.asarray(array, np.float32)  # squares of huge values overflow
+        return (
+            out if np.isfinite(out[mask]).all() else np.asarray(array, np.float32)
+        )  # squares of huge values overflow
 
     def oriented(self, array: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """array (D, H, W) float32 whose grain in the mask runs along the axis that it runs along around the mask.
@@ -202,7 +215,9 @@ class Band:
         kernel = kernel_of(np.maximum(self.power, _structure()) / (1 + price * off**2), LAGS)
         return convolved(torch.from_numpy(move), kernel, "constant").numpy()
 
-    def _change(self, before: torch.Tensor, change: torch.Tensor, price: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    def _change(
+        self, before: torch.Tensor, change: torch.Tensor, price: torch.Tensor, inside: torch.Tensor
+    ) -> torch.Tensor:
         """Conjugate gradients from `change` on, which is 0 outside the mask and on average."""
 
         count = inside.sum()
@@ -212,7 +227,9 @@ class Band:
             return v - v.sum() / count * inside
 
         def pushed(v):
-            return within(v + convolved(price * convolved(v, self.kernel, "constant"), self.kernel, "constant"))
+            return within(
+                v + convolved(price * convolved(v, self.kernel, "constant"), self.kernel, "constant")
+            )
 
         goal = within(-convolved(price * before, self.kernel, "constant"))
         residual = goal - pushed(change)

@@ -32,7 +32,9 @@ def spectrum(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
     grain = grain_of(array, mask)
     power = power_of(covariances_of(grain, mask))
     power *= float(grain[mask].var()) / power.mean()
-    return np.log([power[(a <= _FREQUENCY) & (b > _FREQUENCY)].mean() + 1e-12 for a, b in zip(EDGES, EDGES[1:])])
+    return np.log(
+        [power[(a <= _FREQUENCY) & (b > _FREQUENCY)].mean() + 1e-12 for a, b in zip(EDGES, EDGES[1:])]
+    )
 
 
 def equalised(array: np.ndarray, mask: np.ndarray, lacking: Sequence[float]) -> np.ndarray:

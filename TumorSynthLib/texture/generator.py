@@ -31,7 +31,9 @@ from TumorSynthLib.texture.weights import read_weights
 Progress = Callable[[str, float], None]
 
 LEVEL = "original_firstorder_Mean"  # where it is asked, the bridge starts at this level
-CALIBRATED_FROM = 0.06  # bridge time below which predictions are calibrated: the last evaluations fit the rest to it
+CALIBRATED_FROM = (
+    0.06  # bridge time below which predictions are calibrated: the last evaluations fit the rest to it
+)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -167,17 +169,31 @@ class TextureModel:
 
         eta = self.eta if eta is None else eta
         times, valid = nodes(steps, self.few_steps), known | hole
-        asked = None if features is None else [features if contrast else {k: v for k, v in features.items() if k != CONTRAST}]
+        asked = (
+            None
+            if features is None
+            else [features if contrast else {k: v for k, v in features.items() if k != CONTRAST}]
+        )
         out = self.draw(predict, x, hole, valid, asked, [modality], times, eta, [seed], progress, around)
         out = intensity.inverse(out[0, 0].cpu().numpy())[tuple(slice(s) for s in shape)]
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
         out = np.where(mask, out, array).astype(np.float32)
-        return out if features is None or not self.in_band else self.fitting(out, array, mask, modality, asked[0], extent)
+        return (
+            out
+            if features is None or not self.in_band
+            else self.fitting(out, array, mask, modality, asked[0], extent)
+        )
 
     def fitting(
-        self, drawn: np.ndarray, array: np.ndarray, mask: np.ndarray, modality: str, features: Mapping[str, float], valid=None
+        self,
+        drawn: np.ndarray,
+        array: np.ndarray,
+        mask: np.ndarray,
+        modality: str,
+        features: Mapping[str, float],
+        valid=None,
     ) -> np.ndarray:
         """A draw (D, H, W) into mask of array with what its grain lacks, and no other than array has around the mask.
 
@@ -205,7 +221,12 @@ class TextureModel:
 
     @torch.inference_mode()
     def continued(
-        self, array: np.ndarray, mask: np.ndarray, modality: str, valid: np.ndarray | None = None, spacing=None
+        self,
+        array: np.ndarray,
+        mask: np.ndarray,
+        modality: str,
+        valid: np.ndarray | None = None,
+        spacing=None,
     ) -> np.ndarray:
         """The smooth start of a removal alone: array (D, H, W) with the mask continued from the healthy tissue around it.
 
@@ -215,7 +236,11 @@ class TextureModel:
         around = removal.Surroundings.of(array, mask, valid, intensity)
         x = torch.from_numpy(intensity.forward(array))[None, None].to(self.device)
         cut, tissue = (torch.from_numpy(a)[None, None].to(self.device) for a in (around.hole, around.tissue))
-        smooth = intensity.inverse(removal.continued(x, cut, intensity, spacing or self.spacing, tissue))[0, 0].cpu().numpy()
+        smooth = (
+            intensity.inverse(removal.continued(x, cut, intensity, spacing or self.spacing, tissue))[0, 0]
+            .cpu()
+            .numpy()
+        )
         smooth = removal.blend_rim(smooth, array, mask, around.hole & ~mask)
         return np.where(mask, np.clip(smooth, *intensity.limits), array).astype(np.float32)
 
@@ -264,7 +289,9 @@ class TextureModel:
                 progress("texture", i / len(times))
             clean = torch.where(cells, predict(state, y, m), known)
             late = m <= guided_from or len(times) == 1
-            clean = self._impose(clean, x, hole, limits, intensities, moments if late else [Moments()] * len(x))
+            clean = self._impose(
+                clean, x, hole, limits, intensities, moments if late else [Moments()] * len(x)
+            )
             expected = clean if i == 0 else expected
             n = times[i + 1] if i + 1 < len(times) else 0.0
             noise = torch.cat([torch.randn(y[:1].shape, generator=g) for g in rngs]).to(y.device)
@@ -284,7 +311,9 @@ class TextureModel:
         if not self.codec.lossless:
             return latent
         drawn, one = self.codec.decode(latent).clamp(*limits), [slice(i, i + 1) for i in range(len(x))]
-        drawn = torch.cat([calibrated(drawn[i], hole[i], *asked) for i, *asked in zip(one, intensities, moments)])
+        drawn = torch.cat(
+            [calibrated(drawn[i], hole[i], *asked) for i, *asked in zip(one, intensities, moments)]
+        )
         return self.codec.encode(torch.where(hole, drawn, x))
 
 
@@ -299,7 +328,9 @@ def _lacking(manifest: dict) -> dict[str, list[float]]:
     except (AttributeError, TypeError, ValueError):
         right = False
     if not right:
-        raise ModelError(f"model {manifest['id']}: sampler.grain isn't {RINGS} numbers per modality; reinstall it")
+        raise ModelError(
+            f"model {manifest['id']}: sampler.grain isn't {RINGS} numbers per modality; reinstall it"
+        )
     return found
 
 

@@ -18,11 +18,20 @@ from TumorSynthLib.texture.context import Filling, IntensityMap, fill
 RIM = np.ones((1, 3, 3), bool)
 RIM_DEPTH = 2  # voxels in plane
 RIM_SLACK = 0.25
-RIM_SHARE = 0.6  # of the voxels next to the mask are brighter (or darker) than farther out, or they hold no tumour
+RIM_SHARE = (
+    0.6  # of the voxels next to the mask are brighter (or darker) than farther out, or they hold no tumour
+)
 AIR_HU, AIR_SHARE = -500.0, 0.1  # in CT, and of the 99th percentile in MR: darker voxels are air
 AIR_RING, AIR_MOST = 3, 0.3  # voxels around a tumour, of which fewer are air where it lies in tissue
-NEAR, FAR_OUT, FEW = 6, 2.5, 0.15  # voxels around a hole; interquartile ranges beyond quartiles; share of the voxels there
-CT_FILLING, MR_FILLING = Filling((0.05, 1.0, 0.0)), Filling((0.0, 1.0, 1.0))  # noise is drawn level, bends are carried on
+NEAR, FAR_OUT, FEW = (
+    6,
+    2.5,
+    0.15,
+)  # voxels around a hole; interquartile ranges beyond quartiles; share of the voxels there
+CT_FILLING, MR_FILLING = (
+    Filling((0.05, 1.0, 0.0)),
+    Filling((0.0, 1.0, 1.0)),
+)  # noise is drawn level, bends are carried on
 TAIL, CLEAN_TAIL = 0.05, 0.01  # share of the voxels around that a removal's range leaves out at either end
 SEEN = (4, 12, 12)  # voxels around a hole that its filling looks at
 LEAST, MOST, PATIENCE = 30, 150, 10_000_000  # iterations of a filling, and times voxels
@@ -43,7 +52,9 @@ class Surroundings:
     clean: bool
 
     @classmethod
-    def of(cls, array: np.ndarray, mask: np.ndarray, valid: np.ndarray, intensity: IntensityMap) -> Surroundings:
+    def of(
+        cls, array: np.ndarray, mask: np.ndarray, valid: np.ndarray, intensity: IntensityMap
+    ) -> Surroundings:
         """array (D, H, W) intensities, mask and valid (inside the image) bool."""
         ct = is_ct(intensity)
         rim = tainted_rim(intensity.forward(array), mask, valid)
@@ -73,7 +84,9 @@ def tainted_rim(image: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> np.nd
     slack = RIM_SLACK * np.maximum(high - low, 0.0)
     first, farther = ndimage.binary_dilation(mask, RIM) & rim, beyond & ~ndimage.binary_dilation(rim, RIM)
     if first.any() and farther.any():
-        at = ndimage.distance_transform_edt(~farther, (100, 1, 1), return_distances=False, return_indices=True)
+        at = ndimage.distance_transform_edt(
+            ~farther, (100, 1, 1), return_distances=False, return_indices=True
+        )
         excess = (image - image[tuple(at)])[first]
         if max((excess > 0).mean(), (excess < 0).mean()) < RIM_SHARE:
             return np.zeros_like(rim)
@@ -159,7 +172,9 @@ def surrounding_range(
     around = x[near & known]
     if len(around) < 20:
         return -torch.inf, torch.inf
-    low, high = (float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (share, 1 - share))
+    low, high = (
+        float(torch.kthvalue(around, max(1, round(q * len(around)))).values) for q in (share, 1 - share)
+    )
     return low, high
 
 

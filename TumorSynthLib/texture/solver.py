@@ -32,20 +32,34 @@ STEPS_PER_ROUND = 10  # Adam steps between exact measurements
 RATE = 0.25  # grey-level bins per Adam step at first
 WIDTH = 2.5  # voxels in plane: a Gaussian's deviation, over which steps are spread; less and less in the last third
 FAR = 0.35  # mean squared error, in the features' scales, from which smoothness and noise are searched, and no step is spread
-NEAR = 1 / 1000  # of the number of asked features: the mean squared error that will do where moves are smooth; less for few
+NEAR = (
+    1 / 1000
+)  # of the number of asked features: the mean squared error that will do where moves are smooth; less for few
 HELD = 1e-4  # mean squared error per asked feature below which nothing is left to gain, however the moves are
-ASTRAY, SLOWER = 1.5, 0.7  # an error so many times the best one sends the search back there, with smaller steps …
+ASTRAY, SLOWER = (
+    1.5,
+    0.7,
+)  # an error so many times the best one sends the search back there, with smaller steps …
 LITTLE = 0.1  # … unless it is so little per asked feature, where it only swings around the goal
 SEARCHES = 4  # for the prices of the band each time that it is held to
-LOOSER, LOOSEST = 2.0, 10.0  # from half of the steps on, each round takes the band so much wider, up to so much …
+LOOSER, LOOSEST = (
+    2.0,
+    10.0,
+)  # from half of the steps on, each round takes the band so much wider, up to so much …
 FINISHED = 2.0  # … or up to this where a request is near, and last touches do the rest
-LOOSE, LONGER = 4.0, 2.5  # a FAR request begins with so wide a band, with so many times the steps in small regions
+LOOSE, LONGER = (
+    4.0,
+    2.5,
+)  # a FAR request begins with so wide a band, with so many times the steps in small regions
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
 NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of the sample
 OUTLIER = 5.0  # robust standard deviations from the median
-TURNS, MORE_TURNS = 3, 9  # solves through the image's own grid, where that is another one; more while each gains a tenth …
+TURNS, MORE_TURNS = (
+    3,
+    9,
+)  # solves through the image's own grid, where that is another one; more while each gains a tenth …
 FEW = 10  # … or where fewer features are asked: each then gains a little for long
 ENOUGH = 0.01  # mean error of the asked features, in their scales, at which the turns end …
 WILL_DO = 1 / 400  # … or this times the number of asked features, where moves are smooth
@@ -412,7 +426,16 @@ def solve(
     if not (touch and iterations):
         return solved
     return touched(
-        solved, sample, mask, population, settings, spacing=spacing, region=region, seed=seed, integer=integer, bounds=bounds
+        solved,
+        sample,
+        mask,
+        population,
+        settings,
+        spacing=spacing,
+        region=region,
+        seed=seed,
+        integer=integer,
+        bounds=bounds,
     )
 
 
@@ -428,7 +451,9 @@ def touched(
     integer = is_integer(sample, mask, region) if integer is None else integer
     bounds = bounds_of(population) if bounds is None else bounds
     request, scales = solved.asked, scales_of(solved.asked, deviation)
-    touches = Touches(mask, request, scales, settings, spacing, integer, None if solved.native is None else region)
+    touches = Touches(
+        mask, request, scales, settings, spacing, integer, None if solved.native is None else region
+    )
     array, native = touches.finished(solved.array, solved.native, bounds, seed)
     reached = extract(_stored(array, integer), mask, spacing, settings, ("firstorder", *TEXTURE))
     return _solved(sample, array, native, mask, request, deviation, spacing, reached)
@@ -437,10 +462,14 @@ def touched(
 def _solved(sample, array, native, mask, request, deviation, spacing, reached) -> Solved:
     difference = {k: (reached[k] - v) / sigma(deviation, k, v) for k, v in request.items() if k in reached}
     missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))
-    return Solved(array, native, request, reached, difference, tuple(missed), _moved(sample, array, mask, spacing))
+    return Solved(
+        array, native, request, reached, difference, tuple(missed), _moved(sample, array, mask, spacing)
+    )
 
 
-def _through_native(region, array, request, scales, integer: bool, judge, attempt, budget: int, enough: float, band, slack):
+def _through_native(
+    region, array, request, scales, integer: bool, judge, attempt, budget: int, enough: float, band, slack
+):
     """Best (array as measured, native box, features) of a few turns through the image's own grid.
 
     The native grid can't hold every working array; each turn starts from what it did hold, and asks for more where the last one

@@ -20,12 +20,24 @@ from TumorSynthLib.texture.quantile import measure as firstorder
 from TumorSynthLib.texture.request import by_class
 
 WORK, BESIDES = 5e6, 1500  # voxels measured; what a measurement costs beside its voxels, in voxels
-TOGETHER, MORE, FEWER, MOST = 4.0, 1.3, 0.92, 64.0  # moves tried at once: at first, after one that helped, after another; at most
+TOGETHER, MORE, FEWER, MOST = (
+    4.0,
+    1.3,
+    0.92,
+    64.0,
+)  # moves tried at once: at first, after one that helped, after another; at most
 LARGEST = 10_000  # voxels above which too few can be tried to matter
-ENOUGH = 1 / 6400  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do …
+ENOUGH = (
+    1 / 6400
+)  # of the number of asked features: error of each, in its scale squared, at which nothing is left to do …
 FEW, CLOSE = 10, 0.01  # … and of fewer, which count in shares of what was asked
-GENTLE, ROUGH = 1.0, 4.0  # grey levels' widths that a voxel of the image is moved by at most in all: at first, and in the end
-STUCK = 0.9  # of the error: where a round of moves leaves more than this, those of the next may go twice as far
+GENTLE, ROUGH = (
+    1.0,
+    4.0,
+)  # grey levels' widths that a voxel of the image is moved by at most in all: at first, and in the end
+STUCK = (
+    0.9  # of the error: where a round of moves leaves more than this, those of the next may go twice as far
+)
 LEAST_WEIGHT = 0.1  # of a voxel of the image in one of the working grid, to be moved for its sake
 
 
@@ -42,7 +54,11 @@ class Touches:
         self, mask: np.ndarray, request: Mapping[str, float], scales: Mapping[str, float], settings, spacing,
         integer: bool, region: Region | None = None,
     ) -> None:  # fmt: skip
-        self.mask, self.region, self.disc = mask, region, Discretisation(float(settings.binWidth), settings.binCount, integer)
+        self.mask, self.region, self.disc = (
+            mask,
+            region,
+            Discretisation(float(settings.binWidth), settings.binCount, integer),
+        )
         if len(request) < FEW:
             scales = {k: abs(v) or scales[k] for k, v in request.items()}
         asked, units = by_class(request), by_class(scales)
@@ -54,7 +70,11 @@ class Touches:
 
     def stored(self, values: np.ndarray) -> np.ndarray:
         """Working values (n,) as they are measured."""
-        return self.disc.stored(values) if self.region is None else cast_like_itk(values, self.region.volume.array.dtype)
+        return (
+            self.disc.stored(values)
+            if self.region is None
+            else cast_like_itk(values, self.region.volume.array.dtype)
+        )
 
     @torch.inference_mode()
     def error(self, values: np.ndarray) -> float:
@@ -94,7 +114,11 @@ class Touches:
         return self.region.measure(native, as_stored=True), native
 
     def touched(
-        self, native: np.ndarray, allowed: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf), seed: int = 0
+        self,
+        native: np.ndarray,
+        allowed: np.ndarray,
+        bounds: tuple[float, float] = (-np.inf, np.inf),
+        seed: int = 0,
     ) -> np.ndarray:
         """The image's own box, as stored, with single voxels moved a little where the asked features come nearer; float64.
 
@@ -124,7 +148,12 @@ class Touches:
                     at = tuple(nearest[k])
                     move = float(self._whole(crossings[side, k] / weight[k]))
                     now = native[at] + move
-                    if move and at not in made and abs(now - before[at]) <= reach and bounds[0] <= now <= bounds[1]:
+                    if (
+                        move
+                        and at not in made
+                        and abs(now - before[at]) <= reach
+                        and bounds[0] <= now <= bounds[1]
+                    ):
                         trial = trial + move * np.prod([r[:, i] for r, i in zip(rows, at)], 0)
                         made[at] = now
                         if len(made) >= round(together):

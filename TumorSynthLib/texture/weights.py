@@ -14,7 +14,10 @@ WEIGHTS, FURTHER = "network.safetensors", "network-further.safetensors"
 STEP = ".step"  # name of a tensor's steps: its own and this
 LARGE = 1024  # values; smaller tensors are stored as they are, since some are sensitive
 COARSE = 0.7  # steps per root mean square of a row's differences: predictions change by less than in bfloat16
-FINE, FINE_BELOW = 12.0, 32768  # … of tensors with fewer values, among them the first and last layer, where errors show most
+FINE, FINE_BELOW = (
+    12.0,
+    32768,
+)  # … of tensors with fewer values, among them the first and last layer, where errors show most
 MOST = 127  # steps that fit
 
 
@@ -35,7 +38,9 @@ def read_weights(bundle) -> dict[str, torch.Tensor]:
     try:
         return base | further(base, bundle.tensors(FURTHER, "torch"))
     except (KeyError, RuntimeError) as error:
-        raise ModelError(f"model {bundle.id}: {FURTHER} doesn't fit {WEIGHTS}; reinstall it ({error})") from None
+        raise ModelError(
+            f"model {bundle.id}: {FURTHER} doesn't fit {WEIGHTS}; reinstall it ({error})"
+        ) from None
 
 
 def differences(base: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -49,7 +54,9 @@ def differences(base: dict[str, torch.Tensor], weights: dict[str, torch.Tensor])
             continue
         change = tensor.float() - base[name].float()
         rows = tuple(range(1, change.ndim))
-        step = change.square().mean(rows, keepdim=True).sqrt() / (FINE if change.numel() < FINE_BELOW else COARSE)
+        step = change.square().mean(rows, keepdim=True).sqrt() / (
+            FINE if change.numel() < FINE_BELOW else COARSE
+        )
         step = torch.maximum(step, change.abs().amax(rows, keepdim=True) / MOST).clamp(min=1e-12)
         stored[name], stored[name + STEP] = torch.round(change / step).to(torch.int8), step
     return stored

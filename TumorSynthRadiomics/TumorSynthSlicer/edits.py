@@ -66,7 +66,18 @@ class Input:
             mask = nodes.maskOf(segmentationNode, segment, volumeNode)
         organ = maskOf(options["inside"], volumeNode) if options.get("inside") else None
         request = engineOptions(edit, options)
-        return cls(edit, volumeNode, segmentationNode, segment, modelID, volume, mask, dict(options), request, organ=organ)
+        return cls(
+            edit,
+            volumeNode,
+            segmentationNode,
+            segment,
+            modelID,
+            volume,
+            mask,
+            dict(options),
+            request,
+            organ=organ,
+        )
 
     def nodes(self) -> list:
         """Nodes without which the edit can't be finished."""
@@ -333,7 +344,9 @@ def plainNumber(value) -> float | str:
 def maskOf(segment, volumeNode) -> nodes.Mask:
     """The mask on a volume's grid of (segmentation node, segment ID); without an ID its only segment's."""
     segmentationNode, *name = segment
-    return nodes.maskOf(segmentationNode, nodes.segmentID(segmentationNode, name[0] if name else ""), volumeNode)
+    return nodes.maskOf(
+        segmentationNode, nodes.segmentID(segmentationNode, name[0] if name else ""), volumeNode
+    )
 
 
 def volumeKey(volumeNode) -> str:

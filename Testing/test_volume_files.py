@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from TumorSynthLib import volume as volume_module
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.volume import Volume, check_image, check_mask, read_image, read_mask, write_volume
+from TumorSynthLib.volume import Volume, check_image, check_mask, files, read_image, read_mask, write_volume
 
 FORMATS = [".nii.gz", ".nii", ".nrrd", ".mha"]
 TURN = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
@@ -83,7 +82,7 @@ def test_no_partial_file_when_writing_fails(tmp_path, monkeypatch):
             file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(volume_module.sitk, "WriteImage", half)
+    monkeypatch.setattr(files.sitk, "WriteImage", half)
     with pytest.raises(KeyboardInterrupt):
         write_volume(make(np.float32), target)
     assert target.read_bytes() == before

@@ -1,130 +1,33 @@
-"""Images with their geometry: reading, checking and writing; `Region` and `Patch` are at hand here too.
-
-Arrays are (K, J, I) = (z, y, x) as in SimpleITK; positions, spacings and sizes are (x, y, z), LPS millimetres.
-"""
+"""Images and masks from files, and images into files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from TumorSynthLib import nifti
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.region import Patch, Region
-from TumorSynthLib.resampling import bounding_box, resample_like_pyradiomics
-
-__all__ = [
-    "Patch",
-    "Region",
-    "Volume",
-    "bounding_box",
-    "check_image",
-    "check_mask",
-    "check_output",
-    "read_image",
-    "read_labelmap",
-    "read_mask",
-    "resample_like_pyradiomics",
-    "write_volume",
-]
+from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.volume import nifti
+from TumorSynthLib.volume.types import FILE_KEYS, Volume, check_image, corners
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 
-SAME_GRID = 0.01
-"""Voxels that two grids may differ by at their corners; NIfTI keeps positions as 32-bit numbers only."""
-
 MASK_OUTSIDE = 0.01
-MANY_LABELS = 255  # more values than that are no labelmap's
 """Part of a mask that may lie outside the image (rounding at the border). More is a mask of another image."""
 
-_FILE_KEYS = ("ITK_", "NRRD_")
+MANY_LABELS = 255  # more values than that are no labelmap's
+
 _NIFTI_KEYS = (
     "dim[", "pixdim[", "srow_", "qoffset_", "quatern_", "qform_", "sform_", "intent_", "scl_", "slice_", "cal_",
     "datatype", "bitpix", "nifti_type", "vox_offset", "xyzt_units", "qfac", "qto_xyz", "dim_info", "toffset",
     "descrip", "aux_file",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """A 3-D image of one value per voxel.
-
-    :param array: (K, J, I) values in the file's type.
-    :param spacing: (x, y, z) mm.
-    :param origin: (x, y, z) LPS mm, centre of the first voxel.
-    :param direction: 9 numbers, row-major; column n is the direction of axis n (x, y, z) in LPS.
-    :param metadata: text fields of the file's header.
-    :param nifti_header: header of the NIfTI file it was read from, so that writing keeps its geometry to the bit.
-    """
-
-    array: np.ndarray
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    metadata: dict[str, str] = field(default_factory=dict)
-    nifti_header: bytes = field(default=b"", repr=False)
-
-    @classmethod
-    def from_sitk(cls, image: sitk.Image) -> Volume:
-        """Volume of a SimpleITK image (values copied)."""
-        metadata = {}
-        for key in image.GetMetaDataKeys():
-            if not key.startswith(_FILE_KEYS):
-                metadata[key] = image.GetMetaData(key)
-        array = sitk.GetArrayFromImage(image)
-        return cls(array, image.GetSpacing(), image.GetOrigin(), image.GetDirection(), metadata)
-
-    def sitk(self) -> sitk.Image:
-        """SimpleITK image of the volume (values copied), without its metadata."""
-        array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing([float(s) for s in self.spacing])
-        image.SetOrigin([float(s) for s in self.origin])
-        image.SetDirection([float(s) for s in self.direction])
-        return image
-
-    def with_array(self, array: np.ndarray) -> Volume:
-        """The same geometry and metadata with other values of the same shape."""
-        if array.shape != self.array.shape:
-            raise ValueError(f"array has shape {array.shape}, the volume {self.array.shape}")
-        return replace(self, array=array)
-
-    def volume_of(self, mask: np.ndarray) -> float:
-        """mm³ of a mask (K, J, I)."""
-        return float(np.count_nonzero(mask) * np.prod(self.spacing))
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """(x, y, z) voxels."""
-        return self.array.shape[::-1]
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """(3, 3) matrix from index steps (x, y, z) to LPS millimetres."""
-        return np.asarray(self.direction, dtype=np.float64).reshape(3, 3) * np.asarray(
-            self.spacing, dtype=np.float64
-        )
-
-    def points(self, index: np.ndarray) -> np.ndarray:
-        """(…, 3) LPS positions of (…, 3) continuous indices (x, y, z)."""
-        return np.asarray(index, dtype=np.float64) @ self.matrix.T + np.asarray(self.origin)
-
-    def indices(self, points: np.ndarray) -> np.ndarray:
-        """(…, 3) continuous indices (x, y, z) of (…, 3) LPS positions."""
-        return (np.asarray(points, dtype=np.float64) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
-
-    def same_grid(self, other: Volume) -> bool:
-        """True where both have the same voxels in space, up to 1 % of a voxel."""
-        if self.array.shape != other.array.shape:
-            return False
-        corners = _corners([(0, n - 1) for n in self.size])
-        return bool(np.abs(other.indices(self.points(corners)) - corners).max() <= SAME_GRID)
 
 
 def read_image(path: str | os.PathLike) -> Volume:
@@ -174,47 +77,6 @@ def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:
     for value in values[values > 0]:
         result[_onto_grid(replace(labels, array=labels.array == value), like, str(path))] = value
     return result
-
-
-def check_image(volume: Volume, name: str = "the image") -> None:
-    """Raise InputError unless the volume is 3-D, of real numbers, finite, and has a usable geometry."""
-    array = volume.array
-    if array.ndim != 3 or 0 in array.shape:
-        raise InputError(
-            f"{name} is {array.ndim}-D (shape {array.shape}), but a 3-D image is needed: save one volume"
-        )
-    if array.dtype.kind not in "iufb":
-        raise InputError(
-            f"{name} holds {array.dtype} values, but an image of real numbers is needed: convert it"
-        )
-    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-        raise InputError(
-            f"{name} has {bad} voxels that are NaN or infinite: replace them, e.g. by the background value"
-        )
-    geometry = np.concatenate([volume.spacing, volume.origin, volume.direction]).astype(float)
-    if (
-        not np.isfinite(geometry).all()
-        or min(volume.spacing) <= 0
-        or abs(np.linalg.det(volume.matrix)) < 1e-12
-    ):
-        raise InputError(f"{name} has no usable geometry (spacing {volume.spacing}): repair its header")
-
-
-def check_mask(mask: np.ndarray, volume: Volume, name: str = "the mask") -> np.ndarray:
-    """The mask as bool, checked to fit the volume's grid and not to be empty.
-
-    :raises InputError: other shape, or empty.
-    """
-    if mask.shape != volume.array.shape:
-        raise InputError(
-            f"{name} has {mask.shape[::-1]} voxels but the image {volume.size}: "
-            "read it with read_mask, which brings it to the image's grid"
-        )
-    mask = mask if mask.dtype == bool else mask != 0
-    if not mask.any():
-        raise InputError(f"{name} is empty: draw the tumour first, or give another label")
-    return mask
 
 
 def check_output(path: str | os.PathLike) -> Path:
@@ -307,7 +169,7 @@ def _read_file(path: Path) -> Volume:
         check_image(Volume(array, (1.0, 1.0, 1.0)), str(path))
     if array is None or nifti.is_scaled(header) or len(size) > 3 or array.shape[::-1] != size:
         return replace(Volume.from_sitk(reader.Execute()), nifti_header=header)
-    metadata = {k: reader.GetMetaData(k) for k in reader.GetMetaDataKeys() if not k.startswith(_FILE_KEYS)}
+    metadata = {k: reader.GetMetaData(k) for k in reader.GetMetaDataKeys() if not k.startswith(FILE_KEYS)}
     return Volume(array, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), metadata, header)
 
 
@@ -407,8 +269,8 @@ def _listed(values: list) -> str:
 def _onto_grid(mask: Volume, like: Volume, name: str) -> np.ndarray:
     """A bool mask on another grid, brought to the grid of `like` by nearest neighbour."""
     box = bounding_box(mask.array)
-    corners = _corners([(s.start - 0.5, s.stop - 0.5) for s in box[::-1]])
-    reach = like.indices(mask.points(corners))
+    ends = corners([(s.start - 0.5, s.stop - 0.5) for s in box[::-1]])
+    reach = like.indices(mask.points(ends))
     size = np.array(like.size)
     low = np.clip(np.floor(reach.min(axis=0)), 0, size).astype(int)
     high = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, size).astype(int)
@@ -442,15 +304,10 @@ def _outside(mask: Volume, box: tuple[slice, ...], like: Volume) -> float:
     return 1.0 - float(inside.mean())
 
 
-def _corners(ranges) -> np.ndarray:
-    """(8, 3) corners of a box given as three (low, high) pairs."""
-    return np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float64)
-
-
 def _header(metadata: Mapping[str, str], marks: Mapping[str, str], path: Path) -> dict[str, str]:
     """Header fields to write: those of the source that suit the format, and the marks."""
     nifti = ".nii" in path.name.lower()
-    kept = {k: v for k, v in metadata.items() if not k.startswith(_FILE_KEYS) and k != "Modality"}
+    kept = {k: v for k, v in metadata.items() if not k.startswith(FILE_KEYS) and k != "Modality"}
     if not nifti:
         kept = {k: v for k, v in kept.items() if not k.startswith(_NIFTI_KEYS)}
     kept.update(marks)

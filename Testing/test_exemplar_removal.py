@@ -1,0 +1,176 @@
+"""Removal with the image's own tissue: where it may change the image, the same voxels for any number of threads, odd inputs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from TumorSynthLib.errors import Cancelled, InputError
+from TumorSynthLib.texture.exemplar.removal import remove
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACING = (3.0, 1.0, 1.0)
+
+
+def tissue(shape=(16, 72, 64), seed=0, level=40.0):
+    """Soft tissue with fibres along y and noise (HU)."""
+    rng = np.random.default_rng(seed)
+    fibres = ndimage.gaussian_filter(rng.standard_normal(shape), (2, 8, 1.2))
+    image = (
+        level
+        + 12 * fibres / fibres.std()
+        + ndimage.gaussian_filter(rng.standard_normal(shape), (0, 0.6, 0.6)) * 20
+    )
+    return image.astype(np.float32)
+
+
+def ball(shape=(16, 72, 64), centre=(8, 36, 30), radius_mm=9.0, spacing=SPACING):
+    far = sum(((g - c) * s) ** 2 for g, c, s in zip(np.indices(shape), centre, spacing))
+    return far <= radius_mm**2
+
+
+def with_tumour(seed=0, shift=80.0):
+    image, mask = tissue(seed=seed), ball()
+    return image + shift * ndimage.gaussian_filter(mask.astype(np.float32), (0.2, 0.8, 0.8)), mask
+
+
+@pytest.fixture(scope="module")
+def removed():
+    image, mask = with_tumour()
+    return image, mask, remove(image, mask, SPACING, is_ct=True)
+
+
+def test_nothing_changes_beyond_hole_and_zone(removed):
+    image, mask, result = removed
+    changed = result.values != image
+    assert changed[mask].mean() > 0.95
+    assert not (changed & ~(result.hole | result.zone)).any()
+    assert (result.hole >= mask).all() and not (result.hole & result.zone).any()
+    away = ndimage.distance_transform_edt(~mask, SPACING)
+    assert away[result.hole | result.zone].max() <= 5 + 5 + 2
+
+
+def test_the_tumour_is_gone_and_grain_stays(removed):
+    image, mask, result = removed
+    healthy, core = tissue(), ndimage.binary_erosion(mask)
+    around = ball(radius_mm=20) & ~ball(radius_mm=15)
+    assert (
+        abs(result.values[core].mean() - healthy[around].mean())
+        < 8
+        < image[core].mean() - healthy[around].mean()
+    )
+    fine = result.values - ndimage.gaussian_filter(result.values, (0, 1, 1))
+    assert 0.8 < fine[core].std() / fine[around].std() < 1.2
+
+
+def test_strict_changes_the_mask_only():
+    image, mask = with_tumour()
+    result = remove(image, mask, SPACING, is_ct=True, strict=True)
+    assert np.array_equal(result.hole, mask) and not result.zone.any()
+    assert np.array_equal(result.values[~mask], image[~mask])
+
+
+def test_a_seed_is_a_result(removed):
+    image, mask, result = removed
+    again, other = (remove(image, mask, SPACING, is_ct=True, seed=s).values for s in (0, 1))
+    assert np.array_equal(again, result.values)
+    assert not np.array_equal(other, result.values)
+    assert abs(other[mask].mean() - result.values[mask].mean()) < 8
+
+
+def test_threads_change_no_voxel(tmp_path, removed):
+    image, mask, result = removed
+    np.savez(tmp_path / "case.npz", image=image, mask=mask)
+    code = (
+        "import numpy as np; from TumorSynthLib.texture.exemplar.removal import remove; c = np.load('case.npz');"
+        f"np.save('out.npy', remove(c['image'], c['mask'], {SPACING}, is_ct=True).values)"
+    )
+    for threads in ("1", "2", "4"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = {**os.environ, **dict.fromkeys(names, threads), "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)
+        assert np.array_equal(np.load(tmp_path / "out.npy"), result.values)
+
+
+def test_it_runs_without_torch():
+    code = "import sys; sys.modules['torch'] = None; import TumorSynthLib.texture.exemplar.removal"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0)])
+def test_any_axis_may_be_the_slices(removed, order):
+    """The slice axis is found by its spacing; the other axes keep their order, so only the axis' place changes."""
+    image, mask, result = removed
+    back = np.argsort(order)
+    turned = remove(image.transpose(order), mask.transpose(order), [SPACING[a] for a in order], is_ct=True)
+    values = turned.values.transpose(back)
+    assert np.array_equal(turned.hole.transpose(back), result.hole)
+    assert abs(values[mask].mean() - result.values[mask].mean()) < 8
+
+
+def test_avoided_voxels_neither_change_nor_lend():
+    image, mask = with_tumour()
+    other = ball(centre=(8, 36, 46), radius_mm=4.0)
+    image[other] = 400
+    result = remove(image, mask, SPACING, is_ct=True, avoid=other)
+    assert np.array_equal(result.values[other], image[other])
+    assert result.values[mask].max() < 200
+
+
+def test_tissue_comes_from_where_it_may_be_lent():
+    image, mask = with_tumour()
+    image[:, :, 45:] += 300
+    lend = np.zeros(mask.shape, bool)
+    lend[:, :, 46:] = True
+    result = remove(image, mask, SPACING, is_ct=False, lend=lend, grow_mm=0)
+    assert result.facts["pieces"] >= 1
+    plain = remove(image, mask, SPACING, is_ct=False, grow_mm=0)
+    assert not np.array_equal(plain.values, result.values)
+
+
+def test_progress_rises_and_may_cancel():
+    image, mask = with_tumour()
+    seen = []
+    remove(image, mask, SPACING, is_ct=True, progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == 1.0 and len(seen) > 4
+
+    def stop(share):
+        if share > 0.3:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        remove(image, mask, SPACING, is_ct=True, progress=stop)
+
+
+@pytest.mark.parametrize(
+    "centre, radius, shape, spacing",
+    [
+        ((0, 0, 0), 9.0, (16, 72, 64), SPACING),
+        ((8, 36, 63), 12.0, (16, 72, 64), SPACING),
+        ((1, 20, 20), 6.0, (2, 40, 40), (6.0, 1.0, 1.0)),
+        ((12, 12, 12), 9.0, (24, 24, 24), (1.0, 1.0, 1.0)),
+        ((6, 10, 10), 8.0, (13, 21, 21), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_masks_at_borders_and_in_tiny_crops(centre, radius, shape, spacing):
+    image, mask = tissue(shape), ball(shape, centre, radius, spacing)
+    image[mask] += 80
+    result = remove(image, mask, spacing, is_ct=True)
+    assert np.isfinite(result.values).all()
+    assert abs(result.values[mask].mean() - 40) < 25
+
+
+def test_inputs_that_cannot_be_used_say_why():
+    image, mask = with_tumour()
+    with pytest.raises(InputError, match="empty"):
+        remove(image, np.zeros_like(mask), SPACING, is_ct=True)
+    with pytest.raises(InputError, match="one grid"):
+        remove(image, mask[1:], SPACING, is_ct=True)
+    with pytest.raises(InputError, match="aren't numbers"):
+        remove(np.where(mask, np.nan, image), mask, SPACING, is_ct=True)
+    with pytest.raises(InputError, match="no healthy tissue"):
+        remove(image, np.ones_like(mask), SPACING, is_ct=True)

@@ -1,0 +1,1 @@
+"""Tissue made of the image's own voxels; numpy and scipy only."""

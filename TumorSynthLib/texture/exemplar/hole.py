@@ -1,0 +1,158 @@
+"""What a removal replaces: the mask, the rim where the tumour still shows (found by profile), and how far the
+change may reach.
+
+Arrays are (D, H, W) with the slice axis first, spacing (z, y, x) in mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .spatial import ROBUST, blur, dilate, in_plane, near_box
+
+
+@dataclass(frozen=True)
+class HoleConfig:
+    """How the tumour's end is found. Chosen on soft-tissue sarcomas (CT, T1) and lung nodules of the training
+    split."""
+
+    far_mm: float = 9.0
+    """Where on a ray out of the mask the tissue is taken as free of the tumour."""
+    limit_mm: float = 5.0
+    """The rim is never wider: a contour that is wrong by more is a matter of the contour."""
+    least_voxels: float = 2.0
+    """The rim is never narrower (voxels in plane): partial volume."""
+    clear_share: float = 0.5
+    """Rays count with at least this share of the contrast's 90th percentile."""
+    taint_percentile: float = 65.0
+    """Percentile over rays of how tumour-like a distance is."""
+    taint_end: float = 0.12
+    """The tumour ends at the first distance that is less tumour-like (0 tissue, 1 tumour)."""
+    taint_endless: float = 0.4
+    """Still so tumour-like at `limit_mm`: the tissue around is as bright as the tumour, there is no end to
+    find."""
+    min_rays: int = 50
+    slice_contrast: float = 0.08
+    """Thick slices: the slice beyond is taken too where it still shows this share of the contrast."""
+    bone_hu: float = 180.0
+    """CT: bone in the rim stays, tumours don't reach this level."""
+    air_hu: float = -500.0
+    air_share: float = 0.1
+    """MR: air is below this share of the range from the lowest value to the 99th percentile."""
+    lung_share: float = 0.3
+    """More air than this in the 8 mm around the mask: the tumour lies in air-filled tissue, which is lent,
+    too."""
+    outside_hu: float = -960.0
+    """CT: air around the mask that is mostly lower than this is outside of the patient, no lung."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """Where tissue is: `body` bool (D, H, W); `in_air`: the tumour lies in lung, all of the box counts as
+    body."""
+
+    body: np.ndarray
+    in_air: bool
+
+
+def surroundings(
+    image: np.ndarray, mask: np.ndarray, spacing, is_ct: bool, config: HoleConfig
+) -> Surroundings:
+    """Body and air around the mask."""
+    if is_ct:
+        threshold = config.air_hu
+    else:
+        low = float(image.min())
+        threshold = low + config.air_share * (float(np.percentile(image, 99)) - low)
+    air = image < threshold
+    ring = dilate(mask, spacing, 8.0) & ~mask
+    in_air = bool(ring.any() and air[ring].mean() > config.lung_share)
+    if in_air and is_ct:
+        in_air = bool(np.median(image[ring & air]) > config.outside_hu)
+    body = np.ones_like(mask) if in_air else blur(air, (0, 1, 1)) <= 0.3
+    return Surroundings(body, in_air)
+
+
+def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, config: HoleConfig):
+    """The voxels to replace, and the rim's width in mm: `grow_mm`, or found by profile."""
+    grow = (
+        rim_width(blur(image, (0, 0.7, 0.7)), mask, around.body, spacing, config)
+        if grow_mm is None
+        else grow_mm
+    )
+    if grow <= 0:
+        return mask.copy(), 0.0
+    hole = mask | (dilate(mask, spacing, grow) & around.body)
+    if grow_mm is None and grow < spacing[0]:
+        hole = next_slices(image, hole, mask, spacing, around.body, config)
+    return hole, float(grow)
+
+
+def rim_width(image, mask, body, spacing, config: HoleConfig) -> float:
+    """Width (mm) of the rim in which the tumour still shows: profiles in plane against what lies `far_mm` out
+    on the same ray."""
+    pixel, box = float(spacing[1]), near_box(mask, spacing, config.far_mm)
+    least = config.least_voxels * pixel
+    value, beyond, length = _rays(image[box], mask[box], body[box], in_plane(spacing), pixel, config)
+    if len(value) < config.min_rays:
+        return least
+    core = ndimage.binary_erosion(mask[box])
+    contrast = np.median(image[box][core if core.any() else mask[box]]) - beyond
+    clear = np.abs(contrast) > max(config.clear_share * np.percentile(np.abs(contrast), 90), 1e-3)
+    if clear.sum() < config.min_rays:
+        return least
+    taint = (value - beyond)[clear] / contrast[clear]
+    steps = (length[clear] / pixel).astype(int)
+    last = max(1, int(config.limit_mm / pixel))
+    shells = [taint[steps == k] for k in range(1, last + 1)]
+    shells = [np.percentile(s, config.taint_percentile) if len(s) > 8 else 0.0 for s in shells]
+    if shells[-1] > config.taint_endless:
+        return least
+    end = 1 + next((k for k, share in enumerate(shells) if share < config.taint_end), last)
+    return float(max(least, min(end * pixel - 0.01, config.limit_mm)))
+
+
+def _rays(image, mask, body, spacing, pixel, config: HoleConfig):
+    """Of each voxel next to the mask: its value, the value `far_mm` out on its ray, its distance (mm)."""
+    far, near = ndimage.distance_transform_edt(~mask, spacing, return_indices=True)
+    usable = body & ~mask
+    shell = np.argwhere((far > 0) & (far < config.limit_mm + pixel) & usable)
+    root, length = near[(slice(None), *shell.T)].T, far[tuple(shell.T)]
+    out = np.round(root + (shell - root) * (config.far_mm / length)[:, None]).astype(int)
+    fits = ((out >= 0) & (out < far.shape)).all(1)
+    fits[fits] = usable[tuple(out[fits].T)] & (far[tuple(out[fits].T)] > 0.7 * config.far_mm)
+    return image[tuple(shell[fits].T)], image[tuple(out[fits].T)], length[fits]
+
+
+def next_slices(image, hole, mask, spacing, body, config: HoleConfig) -> np.ndarray:
+    """Thick slices: where the hole ends, its outline goes on for a slice if the tumour still shows there."""
+    smooth = blur(image, [min(1.5 / s, 1.5) for s in spacing])
+    ring = dilate(hole, in_plane(spacing), 10.0) & ~dilate(hole, in_plane(spacing), 3.0) & body
+    out, inside = hole.copy(), float(np.median(smooth[mask]))
+    for z in range(len(hole)):
+        for beside in (z - 1, z + 1):
+            if not 0 <= beside < len(hole):
+                continue
+            tail = hole[beside] & ~hole[z] & body[z]
+            if tail.any() and _still_shows(
+                smooth[z], tail, ring[beside] & body[z] & ~mask[z], inside, config
+            ):
+                out[z] |= hole[beside] & body[z]
+    return out
+
+
+def _still_shows(plane, tail, about, inside: float, config: HoleConfig) -> bool:
+    core = ndimage.binary_erosion(tail, iterations=2) if tail.sum() > 60 else tail
+    if not core.any() or about.sum() <= 20:
+        return False
+    far, value = float(np.median(plane[about])), float(np.median(plane[core]))
+    spread = ROBUST * float(np.median(np.abs(plane[about] - far)))
+    contrast = inside - far
+    return (
+        abs(contrast) > 1e-6
+        and (value - far) / contrast > config.slice_contrast
+        and abs(value - far) > spread
+    )

@@ -1,0 +1,180 @@
+"""What healthy tissue around a hole looks like, and the atlas from which pieces of it are looked up.
+
+Copies are compared in whole numbers (features times SCALE, rounded): sums of their products stay below 2^24,
+so float32 matrix products of them are exact and every choice between copies is the same for any number of
+threads and any BLAS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .spatial import dilate, element_strides, known_blur, robust_sd
+
+SCALE = 12
+"""Steps of a feature per unit; 64 voxels of two features bounded by 8 and 12 units give sums below 2^24."""
+BOUND = 8.0
+"""Features saturate here (units): beyond, tissue is just different."""
+NO_LENDER = -1
+"""Value of the last channel where a voxel mustn't lend."""
+FINE, LEVEL, SURFACE, STRANGE = range(4)
+"""Channels of the atlas."""
+
+
+@dataclass(frozen=True)
+class LenderConfig:
+    """How tissue is described."""
+
+    low_voxels: float = 2.2
+    """Gaussian (voxels in plane) that parts level from grain."""
+    low_thick: float = 0.4
+    """The same across slices that are more than twice as thick as a pixel (voxels)."""
+    fine_voxels: float = 0.7
+    """Gaussian of the finer feature (voxels in plane)."""
+    level_weight: float = 1.5
+    """Weight of the level against the finer feature."""
+    margin_voxels: float = 2.0
+    """Tissue so near the hole (voxels in plane) doesn't lend: the tumour's own blur."""
+    around_mm: float = 12.0
+    """Tissue within this distance says what is usual here."""
+    unit_share: float = 1 / 8
+    """A unit of the features is at least this share of the range of levels around, so that seams don't all
+    cost alike at borders of tissues."""
+    unit_share_lung: float = 1 / 16
+    min_weight: float = 0.3
+    """A voxel lends where at least this share of its surroundings is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """The image near a hole, described; arrays (D, H, W).
+
+    level and grain: low-passed known voxels and what is left of the image; sigma: robust SD of the grain near
+    the hole; lend: may be copied; features: int16 (D, H, W, 3); strange: how unlike the tissue around the
+    hole (0 to 3).
+    """
+
+    image: np.ndarray
+    known: np.ndarray
+    lend: np.ndarray
+    level: np.ndarray
+    grain: np.ndarray
+    features: np.ndarray
+    strange: np.ndarray
+    sigma: float
+    low: tuple[float, float, float]
+
+
+def describe(image, hole, zone, body, may_lend, spacing, in_air: bool, config: LenderConfig) -> Tissue:
+    """Level, grain and features of the tissue around a hole."""
+    thick = spacing[0] > 2 * spacing[1]
+    across = config.low_thick if thick else config.low_voxels * spacing[1] / spacing[0]
+    low = (across, config.low_voxels, config.low_voxels)
+    known = ~hole & body
+    level, weight = known_blur(image, known, low)
+    lend = (
+        body
+        & may_lend
+        & ~dilate(hole, spacing, config.margin_voxels * spacing[1])
+        & (weight > config.min_weight)
+    )
+    grain = np.where(known, image - level, 0).astype(np.float32)
+    around = _around(hole | zone, known & ~zone, spacing, config)
+    sigma = robust_sd(grain[around]) + 1e-3
+    lo, hi = np.percentile(level[around], [2, 98]) if around.any() else (0.0, 0.0)
+    unit = max(sigma, (hi - lo) * (config.unit_share_lung if in_air else config.unit_share))
+    sides = (0, config.fine_voxels, config.fine_voxels)
+    fine = np.where(known, known_blur(image, known, sides)[0], level)
+    features = [w * _bounded(f, around, unit) for w, f in ((1.0, fine), (config.level_weight, level))]
+    features.append(np.zeros_like(level))
+    strange = np.clip(np.maximum(lo - level, level - hi) / (sigma + 0.1 * (hi - lo)), 0, 3).astype(np.float32)
+    whole = np.round(np.stack(features, -1) * SCALE).astype(np.int16)
+    return Tissue(image, known, lend, level, grain, whole, strange, sigma, low)
+
+
+def _around(fill, known, spacing, config: LenderConfig) -> np.ndarray:
+    near = dilate(fill, spacing, config.around_mm) & known
+    return near if near.sum() >= 100 else known
+
+
+def _bounded(feature, around, unit: float) -> np.ndarray:
+    middle = float(np.median(feature[around])) if around.any() else 0.0
+    return BOUND * np.tanh((feature - middle) / (BOUND * unit))
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Candidates: shifts int (K, 3) in voxels, and from which bank of the atlas (0 as it is, others
+    mirrored)."""
+
+    shifts: np.ndarray
+    banks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shifts)
+
+
+class Atlas:
+    """Padded copies of the tissue's features, flat, so that every shift is one number to add to a voxel's
+    place.
+
+    Bank 0 is the tissue as it is; each further bank is mirrored in the plane about the hole's centre (axes in
+    `mirrors`).
+    """
+
+    def __init__(
+        self, tissue: Tissue, pad: np.ndarray, centre: np.ndarray, mirrors: tuple[tuple[int, ...], ...] = ()
+    ):
+        self.pad = np.asarray(pad, np.int64)
+        self.centre = np.asarray(centre) + self.pad
+        self.mirrors = ((), *mirrors)
+        self.shape = tuple(int(n + 2 * p) for n, p in zip(tissue.image.shape, self.pad))
+        self.strides = element_strides(self.shape)
+        self.size = int(np.prod(self.shape))
+        channels = np.empty((*tissue.image.shape, 4), np.int16)
+        channels[..., :STRANGE] = tissue.features
+        channels[..., STRANGE] = np.where(tissue.lend, np.round(tissue.strange * SCALE), NO_LENDER)
+        empty = np.array([0, 0, 0, NO_LENDER], np.int16).view(np.int64)[0]
+        self._packed = self.banks(channels.view(np.int64)[..., 0], empty)
+        self.packed = self._packed.reshape(-1)
+
+    def banks(self, array: np.ndarray, outside) -> np.ndarray:
+        """An array (D, H, W) padded and mirrored as the atlas is: (banks, *shape)."""
+        out = np.full((len(self.mirrors), *self.shape), outside, array.dtype)
+        inner = tuple(slice(p, p + n) for p, n in zip(self.pad, array.shape))
+        out[(0, *inner)] = array
+        for bank, axes in enumerate(self.mirrors[1:], 1):
+            out[bank] = _mirrored(out[0], axes, self.centre, outside)
+        return out
+
+    def flat(self, points: np.ndarray) -> np.ndarray:
+        """Flat places in bank 0 of points (..., 3) of the unpadded array."""
+        return ((points + self.pad) * self.strides).sum(-1)
+
+    def offsets(self, pieces: Pieces) -> np.ndarray:
+        """What to add to a flat place to look a piece up there: int64 (K,)."""
+        return (pieces.shifts * self.strides).sum(-1) + pieces.banks * self.size
+
+    def look(self, places: np.ndarray) -> np.ndarray:
+        """Features at flat places: int16 (..., 4), the last channel how strange, NO_LENDER where it mustn't
+        lend."""
+        return self.packed[places].view(np.int16).reshape(*places.shape, 4)
+
+    def lends(self, places: np.ndarray) -> np.ndarray:
+        """Whether tissue at flat places may be copied."""
+        return self.look(places)[..., STRANGE] != NO_LENDER
+
+
+def _mirrored(array, axes, centre, outside) -> np.ndarray:
+    """The array mirrored along `axes` about `centre`; what comes from beyond is `outside`."""
+    for axis in axes:
+        size = array.shape[axis]
+        source = int(round(2 * float(centre[axis]))) - np.arange(size)
+        inside = (source >= 0) & (source < size)
+        array = np.take(array, np.clip(source, 0, size - 1), axis)
+        outer = [slice(None)] * array.ndim
+        outer[axis] = ~inside
+        array[tuple(outer)] = outside
+    return array

@@ -1,0 +1,233 @@
+"""Removal of a tumour with the image's own tissue: whole pieces of healthy tissue are copied into its place.
+
+Hole (mask, and the rim where the tumour shows) -> candidate pieces (exhaustive search, by the ring around the
+hole) -> one piece per block, seams to the voxel (shiftmap) -> level joined by a screened membrane -> grain
+feathered, its variance kept. No network, no training, numpy and scipy only; the same seed gives the same
+voxels for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+from ...errors import InputError
+from . import grain as grain_stage
+from .candidates import CandidateConfig, find_pieces, reach_of
+from .grain import GrainConfig
+from .hole import HoleConfig, hole_of, surroundings
+from .lenders import Atlas, LenderConfig, describe
+from .membrane import MembraneConfig, joined_level
+from .shiftmap import ShiftMapConfig, block_size, blocks_of, choose, refine
+from .spatial import dilate, distance, in_plane, near_box
+
+
+@dataclass(frozen=True)
+class RemovalConfig:
+    """All settings of a removal, by stage."""
+
+    zone_lung_mm: float = 2.0
+    """Width of the transition in lung, in all directions."""
+    zone_mm: float = 5.0
+    """Width of the transition elsewhere."""
+    map_zone_mm: float = 2.0
+    """The pieces are chosen with this zone in plane; the rest of the zone goes on with the nearest piece."""
+    hole: HoleConfig = field(default_factory=HoleConfig)
+    lenders: LenderConfig = field(default_factory=LenderConfig)
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
+    shift_map: ShiftMapConfig = field(default_factory=ShiftMapConfig)
+    membrane: MembraneConfig = field(default_factory=MembraneConfig)
+    grain: GrainConfig = field(default_factory=GrainConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Removed:
+    """values float32 (D, H, W): the whole image, changed in `hole` and `zone` (bool, disjoint) only; facts:
+    what was done."""
+
+    values: np.ndarray
+    hole: np.ndarray
+    zone: np.ndarray
+    facts: Mapping[str, object]
+    warnings: tuple[str, ...]
+
+
+def remove(
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing: Sequence[float],
+    *,
+    is_ct: bool,
+    seed: int = 0,
+    grow_mm: float | None = None,
+    zone_mm: float | None = None,
+    strict: bool = False,
+    avoid: np.ndarray | None = None,
+    lend: np.ndarray | None = None,
+    config: RemovalConfig | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Removed:
+    """Fills the mask with tissue of the image.
+
+    image (D, H, W) in any axis order, spacing in mm per axis (the coarsest axis is taken for the slices);
+    mask bool; grow_mm: rim that is replaced, too (None: found by profile); zone_mm: transition beyond it
+    (None: 2 in lung, 5 else); strict: no voxel outside the mask changes; avoid: voxels that neither lend nor
+    change (other tumours); lend: tissue is taken from there only; progress: called with a share from 0 to 1,
+    what it raises ends the removal. Raises InputError where nothing can lend.
+    """
+    config = config or RemovalConfig()
+    tick = progress or (lambda share: None)
+    image, mask, spacing = _checked(image, mask, spacing)
+    turn = np.argsort([-s for s in spacing], kind="stable")[:1]
+    order = (int(turn[0]), *(a for a in range(3) if a != turn[0]))
+    back = np.argsort(order)
+    turned = [None if a is None else np.asarray(a).transpose(order) for a in (image, mask, avoid, lend)]
+    space = tuple(spacing[a] for a in order)
+    reach = reach_of(turned[1], space, config.candidates)
+    box = near_box(turned[1], space, reach + 4 * max(space[1:]))
+    crop = [None if a is None else np.ascontiguousarray(a[box]) for a in turned]
+    values, hole, zone, facts, warnings = _Removal(*crop, space, is_ct, reach, config, tick).run(
+        seed, grow_mm, zone_mm, strict
+    )
+    whole, holes, zones = (
+        np.array(turned[0]),
+        np.zeros(mask.transpose(order).shape, bool),
+        np.zeros(turned[1].shape, bool),
+    )
+    change = hole | zone
+    whole[box][change] = values[change]
+    holes[box], zones[box] = hole, zone
+    tick(1.0)
+    return Removed(*(np.ascontiguousarray(a.transpose(back)) for a in (whole, holes, zones)), facts, warnings)
+
+
+def _checked(image, mask, spacing):
+    image, mask = np.asarray(image), np.asarray(mask) > 0
+    if image.ndim != 3 or image.shape != mask.shape:
+        raise InputError(
+            f"image {image.shape} and mask {mask.shape} aren't on one grid of three axes: give a mask of the image's grid"
+        )
+    if not mask.any():
+        raise InputError("the mask is empty, there is nothing to remove: give a mask with a tumour")
+    spacing = tuple(float(s) for s in spacing)
+    if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise InputError(f"spacing {spacing} isn't three lengths in mm: correct the image's header")
+    values = image.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(
+            "the image holds values that aren't numbers (NaN or infinite): replace them by the background's value"
+        )
+    return values, mask, spacing
+
+
+class _Removal:
+    """One removal in a box, slice axis first."""
+
+    def __init__(self, image, mask, avoid, lend, spacing, is_ct, reach, config: RemovalConfig, tick):
+        self.image, self.mask, self.spacing, self.is_ct = image, mask, spacing, is_ct
+        self.avoid = np.zeros(mask.shape, bool) if avoid is None else (np.asarray(avoid) > 0) & ~mask
+        self.may_lend = ~self.avoid if lend is None else (np.asarray(lend) > 0) & ~self.avoid
+        self.reach, self.config, self.tick = reach, config, tick
+
+    def run(self, seed: int, grow_mm, zone_mm, strict: bool):
+        c = self.config
+        around = surroundings(self.image, self.mask, self.spacing, self.is_ct, c.hole)
+        hole, grow = hole_of(self.image, self.mask, self.spacing, around, 0.0 if strict else grow_mm, c.hole)
+        hole &= ~self.avoid
+        narrow = np.zeros_like(hole) if strict else self._zone_in_plane(hole, around.body)
+        tissue = describe(
+            self.image, hole, narrow, around.body, self.may_lend, self.spacing, around.in_air, c.lenders
+        )
+        self._check_lenders(tissue.lend)
+        self.tick(0.1)
+        fill, known = hole | narrow, tissue.known & ~narrow
+        atlas = self._atlas(tissue, fill)
+        pieces = find_pieces(
+            atlas,
+            fill,
+            known,
+            self.spacing,
+            self.reach,
+            c.shift_map.strange,
+            c.shift_map.far,
+            seed,
+            c.candidates,
+        )
+        self.tick(0.35)
+        blocks = blocks_of(fill, self.spacing, c.shift_map)
+        chosen = choose(
+            atlas,
+            pieces,
+            blocks,
+            fill,
+            known,
+            self.spacing,
+            seed,
+            c.shift_map,
+            lambda share: self.tick(0.35 + 0.35 * share),
+        )
+        self.tick(0.7)
+        labels = refine(atlas, pieces, blocks, chosen, fill, known, c.shift_map)
+        self.tick(0.85)
+        zone_mm = (
+            0.0
+            if strict
+            else ((c.zone_lung_mm if around.in_air else c.zone_mm) if zone_mm is None else zone_mm)
+        )
+        labels = self._whole_zone(labels, hole, zone_mm, around.body, atlas, pieces)
+        level = joined_level(tissue, atlas, pieces, labels, hole, self.spacing, self.is_ct, c.membrane)
+        values = grain_stage.filled(
+            tissue, atlas, pieces, labels, level, hole, zone_mm, self.spacing, self.is_ct, c.grain
+        )
+        facts = dict(
+            grow_mm=round(grow, 2),
+            zone_mm=round(float(zone_mm), 2),
+            lung=around.in_air,
+            candidates=len(pieces),
+            pieces=int(len(np.unique(labels[labels >= 0]))),
+            voxels=int((labels >= 0).sum()),
+        )
+        return values, hole, (labels >= 0) & ~hole, facts, ()
+
+    def _zone_in_plane(self, hole, body):
+        near = dilate(hole, in_plane(self.spacing), self.config.map_zone_mm)
+        return near & ~hole & body & ~self.avoid
+
+    def _check_lenders(self, lend):
+        if lend.sum() < 50:
+            raise InputError(
+                "there is no healthy tissue near the mask to take from: give a larger part of the image, a smaller mask, "
+                "or name tissue by --lend"
+            )
+
+    def _atlas(self, tissue, fill) -> Atlas:
+        block = block_size(self.spacing, self.config.shift_map)
+        pad = [int(self.reach / s) + 4 + 2 * int(b) for s, b in zip(self.spacing, block)]
+        at = np.argwhere(fill)
+        return Atlas(tissue, np.array(pad), (at.min(0) + at.max(0)) / 2)
+
+    def _whole_zone(self, labels, hole, zone_mm: float, body, atlas: Atlas, pieces):
+        """The labels with the zone in all directions: its outer part goes on with the nearest piece."""
+        fill = labels >= 0
+        if zone_mm <= 0:
+            return np.where(hole, labels, -1)
+        box = near_box(fill, self.spacing, zone_mm)
+        near = ndimage.distance_transform_edt(
+            ~fill[box], self.spacing, return_distances=False, return_indices=True
+        )
+        wide = (
+            (distance(hole, self.spacing, zone_mm)[box] <= zone_mm)
+            & body[box]
+            & ~fill[box]
+            & ~self.avoid[box]
+        )
+        more = np.argwhere(wide)
+        piece = labels[box][tuple(near[(slice(None), *more.T)])]
+        more = more + [b.start for b in box]
+        able = atlas.lends(atlas.flat(more) + atlas.offsets(pieces)[piece])
+        labels = labels.copy()
+        labels[tuple(more[able].T)] = piece[able]
+        return labels

@@ -1,0 +1,272 @@
+"""Which piece goes where: one piece per block of the hole by belief propagation, then seams to the voxel.
+
+Minimised is  sum_i unary(i, l_i) + sum_ij pair(ij, l_i, l_j)  over the labels l (candidates). A pair of
+neighbours costs what both copies differ in the band over their common face, plus a step where the labels
+differ; equal labels cost nothing, so that pieces stay large and structures whole. (Pritch et al., Shift-map
+image editing, ICCV 2009, describe the idea.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from .candidates import NO_LENDER_COST
+from .lenders import NO_LENDER, SCALE, STRANGE, Atlas, Pieces
+from .spatial import grid_points, neighbours
+
+
+@dataclass(frozen=True)
+class ShiftMapConfig:
+    """Costs in squared units of the features."""
+
+    block_mm: float = 6.0
+    labels: int = 28
+    """Pieces that a block may choose from: its cheapest ones."""
+    far: float = 0.010
+    """Cost of a shift per mm."""
+    step: float = 1.0
+    """Cost of a seam, besides what differs there."""
+    tie: float = 2.0
+    """A seam's step from slice to slice, in units of one's in plane."""
+    border: float = 2.0
+    """Weight of what differs from the known voxels next to a block."""
+    strange: float = 4.0
+    """Cost of tissue that isn't around the hole."""
+    unknown: float = 8.0
+    """Cost of a known voxel whose copy is unknown."""
+    inner_samples: int = 20
+    border_samples: int = 40
+    face_samples: int = 64
+    rounds: int = 16
+    sweeps: int = 9
+    damping: float = 0.4
+    voxel_step: float = 0.2
+    voxel_rounds: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The hole in blocks: `size` voxels each, the grid's `shape`, `start` of the first; `node` (shape)
+    numbers the active ones or -1."""
+
+    size: np.ndarray
+    start: np.ndarray
+    node: np.ndarray
+    corner: np.ndarray  # (N, 3) of each active block
+
+
+def blocks_of(fill: np.ndarray, spacing, config: ShiftMapConfig) -> Blocks:
+    size = block_size(spacing, config)
+    at = np.argwhere(fill)
+    extent = np.ptp(at, 0) + 1
+    shape = -(-extent // size)
+    start = at.min(0) - (shape * size - extent) // 2
+    node = np.full(shape, -1)
+    active = np.zeros(shape, bool)
+    active[tuple(((at - start) // size).T)] = True
+    node[active] = np.arange(active.sum())
+    return Blocks(size, start, node, np.argwhere(active) * size + start)
+
+
+def block_size(spacing, config: ShiftMapConfig) -> np.ndarray:
+    """Voxels of a block along each axis."""
+    return np.array([max(1, round(config.block_mm / s)) for s in spacing])
+
+
+def choose(
+    atlas: Atlas,
+    pieces: Pieces,
+    blocks: Blocks,
+    fill,
+    known,
+    spacing,
+    seed: int,
+    config: ShiftMapConfig,
+    tick=lambda share: None,
+) -> np.ndarray:
+    """One piece per block: int (blocks' grid), -1 where there is no block."""
+    rng = np.random.default_rng(seed)
+    unary = _unary(atlas, pieces, blocks, fill, known, spacing, rng, config)
+    tick(0.4)
+    count = min(config.labels, len(pieces))
+    options = np.argsort(unary, 1, kind="stable")[:, :count]
+    unary = np.take_along_axis(unary, options, 1)
+    edges = [_faces(atlas, pieces, blocks, options, axis, rng, config) for axis in range(3)]
+    tick(0.7)
+    first, second, pair = (np.concatenate(e) for e in zip(*edges))
+    choice = propagate(unary, first, second, pair, config.rounds, config.damping, config.sweeps)
+    out = np.full(blocks.node.shape, -1)
+    out[blocks.node >= 0] = options[np.arange(len(options)), choice]
+    return out
+
+
+def _sampled(atlas: Atlas, blocks: Blocks, which: np.ndarray, low, high, count: int, rng):
+    """For each block up to `count` voxels of a kind between two corners: flat places, weights (sum 1), share
+    of the kind."""
+    offsets = grid_points(low, high)
+    where = atlas.flat(blocks.corner)[:, None] + (offsets * atlas.strides).sum(1)
+    has = which[where]
+    key = rng.random(where.shape, np.float32) - has
+    count = min(count, where.shape[1])
+    some = (
+        np.argpartition(key, count - 1, axis=1)[:, :count] if count < where.shape[1] else np.argsort(key, 1)
+    )
+    some = np.sort(some, 1)
+    weight = np.take_along_axis(has, some, 1).astype(np.float32)
+    return (
+        np.take_along_axis(where, some, 1),
+        weight / np.maximum(weight.sum(1, keepdims=True), 1),
+        has.mean(1),
+    )
+
+
+def _half_band(blocks: Blocks) -> np.ndarray:
+    """Half width (voxels) of the band over a face in which copies are compared."""
+    return np.minimum((1, 2, 2), blocks.size)
+
+
+def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapConfig) -> np.ndarray:
+    """Cost of each piece for each block by itself: float32 (N, K)."""
+    pad = [(p, p) for p in atlas.pad]
+    is_fill, is_known = (np.pad(m, pad).reshape(-1) for m in (fill, known))
+    band, zero = _half_band(blocks), np.zeros(3, int)
+    inner, inner_weight, _ = _sampled(atlas, blocks, is_fill, zero, blocks.size, config.inner_samples, rng)
+    outer, outer_weight, share = _sampled(
+        atlas, blocks, is_known, -band, blocks.size + band, config.border_samples, rng
+    )
+    own = atlas.look(outer)[..., :STRANGE].astype(np.int32)
+    length = np.sqrt(((pieces.shifts * np.array(spacing)) ** 2).sum(1))
+    unary = np.empty((len(inner), len(pieces)), np.float32)
+    for k, offset in enumerate(atlas.offsets(pieces)):
+        odd = atlas.look(inner + offset)[..., STRANGE]
+        cost = np.where(odd == NO_LENDER, NO_LENDER_COST + 3 * config.strange, odd * (config.strange / SCALE))
+        copy = atlas.look(outer + offset)
+        apart = ((copy[..., :STRANGE] - own) ** 2).sum(-1) / np.float32(SCALE**2)
+        apart = np.where(copy[..., STRANGE] == NO_LENDER, config.unknown, apart)
+        unary[:, k] = (inner_weight * cost).sum(1) + config.border * share * (outer_weight * apart).sum(1)
+    # ties are broken by chance, so that another seed is another result
+    return unary + (config.far * length + 1e-4 * rng.random(unary.shape)).astype(np.float32)
+
+
+def _faces(atlas, pieces, blocks, options, axis: int, rng, config: ShiftMapConfig):
+    """Pairs of blocks along an axis: their numbers (E,), (E,), and the cost of each pair of pieces (E, L,
+    L)."""
+    count = blocks.node.shape[axis]
+    first, second = (blocks.node.take(range(i, count - 1 + i), axis).reshape(-1) for i in (0, 1))
+    both = (first >= 0) & (second >= 0)
+    first, second = first[both], second[both]
+    half = _half_band(blocks)
+    band = grid_points(
+        *np.transpose([(-half[k], half[k]) if k == axis else (0, blocks.size[k]) for k in range(3)])
+    )
+    band = band[rng.permutation(len(band))[: config.face_samples]]
+    step = config.step * (config.tie if axis == 0 else 1.0)
+    offsets, corner = atlas.offsets(pieces), atlas.flat(blocks.corner)
+    pair = np.empty((len(first), options.shape[1], options.shape[1]), np.float32)
+    for i in range(0, len(first), 256):
+        p, q = first[i : i + 256], second[i : i + 256]
+        where = (corner[q][:, None] + (band * atlas.strides).sum(1))[:, None]
+        x, y = (_flat_features(atlas, where + offsets[options[e]][..., None]) for e in (p, q))
+        # whole numbers below 2^24: exact in float32
+        apart = (x * x).sum(-1)[..., None] + (y * y).sum(-1)[:, None] - 2 * (x @ y.transpose(0, 2, 1))
+        other = options[p][:, :, None] != options[q][:, None]
+        pair[i : i + 256] = apart / np.float32(len(band) * SCALE**2) + step * other
+    return first, second, pair
+
+
+def _flat_features(atlas: Atlas, where: np.ndarray) -> np.ndarray:
+    """Features at places (E, L, n) as float32 (E, L, n * features)."""
+    return atlas.look(where)[..., :STRANGE].astype(np.float32).reshape(*where.shape[:2], -1)
+
+
+def propagate(unary, first, second, pair, rounds: int, damping: float, sweeps: int) -> np.ndarray:
+    """Labels of least cost, about: damped min-sum belief propagation, then sweeps of single changes.
+
+    unary (N, L); edges join nodes first (E,) and second (E,), pair (E, L, L) is their cost -> labels int
+    (N,)."""
+    if not len(first):
+        return unary.argmin(1)
+    edges = np.arange(len(first))
+    into = [
+        sparse.csr_matrix((np.ones(len(edges), np.float32), (e, edges)), (len(unary), len(edges)))
+        for e in (first, second)
+    ]
+    to_first = to_second = np.zeros((len(first), unary.shape[1]), np.float32)
+    for _ in range(rounds):
+        belief = unary + into[1] @ to_second + into[0] @ to_first
+        message_second = ((belief[first] - to_first)[:, :, None] + pair).min(1)
+        message_first = ((belief[second] - to_second)[:, None, :] + pair).min(2)
+        to_second = _damped(to_second, message_second, damping)
+        to_first = _damped(to_first, message_first, damping)
+    choice = (unary + into[1] @ to_second + into[0] @ to_first).argmin(1)
+    third = np.arange(len(unary)) % 3
+    for sweep in range(sweeps):
+        cost = unary + into[0] @ pair[edges, :, choice[second]] + into[1] @ pair[edges, choice[first], :]
+        choice = np.where(third == sweep % 3, cost.argmin(1), choice)
+    return choice
+
+
+def _damped(old, new, damping: float):
+    return damping * old + (1 - damping) * (new - new.min(1, keepdims=True))
+
+
+def refine(
+    atlas: Atlas, pieces: Pieces, blocks: Blocks, chosen, fill, known, config: ShiftMapConfig
+) -> np.ndarray:
+    """Seams to the voxel: each voxel chooses among the pieces of its own and the nearest blocks. int (D, H,
+    W), -1 outside `fill`."""
+    nodes = np.argwhere(fill)
+    options = _nearby(nodes, blocks, chosen)
+    place, offsets = atlas.flat(nodes), atlas.offsets(pieces)
+    open_ = (options != options[:, :1]).any(1)
+    ids = np.full(fill.shape, -1)
+    ids[fill] = np.arange(len(nodes))
+    unary = np.where(atlas.lends(place[:, None] + offsets[options]), 0, NO_LENDER_COST).astype(np.float32)
+    edges = []
+    for axis, sign, rows, beside in neighbours(nodes, fill.shape):
+        if sign > 0:
+            other = ids[beside]
+            use = (other >= 0) & (open_[rows] | open_[other])
+            edges.append(
+                (rows[use], other[use], np.full(int(use.sum()), config.tie if axis == 0 else 1.0, np.float32))
+            )
+        rim = rows[known[beside] & open_[rows]]
+        there = place[rim] + sign * atlas.strides[axis]
+        unary[rim] += 0.5 * _apart(atlas, there[:, None] + offsets[options[rim]], there[:, None])
+    first, second, tie = (np.concatenate(e) for e in zip(*edges))
+    step = config.voxel_step * tie[:, None, None]
+    pair = step * (options[first][:, :, None] != options[second][:, None])
+    for there in (place[first], place[second]):
+        x, y = (_features(atlas, there[:, None] + offsets[options[e]]) for e in (first, second))
+        pair += 0.5 * ((x[:, :, None] - y[:, None]) ** 2).sum(-1) / np.float32(SCALE**2)
+    choice = propagate(
+        unary, first, second, pair.astype(np.float32), config.voxel_rounds, config.damping, config.sweeps
+    )
+    labels = np.full(fill.shape, -1)
+    labels[fill] = options[np.arange(len(options)), choice]
+    return labels
+
+
+def _nearby(nodes, blocks: Blocks, chosen) -> np.ndarray:
+    """Pieces of each voxel's own block and of the nearest block along each axis: (n, 4)."""
+    block, inside = np.divmod(nodes - blocks.start, blocks.size)
+    own = chosen[tuple(block.T)]
+    options = [own]
+    for axis in range(3):
+        beside = block.copy()
+        beside[:, axis] += np.where(inside[:, axis] * 2 >= blocks.size[axis], 1, -1)
+        beside[:, axis] = np.clip(beside[:, axis], 0, chosen.shape[axis] - 1)
+        piece = chosen[tuple(beside.T)]
+        options.append(np.where(piece < 0, own, piece))
+    return np.stack(options, -1)
+
+
+def _features(atlas: Atlas, places) -> np.ndarray:
+    return atlas.look(places)[..., :STRANGE].astype(np.float32)
+
+
+def _apart(atlas: Atlas, places, other) -> np.ndarray:
+    return ((_features(atlas, places) - _features(atlas, other)) ** 2).sum(-1) / np.float32(SCALE**2)

@@ -1,0 +1,81 @@
+"""Small tools on arrays (D, H, W) with spacing (z, y, x) in mm: blurs that respect what is unknown,
+distances, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+FAR_MM = 1e6
+"""Distance (mm) given to voxels that weren't looked at because they are farther than asked."""
+ROBUST = 1.4826
+"""Median absolute deviation to standard deviation, for a normal distribution."""
+
+
+def blur(array: np.ndarray, sigma) -> np.ndarray:
+    """Gaussian of `sigma` voxels (one number or one per axis), float32."""
+    return ndimage.gaussian_filter(np.asarray(array, np.float32), sigma, truncate=3.0)
+
+
+def known_blur(array: np.ndarray, known: np.ndarray, sigma) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian of the known voxels only, and the share of known voxels under it (0 to 1)."""
+    weight = blur(known, sigma)
+    return blur(np.where(known, array, 0), sigma) / np.maximum(weight, 1e-4), weight
+
+
+def near_box(mask: np.ndarray, spacing: Sequence[float], mm: float) -> tuple[slice, ...]:
+    """Box of the mask, which must not be empty, and `mm` around it."""
+    box = []
+    for axis, size in enumerate(spacing):
+        rows = np.flatnonzero(mask.any(tuple(k for k in range(mask.ndim) if k != axis)))
+        more = int(mm / size) + 2
+        box.append(slice(max(0, int(rows[0]) - more), int(rows[-1]) + more + 1))
+    return tuple(box)
+
+
+def distance(mask: np.ndarray, spacing: Sequence[float], mm: float) -> np.ndarray:
+    """Distance (mm) of each voxel to the mask, right up to `mm`; FAR_MM where it is certainly more."""
+    far = np.full(mask.shape, np.float32(FAR_MM))
+    if mask.any():
+        box = near_box(mask, spacing, mm)
+        far[box] = ndimage.distance_transform_edt(~mask[box], spacing)
+    return far
+
+
+def dilate(mask: np.ndarray, spacing: Sequence[float], mm: float) -> np.ndarray:
+    """Voxels within `mm` of the mask, the mask included."""
+    return distance(mask, spacing, mm) <= mm + 1e-6
+
+
+def in_plane(spacing: Sequence[float]) -> tuple[float, ...]:
+    """A spacing with which distances are measured within slices only."""
+    return (100.0 * max(spacing), *spacing[1:])
+
+
+def robust_sd(values: np.ndarray) -> float:
+    """Standard deviation estimated by the median absolute deviation."""
+    return ROBUST * float(np.median(np.abs(values - np.median(values)))) if values.size else 0.0
+
+
+def grid_points(low: Sequence[int], high: Sequence[int]) -> np.ndarray:
+    """All index triples from `low` up to, not including, `high`: int (n, 3)."""
+    axes = [np.arange(a, b) for a, b in zip(low, high)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+
+
+def element_strides(shape: Sequence[int]) -> np.ndarray:
+    """How far apart neighbours along each axis lie in the flat (C order) array."""
+    return np.array([shape[1] * shape[2], shape[2], 1], np.int64)
+
+
+def neighbours(nodes: np.ndarray, shape: Sequence[int]):
+    """For each axis and sign: (axis, sign, rows of `nodes` (n, 3) that have a neighbour there, its indices as
+    a tuple)."""
+    for axis in range(3):
+        for sign in (1, -1):
+            beside = nodes.copy()
+            beside[:, axis] += sign
+            rows = np.flatnonzero((beside[:, axis] >= 0) & (beside[:, axis] < shape[axis]))
+            yield axis, sign, rows, tuple(beside[rows].T)

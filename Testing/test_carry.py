@@ -1,0 +1,186 @@
+"""Tumours moved, reshaped and inserted by opacity, colour and grain."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from TumorSynthLib.texture.exemplar.carry import contact_of, moved, reshaped, tumour_of
+from TumorSynthLib.texture.exemplar.graft import grafted, resampled
+from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
+from TumorSynthLib.texture.exemplar.place import laid_over, wall_of
+from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
+from TumorSynthLib.texture.exemplar.warp import motion_between, warped
+
+SPACING = (1.0, 1.0, 1.0)
+SHAPE = (24, 48, 48)
+
+
+def ball(centre, radius, shape=SHAPE):
+    grid = np.indices(shape)
+    return ((grid - np.array(centre)[:, None, None, None]) ** 2).sum(0) <= radius**2
+
+
+def scene(level=60.0, background=-100.0, noise=8.0, centre=(12, 20, 20), radius=7, seed=0):
+    """Image with a blurred ball, the same without it, and its mask."""
+    rng = np.random.default_rng(seed)
+    grain = ndimage.gaussian_filter(rng.normal(size=SHAPE), (0, 0.5, 0.5)) * noise * 2
+    empty = (background + grain).astype(np.float32)
+    mask = ball(centre, radius)
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.8)
+    texture = 10 * ndimage.gaussian_filter(rng.normal(size=SHAPE), 2.0) * 8
+    return empty + soft * (level - background + texture), empty, mask
+
+
+def changed_of(mask, mm=4.0):
+    return ndimage.distance_transform_edt(~mask, SPACING) <= mm
+
+
+@pytest.fixture(scope="module")
+def case():
+    image, empty, mask = scene()
+    matte, box = tumour_of(image, empty, mask, changed_of(mask), SPACING, True, 4.0)
+    return image, empty, mask, matte, box
+
+
+def test_a_tumour_comes_back_to_the_voxel(case):
+    image, empty, _, matte, box = case
+    back = composed(matte, empty[box]) + matte.residual
+    assert np.abs(back - image[box])[matte.touched].max() < 1e-3
+
+
+def test_opacity_is_one_inside_and_zero_outside_and_half_at_the_border(case):
+    _, _, mask, matte, box = case
+    depth = depth_of(mask[box], SPACING)
+    assert matte.opacity[depth > 4].min() > 0.95
+    assert matte.opacity[depth < -4].max() < 0.05
+    assert 0.25 < matte.opacity[np.abs(depth) <= 0.5].mean() < 0.75
+
+
+def test_a_moved_tumour_leaves_the_background_and_changes_nothing_else(case):
+    image, empty, mask, matte, box = case
+    laid = moved(empty, matte, box, (0, 12, 14), True)
+    out = empty.copy()
+    out[laid.box] = laid.values
+    there = np.zeros(SHAPE, bool)
+    there[laid.box] = laid.changed
+    assert (out[~there] == empty[~there]).all()
+    now = np.zeros(SHAPE, bool)
+    now[laid.box] = laid.mask
+    assert (now == np.roll(mask, (12, 14), (1, 2))).all()
+    core = ndimage.binary_erosion(mask, iterations=4)
+    assert np.allclose(out[np.roll(core, (12, 14), (1, 2))], image[core], atol=3)
+
+
+def test_the_input_is_not_written_to(case):
+    _, empty, _, matte, box = case
+    before = empty.copy()
+    moved(empty, matte, box, (0, 3, 3), True)
+    assert (before == empty).all()
+
+
+def test_a_tumour_partly_outside_the_image_is_cut(case):
+    _, empty, _, matte, _ = case
+    laid = laid_over(empty, matte, (-3, 30, 30))
+    assert laid.values.shape == tuple(s.stop - s.start for s in laid.box)
+    assert all(0 <= s.start < s.stop <= n for s, n in zip(laid.box, SHAPE))
+
+
+def test_the_same_mask_gives_the_image_back(case):
+    image, empty, mask, *_ = case
+    laid = reshaped(image, empty, mask, mask, changed_of(mask), SPACING, True, 4.0)
+    assert np.abs(laid.values - image[laid.box])[laid.changed].max() < 1e-3
+
+
+@pytest.mark.parametrize("radius", [5, 9])
+def test_a_grown_or_shrunk_tumour_has_its_new_mask_and_its_old_border(case, radius):
+    image, empty, mask, *_ = case
+    new = ball((12, 20, 20), radius)
+    laid = reshaped(image, empty, mask, new, changed_of(mask), SPACING, True, 4.0)
+    out = empty.copy()
+    out[laid.box] = laid.values
+
+    def width(picture, m):
+        depth = depth_of(m, SPACING)
+        profile = [picture[np.abs(depth - d) <= 0.5].mean() for d in np.arange(-4, 4.1, 0.5)]
+        share = np.clip((np.array(profile) - profile[0]) / (profile[-1] - profile[0]), 0, 1)
+        return np.interp(0.9, np.maximum.accumulate(share), np.arange(17)) - np.interp(
+            0.1, np.maximum.accumulate(share), np.arange(17)
+        )
+
+    assert width(out, new) == pytest.approx(width(image, mask), rel=0.3)
+    assert out[ndimage.binary_erosion(new, iterations=2)].mean() == pytest.approx(
+        image[ndimage.binary_erosion(mask, iterations=2)].mean(), abs=12
+    )
+
+
+def test_motion_carries_one_contour_onto_the_other():
+    old = ball((12, 22, 22), 8)
+    new = ndimage.binary_dilation(old, iterations=2) & (np.indices(SHAPE)[2] > 16)
+    motion = motion_between(old, new, SPACING)
+    at = np.indices(SHAPE) - motion
+    carried = ndimage.map_coordinates(depth_of(old, SPACING), at, order=1, mode="nearest") > 0
+    assert 2 * (carried & new).sum() / (carried.sum() + new.sum()) > 0.96
+
+
+def test_motion_is_the_same_for_any_number_of_threads():
+    import SimpleITK as sitk
+
+    old, new = ball((12, 22, 22), 7), ball((12, 23, 22), 9)
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for threads in (1, 2, 4):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            found.append(motion_between(old, new, SPACING))
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert all((f == found[0]).all() for f in found)
+
+
+def test_no_motion_between_equal_masks(case):
+    _, _, mask, matte, box = case
+    assert not motion_between(mask, mask, SPACING).any()
+    assert warped(matte, mask[box]) is matte
+
+
+def test_bands_of_a_scan_add_up_and_grain_is_fine():
+    x = np.arange(64)
+    slow, fast = np.sin(2 * np.pi * x * 0.1), np.sin(2 * np.pi * x * 0.48)
+    image = np.broadcast_to(slow + fast, (2, 64, 64)).copy()
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    assert np.abs((grain_of(image) - fast)[inner]).max() < 0.2
+    assert np.abs((without_grain(image) - slow)[inner]).max() < 0.2
+
+
+def test_a_sharper_scan_has_less_blur():
+    edges = ball((12, 24, 24), 14).astype(np.float32) * 500
+    sharp, soft = (blur_mm(ndimage.gaussian_filter(edges, (0, s, s)), SPACING) for s in (0.8, 1.8))
+    assert sharp < soft
+
+
+def test_a_graft_on_another_grid_keeps_its_volume_and_level(case):
+    *_, matte, _ = case
+    other = resampled(matte, (2.0, 0.8, 0.8))
+    assert other.mask.sum() * 2 * 0.64 == pytest.approx(matte.mask.sum(), rel=0.1)
+    _, empty, _ = scene(seed=3)
+    laid = grafted(empty, SPACING, (12, 30, 28), matte, 0.8)
+    middle = ndimage.binary_erosion(laid.mask, iterations=3)
+    assert laid.values[middle].mean() == pytest.approx(60, abs=25)
+    assert np.argwhere(laid.mask).mean(0) + [s.start for s in laid.box] == pytest.approx([12, 30, 28], abs=1)
+
+
+def test_a_vessel_is_no_wall_and_a_tumour_on_the_wall_touches_it():
+    lung = np.full(SHAPE, -850.0, np.float32)
+    lung[:, :, :10] = 40
+    lung[:, 30:33, :] = 40
+    wall = wall_of(lung, SPACING)
+    assert wall[12, 10, 5] and not wall[12, 31, 30]
+    on_wall = ball((12, 16, 12), 6) & (np.indices(SHAPE)[2] >= 10)
+    contact = contact_of(lung, on_wall, SPACING, True)
+    assert contact is not None and contact[2] < 14
+    assert contact_of(lung, ball((12, 16, 32), 6), SPACING, True) is None
+
+
+def test_ramp_is_monotone():
+    values = ramp(np.linspace(-1, 2, 50), 0.0, 1.0)
+    assert values[0] == 0 and values[-1] == 1 and (np.diff(values) >= 0).all()

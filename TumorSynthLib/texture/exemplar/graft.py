@@ -1,0 +1,99 @@
+"""A tumour of one scan put into another: brought to its grid, sharpness and grain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, blurred, depth_of, ramp, robust_sd, sigma_of
+from TumorSynthLib.texture.exemplar.place import Laid, detached, laid_over
+from TumorSynthLib.texture.exemplar.scan import blur_mm, without_grain
+
+FINE = 0.7
+"""Voxels in plane: Gaussian below which the recipient's own grain is taken, and the donor's left out."""
+KEPT = 1.15
+"""What the Gaussian leaves of the recipient's grain above .45 cycles per voxel is made up for by this factor."""
+BOUND_SD = 3.0
+"""Robust standard deviations that the recipient's grain is held to: vessels are no noise."""
+
+
+def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
+    """A matte on another grid, (z, y, x) mm; thick slices average thin ones.
+
+    :param soft_mm: further Gaussian in plane, for a scan that is less sharp.
+    """
+    spacing = tuple(float(s) for s in spacing)
+    zoom = np.array(matte.spacing) / np.array(spacing)
+    if not soft_mm and np.allclose(zoom, 1, atol=0.01):
+        return replace(matte, spacing=spacing)
+    sigma = [
+        np.hypot(soft_mm / s * (axis > 0), 0.5 * np.sqrt(max((1 / z) ** 2 - 1, 0)))
+        for axis, (s, z) in enumerate(zip(matte.spacing, zoom))
+    ]
+
+    def brought(values, order=3):
+        smooth = ndimage.gaussian_filter(np.asarray(values, np.float32), sigma)
+        return ndimage.zoom(smooth, zoom, order=order, mode="nearest", grid_mode=True)
+
+    def contour(mask):
+        soft = np.clip(depth_of(mask, matte.spacing), -4, 4).astype(np.float32)
+        return ndimage.zoom(soft, zoom, order=1, mode="nearest", grid_mode=True) > 0
+
+    weight = brought(matte.opacity)
+    mixed = brought(matte.opacity * matte.colour) / np.maximum(weight, 1e-3)
+    opacity = np.clip(weight, 0, 1)
+    new = {
+        "mask": contour(matte.mask),
+        "tissue": contour(matte.tissue),
+        "opacity": opacity,
+        "colour": np.where(opacity > 0.05, mixed, brought(matte.colour)),
+        "own": np.clip(brought(matte.own), 0, 1),
+        "grain": brought(matte.grain * (matte.own > 0.5)),
+        "background": brought(matte.background, 1),
+        "residual": np.zeros(weight.shape, np.float32),
+    }
+    assert set(new) == set(ARRAYS)
+    return replace(matte, spacing=spacing, **new)
+
+
+def grafted(
+    image: np.ndarray,
+    spacing,
+    centre,
+    donor: Matte,
+    donor_blur_mm: float,
+    is_ct: bool = True,
+    level: float = 1.0,
+) -> Laid:
+    """A donor's tumour in another image.
+
+    :param image: (D, H, W), the recipient; `spacing` (z, y, x) mm.
+    :param centre: (z, y, x) index of the tumour's centre of mass in it.
+    :param donor: its matte in its own scan, whose sharpness is `donor_blur_mm`.
+    :param level: factor between the scans' intensities (MR has no common unit).
+    """
+    soft = float(np.sqrt(max(blur_mm(image, spacing) ** 2 - donor_blur_mm**2, 0)))
+    matte = resampled(detached(donor, is_ct), spacing, soft)
+    middle = np.array([i.mean() for i in np.nonzero(matte.mask)])
+    corner = np.round(np.asarray(centre) - middle).astype(int)
+    grain = level * blurred(matte.grain, sigma_of(FINE, matte.spacing)) + _own_grain(image, corner, matte)
+    # Nothing finer than the recipient's scan shows.
+    opacity = np.clip(without_grain(matte.opacity), 0, 1)
+    opacity = (opacity * ramp(opacity, 0.0, 0.02)).astype(np.float32)
+    colour = (level * without_grain(matte.colour)).astype(np.float32)
+    return laid_over(image, replace(matte, opacity=opacity, colour=colour, grain=grain), corner, is_ct)
+
+
+def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarray:
+    """The recipient's fine grain at the place (D, H, W of the matte), without what is no noise."""
+    index = [
+        np.abs((np.arange(c, c + n) + s - 1) % (2 * s - 2) - (s - 1)) if s > 1 else np.zeros(n, int)
+        for c, n, s in zip(corner, matte.mask.shape, image.shape)
+    ]  # mirrored at the image's border
+    index = [np.clip(i, 0, s - 1) for i, s in zip(index, image.shape)]
+    here = image[np.ix_(*index)].astype(np.float32)
+    rest = here - blurred(here, sigma_of(FINE, matte.spacing))
+    bound = BOUND_SD * robust_sd(rest)
+    return KEPT * bound * np.tanh(rest / bound)

@@ -1,0 +1,131 @@
+"""A tumour's matte put over another place: where it may lie there, and what is left behind of the wall it lay on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from TumorSynthLib.texture.exemplar.matte import (
+    ARRAYS,
+    IN_PLANE,
+    Matte,
+    MatteConfig,
+    blurred,
+    composed,
+    depth_of,
+    distance_mm,
+    held,
+    ramp,
+    sigma_of,
+)
+
+WALL_HU = -300.0
+"""Tissue above it beside the lung that is thicker than `WALL_MM` is the chest's wall or the mediastinum, no vessel."""
+WALL_MM = 7.0
+ROUNDING = 0.3
+"""Gaussian, in radii of the tumour, by which the corners of a flat side are rounded."""
+BODY_HU, BODY_SHARE = -400.0, 0.1
+"""Outside the body below it in CT; in MR below this share of the 99th percentile."""
+
+
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """A box of an image with a tumour laid into it.
+
+    :param box: slices into the image; `values` float32, `changed` bool, `mask` bool (the tumour's), `tissue` bool (the
+        voxels of the mask that are more than half tumour): all of the box.
+    """
+
+    box: tuple[slice, slice, slice]
+    values: np.ndarray
+    changed: np.ndarray
+    mask: np.ndarray
+    tissue: np.ndarray
+
+
+def allowed(background: np.ndarray, spacing, in_lung: bool, is_ct: bool) -> np.ndarray:
+    """(D, H, W) 0 to 1 where a tumour may lie: in lung not in the wall of the chest, elsewhere not outside the body."""
+    level = blurred(background, sigma_of(1.0, spacing))
+    if not in_lung:
+        air = level < (BODY_HU if is_ct else BODY_SHARE * np.percentile(background, 99))
+        return ramp(distance_mm(air, spacing) / spacing[1], 1.0, 4.0)
+    inward = _depth_mm(wall_of(level, spacing), spacing) / spacing[1]
+    return 1 - ramp(inward, 0.7, 3.0)  # falls off within the wall, so that a tumour abuts without a gap
+
+
+def wall_of(level: np.ndarray, spacing) -> np.ndarray:
+    """Bool, the chest's wall and the mediastinum: dense tissue that is thicker than vessels are."""
+    dense = level > WALL_HU
+    seed = _depth_mm(dense, spacing) > WALL_MM / 2
+    return dense & (distance_mm(seed, spacing) <= WALL_MM / 2 + spacing[1])
+
+
+def _depth_mm(mask: np.ndarray, spacing) -> np.ndarray:
+    """Distance in mm to what isn't the mask, within slices; 0 outside it."""
+    return ndimage.distance_transform_edt(mask, (100 * spacing[0], *spacing[1:]))
+
+
+def detached(matte: Matte, is_ct: bool = True) -> Matte:
+    """The tumour without the wall of the chest that it lay on: how far it goes there, its contour says, rounded.
+
+    A contour that ends on the pleura has a flat side, which nothing explains at another place.
+    """
+    if not matte.in_lung:
+        return matte
+    spacing, depth = matte.spacing, depth_of(matte.mask, matte.spacing)
+    seen = composed(matte, matte.background) + matte.residual
+    wall = allowed(matte.background, spacing, True, is_ct) < 0.5
+    wall |= blurred(seen, sigma_of(MatteConfig.crisp, spacing)) > matte.colour + 6 * matte.noise
+    beside = ndimage.binary_dilation(wall & (depth < 1.5), IN_PLANE, 1)
+    if not (beside & matte.mask).any():
+        return matte
+    mask = _rounded(matte.mask, beside, spacing)
+    depth = depth_of(mask, spacing)
+    beside |= matte.mask & ~mask
+    border = MatteConfig.unclear_border
+    opacity = np.where(beside, np.minimum(matte.opacity, ramp(depth, -border, border)), matte.opacity)
+    near = blurred(ndimage.binary_dilation(beside, IN_PLANE, 2), sigma_of(1.0, spacing))
+    opacity = near * blurred(opacity, sigma_of(1.0, spacing)) + (1 - near) * opacity  # as blurred as an edge
+    own = np.where(beside, np.minimum(matte.own, ramp(depth, -0.5, 2.0)), matte.own)
+    grain = held(matte.grain, ramp(depth, -1.5, 0.5) * (1 - near), matte.grain_bound)
+    return replace(matte, mask=mask, opacity=opacity.astype(np.float32), own=own, grain=grain)
+
+
+def _rounded(mask: np.ndarray, beside: np.ndarray, spacing) -> np.ndarray:
+    """The mask with the corners of its flat side cut round; elsewhere as it is."""
+    radius = (3 * mask.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3) / spacing[1]
+    soft = blurred(depth_of(mask, spacing), sigma_of(ROUNDING * radius, spacing))
+    near = (
+        distance_mm(beside & ndimage.binary_dilation(mask, IN_PLANE), spacing)
+        <= ROUNDING * 2 * radius * spacing[1]
+    )
+    round_ = mask & ((soft > 0) | ~near)
+    return round_ if round_.sum() > 0.7 * mask.sum() else mask
+
+
+def laid_over(image: np.ndarray, matte: Matte, corner, is_ct: bool = True, at_home: bool = False) -> Laid:
+    """A tumour laid into an image.
+
+    :param image: (D, H, W), without the old tumour; not written to.
+    :param corner: (z, y, x) index in it of the first voxel of the matte's box, which may lie partly outside.
+    :param at_home: the image is the tumour's own background: it comes back to the voxel.
+    """
+    low, size = np.array(corner), np.array(matte.mask.shape)
+    high = np.minimum(low + size, image.shape)
+    first = np.maximum(low, 0)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(first, high))
+    cut = tuple(slice(int(a - c), int(b - c)) for a, b, c in zip(first, high, low))
+    margin = np.array((0, 12, 12))
+    a, b = np.maximum(first - margin, 0), np.minimum(high + margin, image.shape)
+    wide = image[tuple(map(slice, a, b))].astype(np.float32)
+    inner = tuple(slice(int(p - q), int(p - q + n)) for p, q, n in zip(first, a, high - first))
+    may = 1.0 if at_home else allowed(wide, matte.spacing, matte.in_lung, is_ct)[inner]
+    part = replace(matte, **{name: getattr(matte, name)[cut] for name in ARRAYS})
+    under = wide[inner]
+    values = composed(part, under, may)
+    changed = part.touched & (np.asarray(may) > 0)
+    mask = part.mask & (np.asarray(may) > 0.5)
+    tissue = mask & (part.opacity * may > 0.5) if not matte.in_lung else mask
+    return Laid(box, np.where(changed, values, under), changed, mask, tissue if tissue.any() else mask)

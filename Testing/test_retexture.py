@@ -1,0 +1,127 @@
+"""Sliders from a tumour's own voxels: bands that add up, numbers that meet a request, limits of tissue."""
+
+import numpy as np
+import pytest
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.texture.exemplar.bands import BANDS, Bands, Filter, grain_kernel
+from TumorSynthLib.texture.exemplar.limits import softly_held, tissue_limits
+from TumorSynthLib.texture.exemplar.retexture import Slider, retexture
+
+SPACING = (0.8, 0.8, 2.0)  # x, y, z mm
+SPREAD = {"original_firstorder_Mean": 20.0, "original_firstorder_Variance": 300.0}
+
+
+@pytest.fixture(scope="module")
+def tumour():
+    """A ball of grain and structure in another tissue: (image, mask)."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices((12, 40, 44), float)
+    mask = ((z - 5.5) / 5) ** 2 + ((y - 20) / 14) ** 2 + ((x - 21) / 15) ** 2 < 1
+    image = 20 * np.sin(y / 3) * np.cos(x / 4) + 8 * rng.standard_normal(mask.shape)
+    return np.where(mask, 60 + image, -80 + 0.5 * image).astype(np.float32), mask
+
+
+def measure_in(mask):
+    def measure(box, classes):
+        assert classes == ("firstorder",)
+        values = box[mask].astype(float)
+        return {"original_firstorder_Mean": values.mean(), "original_firstorder_Variance": values.var()}
+
+    return measure
+
+
+def asked(**features):
+    return {f"original_firstorder_{name}": value for name, value in features.items()}
+
+
+def test_bands_add_up(tumour):
+    image, mask = tumour
+    bands = Bands(image, mask, SPACING)
+    assert bands.parts.shape == (len(BANDS), mask.sum())
+    np.testing.assert_allclose(bands.parts.sum(0), image[mask], atol=1e-9)
+
+
+def test_the_filter_equals_a_convolution(tumour):
+    from scipy import ndimage
+
+    box = tumour[0][3:6]
+    expected = np.stack([ndimage.convolve(s.astype(float), grain_kernel(), mode="nearest") for s in box])
+    np.testing.assert_allclose(Filter(box.shape).grain(box), expected, atol=1e-9)
+
+
+def test_a_change_without_grain_has_none(tumour):
+    image, mask = tumour
+    bands = Bands(image, mask, SPACING)
+    box = np.zeros(bands.mask.shape)
+    change = np.random.default_rng(1).standard_normal(mask.sum())
+    box[bands.mask] = change
+    before = bands.filter.grain(box)[bands.mask].std()
+    box[bands.mask] = bands.without_grain(change)
+    assert bands.filter.grain(box)[bands.mask].std() < 0.2 * before
+
+
+@pytest.mark.parametrize("mean, variance", [(65.0, 400.0), (55.0, 150.0)])
+def test_mean_and_variance_are_met_and_nothing_else_moves(tumour, mean, variance):
+    image, mask = tumour
+    made = retexture(image, mask, SPACING, asked(Mean=mean, Variance=variance), measure_in(mask), SPREAD)
+    values = made.values[mask].astype(float)
+    assert abs(values.mean() - mean) < 0.05 * 20 and abs(values.var() - variance) < 0.05 * 300
+    assert not made.missed and not made.warnings
+    np.testing.assert_array_equal(made.values[~mask], image[~mask])
+    assert np.corrcoef(values, image[mask])[0, 1] > 0.9
+
+
+def test_what_is_there_already_changes_nothing(tumour):
+    image, mask = tumour
+    own = float(image[mask].astype(float).mean())
+    made = retexture(image, mask, SPACING, asked(Mean=own), measure_in(mask), SPREAD)
+    assert made.stage == "own"
+    np.testing.assert_array_equal(made.values, image)
+
+
+def test_a_request_beyond_tissue_goes_to_the_limit_and_says_so(tumour):
+    image, mask = tumour
+    slider = Slider(image, mask, SPACING, measure_in(mask), SPREAD)
+    low, high = slider.reachable("original_firstorder_Mean")
+    made = slider.moved(asked(Mean=900.0))
+    assert low < image[mask].mean() < high < 200
+    assert made.reached["original_firstorder_Mean"] == pytest.approx(high, abs=0.1 * 20)
+    assert "not 900" in made.warnings[0] and "firstorder_Mean" in made.warnings[0]
+
+
+def test_limits_keep_what_is_beyond_them_already():
+    base = np.array([0.0, 50.0, 120.0])
+    change = softly_held(np.array([500.0, 500.0, 500.0]), base, 0.0, 100.0, 10.0)
+    np.testing.assert_allclose(change, [100.0, 50.0, 0.0], atol=1e-6)
+    assert softly_held(np.zeros(3), base, 0.0, 100.0, 10.0).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(softly_held(np.full(1, -30.0), base[2:], 0.0, 100.0, 10.0), [-30.0])
+
+
+def test_limits_hold_the_tumours_own_voxels(tumour):
+    bands = Bands(*tumour, SPACING)
+    limits = tissue_limits(bands, bounds=(0.0, 90.0))
+    assert limits.low >= 0 and limits.high <= 90 and limits.level_low < limits.level_high
+
+
+def test_bad_input(tumour):
+    image, mask = tumour
+    with pytest.raises(InputError, match="empty"):
+        Slider(image, np.zeros_like(mask), SPACING, measure_in(mask), SPREAD)
+    broken = image.copy()
+    broken[5, 20, 21] = np.nan
+    with pytest.raises(InputError, match="finite"):
+        Slider(broken, mask, SPACING, measure_in(mask), SPREAD)
+
+
+def test_no_torch_is_needed():
+    import subprocess
+    import sys
+
+    code = "import sys, TumorSynthLib.texture.exemplar.retexture; print('torch' in sys.modules)"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )

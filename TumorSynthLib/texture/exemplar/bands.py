@@ -1,0 +1,153 @@
+"""A tumour's voxels parted into bands of size, from the finest grain to its level, and what a change of them may be.
+
+What lies within a few voxels of the mask's border fades out of every change, and every change but that of the grain itself is
+free of what is finer than `BandConfig.cutoff`: the finest grain stays what the scanner made it. Arrays (n,) are the mask's
+voxels in raster order; boxes are (D, H, W) = (z, y, x); numpy and scipy alone, the same voxels for any number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import fft, ndimage
+
+from TumorSynthLib.resampling import bounding_box
+
+SAME = 1e-4  # weight of a normalised convolution below which there is nothing to divide by
+
+
+@dataclass(frozen=True)
+class BandConfig:
+    """How a tumour is parted.
+
+    :param cutoff: cycles per voxel in plane, above which detail is grain. A reconstruction leaves little there but noise,
+        and a detector looks there first.
+    :param softness: cycles per voxel over which the cutoff goes from nothing to all.
+    :param kernel_voxels: in-plane reach of the filter to each side.
+    :param sigmas: in-plane voxels, the Gaussians between the coarser bands; the same mm across slices.
+    :param rim: in-plane voxels below the border over which a change fades in.
+    :param passes: times that a change is freed of grain; once leaves some, as the mask's border makes it anew.
+    """
+
+    cutoff: float = 0.40
+    softness: float = 0.015
+    kernel_voxels: int = 5
+    sigmas: tuple[float, float, float] = (1.0, 2.0, 4.0)
+    rim: float = 2.5
+    passes: int = 3
+
+
+CONFIG = BandConfig()
+BANDS = ("grain", "fine", "medium", "coarse", "rest", "mean")
+
+
+def robust_sd(values: np.ndarray) -> float:
+    """Standard deviation by the median of absolute deviations; never 0."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values)))) + 1e-6
+
+
+def grain_kernel(config: BandConfig = CONFIG) -> np.ndarray:
+    """(k, k) kernel, k = 2 kernel_voxels + 1, that passes what is finer than the cutoff, and no constant."""
+    frequency, at = np.fft.fftfreq(64), np.arange(-config.kernel_voxels, config.kernel_voxels + 1)
+    radius = np.hypot(frequency[:, None], frequency[None])
+    passed = 1 / (1 + np.exp(np.clip((config.cutoff - radius) / config.softness, -50, 50)))
+    kernel = np.fft.ifft2(passed).real[np.ix_(at, at)]
+    taper = np.hanning(2 * config.kernel_voxels + 3)[1:-1]
+    kernel = kernel * np.outer(taper, taper)
+    return kernel - kernel.mean()
+
+
+class Filter:
+    """The grain's filter for boxes of one shape (D, H, W), slice by slice; beyond the box its border is repeated."""
+
+    def __init__(self, shape: tuple[int, int, int], config: BandConfig = CONFIG):
+        self.reach = config.kernel_voxels
+        self.plane = shape[1:]
+        self.size = [fft.next_fast_len(n + 4 * self.reach, real=True) for n in self.plane]
+        self.response = fft.rfft2(grain_kernel(config), self.size)
+
+    def grain(self, box: np.ndarray) -> np.ndarray:
+        """What of a box (D, H, W) is finer than the cutoff, float64."""
+        r = self.reach
+        padded = np.pad(np.asarray(box, np.float64), ((0, 0), (r, r), (r, r)), mode="edge")
+        found = fft.irfft2(fft.rfft2(padded, self.size, workers=1) * self.response, self.size, workers=1)
+        return found[:, 2 * r : 2 * r + self.plane[0], 2 * r : 2 * r + self.plane[1]]
+
+
+class Bands:
+    """The bands of a tumour, and how a change of its voxels fades out at its border.
+
+    :param image: (D, H, W) native intensities around the tumour.
+    :param mask: (D, H, W) bool, the voxels that may change.
+    :param spacing: (x, y, z) mm.
+    """
+
+    def __init__(self, image: np.ndarray, mask: np.ndarray, spacing, config: BandConfig = CONFIG):
+        self.config = config
+        z, *plane = bounding_box(mask)
+        self.box = (
+            z,
+            *(slice(max(s.start - config.kernel_voxels, 0), s.stop + config.kernel_voxels) for s in plane),
+        )
+        self.image = np.asarray(image[self.box], np.float64)
+        self.mask = np.ascontiguousarray(mask[self.box])
+        self.spacing = np.asarray(spacing[::-1], np.float64)
+        self.voxel = float(self.spacing[1:].mean())
+        self.filter = Filter(self.mask.shape, config)
+        self.own = self.image[self.mask]
+        padded = np.pad(self.mask, 1)  # beyond the image there is no tumour
+        depth = ndimage.distance_transform_edt(padded, self.spacing / self.voxel)
+        self.depth = depth[1:-1, 1:-1, 1:-1][self.mask]
+        self.fade = np.clip((self.depth - 0.5) / config.rim, 0.0, 1.0)
+        self.parts = self.split(self.image)
+
+    def split(self, box: np.ndarray) -> np.ndarray:
+        """(6, n) bands of a box of the same grid, see `BANDS`; they add up to its voxels in the mask."""
+        grain = self.filter.grain(box)
+        left, found = box - grain, [grain[self.mask]]
+        for sigma in self.config.sigmas:
+            low = self.smooth(left, sigma)
+            found.append((left - low)[self.mask])
+            left = low
+        rest = left[self.mask]
+        return np.stack([*found, rest - rest.mean(), np.full(len(rest), rest.mean())])
+
+    def smooth(self, box: np.ndarray, sigma: float) -> np.ndarray:
+        """Gaussian mean of a box within the mask, so that nothing around bleeds in.
+
+        :param sigma: in-plane voxels, the same mm across.
+        """
+        width = sigma * self.voxel / self.spacing
+        weight = ndimage.gaussian_filter(self.mask.astype(np.float64), width, truncate=3.0)
+        mean = box[self.mask].mean()
+        inside = ndimage.gaussian_filter(np.where(self.mask, box - mean, 0.0), width, truncate=3.0)
+        return inside / np.maximum(weight, SAME) + mean
+
+    def without_grain(self, change: np.ndarray) -> np.ndarray:
+        """A change (n,) of the mask's voxels without what is finer than the cutoff."""
+        box = np.zeros(self.mask.shape)
+        for _ in range(self.config.passes):
+            box[self.mask] = change
+            change = change - self.filter.grain(box)[self.mask]
+        return change
+
+    def put(self, values: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Copy of the whole image (D, H, W), float32, with values (n,) in the mask."""
+        out = np.array(image, np.float32)
+        out[self.box][self.mask] = values
+        return out
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of what single voxels add to their surroundings, in intensities.
+
+        By the 3 x 3 x 3 median: unlike a Gaussian's residual it doesn't take a nodule's edge for noise. The factor makes up
+        for the voxel's own share in the median.
+        """
+        return 1.2 * robust_sd(self.specks(self.image))
+
+    def specks(self, box: np.ndarray) -> np.ndarray:
+        """(n,) how far each voxel of the mask stands out of its 3 x 3 x 3 median."""
+        return (box - ndimage.median_filter(box, 3))[self.mask]

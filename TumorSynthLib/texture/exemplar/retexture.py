@@ -1,0 +1,170 @@
+"""A tumour given other features from its own voxels: the edit behind a slider, a preset or a file of features.
+
+    made = retexture(image, mask, spacing, {"original_glcm_Contrast": 30.0}, measure, spread)
+
+Nothing is drawn. Stages, each only where the one before leaves the request unmet: the tumour as it is; seven numbers on its own
+bands (`numbers.py`) with its level kept, then free. What tissue doesn't allow (`limits.py`) isn't done: the request is taken to
+the limit, and a warning says to which value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.texture.exemplar.bands import Bands
+from TumorSynthLib.texture.exemplar.limits import Limits, tissue_limits
+from TumorSynthLib.texture.exemplar.numbers import CONFIG as NUMBER_CONFIG
+from TumorSynthLib.texture.exemplar.numbers import NUMBERS, Goal, NumberConfig, Renderer, Solution, solve
+from TumorSynthLib.texture.request import scales_of, sigma
+
+Measure = Callable[[np.ndarray, tuple[str, ...]], Mapping[str, float]]
+"""Features of a native box (D, H, W) float32 as it would be stored, of the named classes, by pyradiomics' names."""
+
+
+@dataclass(frozen=True)
+class RetextureConfig:
+    """What counts as met, and how.
+
+    :param few: features up to which all are met exactly; more are met as nearly as the look allows.
+    :param met: standard deviations within which a feature counts as met.
+    :param near: the same, in the features' units, at which the next tier isn't tried.
+    :param coarse_unit: of the spread: the least unit of error where many features are asked for.
+    :param beyond: standard deviations that a slider is pushed by to find the end of its range.
+    """
+
+    few: int = 3
+    met: float = 0.05
+    near: float = 0.02
+    coarse_unit: float = 0.25
+    beyond: float = 6.0
+
+
+CONFIG = RetextureConfig()
+
+
+@dataclass(frozen=True, eq=False)
+class Retextured:
+    """What became of a tumour.
+
+    :param values: (D, H, W) float32; unchanged outside the mask.
+    :param stage: the last that was needed: "own", "level kept" or "level free".
+    :param numbers: the seven numbers by name (`NUMBERS`): log gains, robust standard deviations, log power.
+    :param reached: the asked features of `values`; `missed`: those not met, by reached minus asked in standard deviations.
+    """
+
+    values: np.ndarray
+    stage: str
+    numbers: dict[str, float]
+    reached: dict[str, float]
+    missed: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def facts(self) -> dict:
+        """For the record."""
+        return {"stage": self.stage, "numbers": {k: round(v, 4) for k, v in self.numbers.items()}}
+
+
+class Slider:
+    """A tumour whose features are to be moved; its bands are made once.
+
+    :param image: (D, H, W) native intensities; `mask` (D, H, W) bool; `spacing` (x, y, z) mm.
+    :param measure: see `Measure`.
+    :param spread: one standard deviation of each feature.
+    :param population: of tumours of this kind, for the limits of tissue; None: by the tumour alone.
+    :param bounds: lowest and highest value that can be stored.
+    :raises InputError: the mask is empty, or the image isn't finite in it.
+    """
+
+    def __init__(
+        self, image: np.ndarray, mask: np.ndarray, spacing, measure: Measure, spread: Mapping[str, float],
+        population=None, bounds: tuple[float, float] = (-np.inf, np.inf),
+        config: RetextureConfig = CONFIG, numbers: NumberConfig = NUMBER_CONFIG,
+    ) -> None:  # fmt: skip
+        if not mask.any():
+            raise InputError("the mask is empty: draw the tumour first, or give another label")
+        if not np.isfinite(image[mask]).all():
+            raise InputError(
+                "the tumour has voxels that are not finite (NaN or infinite): repair the image, or leave them out"
+            )
+        self.image, self._measure, self.spread = np.asarray(image, np.float32), measure, spread
+        self.bounds, self.config, self.numbers = bounds, config, numbers
+        self.bands = Bands(image, mask, spacing)
+        self.limits: Limits = tissue_limits(self.bands, population, bounds)
+
+    def measured(self, values: np.ndarray, names) -> dict[str, float]:
+        """Features by name of voxels (n,) in the mask."""
+        classes = tuple(dict.fromkeys(n.split("_")[1] for n in names))
+        found = self._measure(self.bands.put(values, self.image), classes)
+        return {n: float(found[n]) for n in names}
+
+    def moved(self, asked: Mapping[str, float]) -> Retextured:
+        """The tumour with some features asked to be different, each as near as tissue allows."""
+        goal = self._goal(asked)
+        stage, values, found = self._solved(goal)
+        reached = self.measured(values, goal.names)
+        off = {n: (reached[n] - v) / sigma(self.spread, n, v) for n, v in asked.items()}
+        missed = {n: d for n, d in off.items() if abs(d) > self.config.met}
+        warnings = self._advice(asked, reached, missed) if goal.exact else ()
+        return Retextured(
+            self.bands.put(values, self.image),
+            stage,
+            dict(zip(NUMBERS, map(float, found.theta))),
+            reached,
+            missed,
+            warnings,
+        )
+
+    def reachable(self, name: str, own: float | None = None) -> tuple[float, float]:
+        """Lowest and highest value of one feature that tissue allows, the other features left free."""
+        own = self.measured(self.bands.own, [name])[name] if own is None else own
+        away = self.config.beyond * sigma(self.spread, name, own)
+        ends = [own]
+        for target in (own - away, own + away):
+            values = self._solved(self._goal({name: target}))[1]
+            ends.append(self.measured(values, [name])[name])
+        return min(ends), max(ends)
+
+    def _goal(self, asked: Mapping[str, float]) -> Goal:
+        names, exact = tuple(asked), len(asked) <= self.config.few
+        scale = scales_of(asked, self.spread)
+        if not exact:
+            scale = {
+                n: max(scale[n], self.config.coarse_unit * sigma(self.spread, n, asked[n])) for n in names
+            }
+        return Goal(names, np.array([asked[n] for n in names]), np.array([scale[n] for n in names]), exact)
+
+    def _solved(self, goal: Goal) -> tuple[str, np.ndarray, Solution]:
+        """Stage, voxels (n,) and numbers of the first tier that meets a goal, else of the nearest."""
+        best: tuple[str, np.ndarray, Solution] | None = None
+        own = goal.error(self.measured(self.bands.own, goal.names))
+        if np.abs(own).max() < self.numbers.enough:
+            return "own", self.bands.own, Solution(np.zeros(len(NUMBERS)), own)
+        for stage in ("level kept", "level free")[int(goal.level or not goal.exact) :]:
+            render = Renderer(self.bands, self.limits, self.bounds, stage == "level kept", self.numbers)
+            found = solve(
+                render, lambda v: self.measured(v, goal.names), goal, best and best[2], self.numbers
+            )
+            if best is None or found.worst < best[2].worst:
+                best = stage, render.values(found.theta), found
+            if found.worst < self.config.near:
+                break
+        return best
+
+    def _advice(self, asked, reached, missed) -> tuple[str, ...]:
+        """One sentence for each feature that tissue doesn't allow."""
+        return tuple(
+            f"{n.removeprefix('original_')} was taken to {reached[n]:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
+            f"{'more' if asked[n] > reached[n] else 'less'}; ask for up to that, or draw the tumour anew (strength 1)"
+            for n in missed
+        )
+
+
+def retexture(
+    image, mask, spacing, asked: Mapping[str, float], measure: Measure, spread, **options
+) -> Retextured:
+    """A tumour with some features asked to be different; see `Slider` for the arguments."""
+    return Slider(image, mask, spacing, measure, spread, **options).moved(asked)

@@ -189,3 +189,32 @@ def install(settings_folder: str):
     module.QUiLoader = qt_standins.QUiLoader
     sys.modules["ctk"] = ctk
     return app
+
+
+def moduleWidget(name: str):
+    """What qSlicerScriptedLoadableModuleWidget is to a scripted module's panel; see slicer_runtime.openModule."""
+    import slicer
+
+    class ModuleWidget(slicer.qMRMLWidget):
+        def __init__(self):
+            super().__init__()
+            self.setLayout(QtWidgets.QVBoxLayout())
+            self.setMRMLScene(slicer.mrmlScene)
+            self._python = None
+            self.setPythonSource()
+
+        def setPythonSource(self) -> None:
+            self._python = getattr(sys.modules[name], name + "Widget")(self)
+            setattr(slicer.modules, name + "Widget", self._python)
+
+        def self(self):
+            return self._python
+
+        def setup(self) -> None:
+            self._python.setup()
+
+        def reload(self) -> None:
+            self.setPythonSource()
+            self.setup()
+
+    return ModuleWidget()

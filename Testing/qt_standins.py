@@ -3,7 +3,9 @@
 Each has exactly properties, slots and signals of the real class, and those of its methods that Python can call (or fewer):
 test_qt_runtime.py holds them against qt_widgets.json, which was taken from the headers of CTK and Slicer. They behave as the
 real ones do where the panel depends on it, in particular: `qMRMLNodeComboBox` doesn't select a node on its own when one is
-added, and `qMRMLSegmentSelectorWidget` selects the first segment of a node and keeps its last segment ID without a node.
+added. `qMRMLSegmentSelectorWidget` follows Libs/MRML/Widgets/qMRMLSegmentSelectorWidget.cxx of Slicer 5.12: with `noneEnabled`
+it stays on "None" when a segmentation is chosen, without it it selects the first segment, and it keeps its last segment ID
+without a node.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import vtk
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
 Signal, Property = QtCore.Signal, QtCore.Property
+NONE = "None"  # text and data of the item that a segment selector offers for no segment
 
 
 def _stored(kind, name: str, default):
@@ -283,9 +286,11 @@ class qMRMLSegmentSelectorWidget(qMRMLWidget):
         self._combo.currentIndexChanged.connect(self._on_segment)
         self._populate()
 
-    noneEnabled = Property(
-        bool, lambda self: self._nodes.noneEnabled, lambda self, b: setattr(self._nodes, "noneEnabled", b)
-    )
+    def _set_none(self, enabled) -> None:
+        self._nodes.noneEnabled = enabled
+        self._populate()
+
+    noneEnabled = Property(bool, lambda self: self._nodes.noneEnabled, _set_none)
 
     def setMRMLScene(self, scene) -> None:
         self._nodes.setMRMLScene(scene)
@@ -303,27 +308,33 @@ class qMRMLSegmentSelectorWidget(qMRMLWidget):
         self.currentNodeChanged.emit(node)
 
     def _populate(self, *unused) -> None:
-        self._combo.blockSignals(True)
-        self._combo.clear()
+        """As qMRMLSegmentSelectorWidget::populateSegmentCombobox, which keeps "None" where nothing was chosen before."""
         ids = vtk.vtkStringArray()
         if self._segmentation is not None:
             self._segmentation.GetSegmentation().GetSegmentIDs(ids)
-        for i in range(ids.GetNumberOfValues()):
-            segment = self._segmentation.GetSegmentation().GetSegment(ids.GetValue(i))
-            self._combo.addItem(segment.GetName(), ids.GetValue(i))
-        known = self._combo.findData(self._segment)
-        self._combo.setCurrentIndex(known if self._segment else -1)
-        self._combo.blockSignals(False)
-        empty = self._combo.count == 0
-        self._combo.setVisible(not empty)
-        self._message.setVisible(empty)
+        ids = [ids.GetValue(i) for i in range(ids.GetNumberOfValues())]
+        self._combo.setVisible(bool(ids))
+        self._message.setVisible(not ids)
         self._message.setText("No segments in segmentation" if self._segmentation else "No node is selected")
-        if not empty and known < 0:
-            self._combo.setCurrentIndex(0)
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        if ids and self.noneEnabled:
+            self._combo.addItem(NONE, NONE)
+        for segment in ids:
+            self._combo.addItem(self._segmentation.GetSegmentation().GetSegment(segment).GetName(), segment)
+        kept = self._segment in ids or (self.noneEnabled and not self._segment)
+        if ids and kept:
+            self.setCurrentSegmentID(self._segment)
+        elif ids:
+            self._combo.setCurrentIndex(-1)
+        self._combo.blockSignals(False)
+        if ids and not kept:
+            self._combo.setCurrentIndex(1 if self.noneEnabled else 0)
 
     def _on_segment(self, index: int) -> None:
         if self._segmentation is not None:
-            self._segment = self._combo.itemData(index) or ""
+            chosen = self._combo.itemData(index) or ""
+            self._segment = "" if chosen == NONE else chosen
             self.currentSegmentChanged.emit(self._segment)
 
     def currentNode(self):
@@ -342,12 +353,16 @@ class qMRMLSegmentSelectorWidget(qMRMLWidget):
         return self._segment
 
     def setCurrentSegmentID(self, segment_id: str) -> None:
+        if not segment_id and self.noneEnabled:
+            self._combo.setCurrentIndex(0)
+            return
         index = self._combo.findData(segment_id)
         if self._segmentation is not None and index >= 0:
             self._combo.setCurrentIndex(index)
 
     def segmentIDs(self) -> list[str]:
-        return [self._combo.itemData(i) for i in range(self._combo.count)]
+        data = [self._combo.itemData(i) for i in range(self._combo.count)]
+        return [segment for segment in data if segment != NONE]
 
 
 class _Bare(QtWidgets.QWidget):

@@ -59,6 +59,21 @@ class Module:
         return self._logic
 
 
+class SequencesModule(Module):
+    """qSlicerSequencesModule: its tool bar shows a browser only when it is told to, or when a scene with one is read."""
+
+    def __init__(self, name: str, logic=None, path: str = ""):
+        super().__init__(name, logic, path)
+        self.toolBarVisible, self.autoShowToolBar, self.activeBrowser = False, True, None
+
+    def setToolBarActiveBrowserNode(self, browser) -> None:
+        assert browser is None or browser.IsA("vtkMRMLSequenceBrowserNode")
+        self.activeBrowser = browser
+
+    def setToolBarVisible(self, visible: bool) -> None:
+        self.toolBarVisible = bool(visible)
+
+
 class IOManager:
     """What qSlicerCoreIOManager does for the file types used here, through their storage nodes."""
 
@@ -233,6 +248,7 @@ def start(modules: Path = MODULE_FOLDER) -> App:
     slicer._kept = [_addLogic(key, scene, logic) for key in LOGICS]
     folder = tempfile.mkdtemp(prefix="slicer-test-")
     slicer._kept += _addRemoteIO(scene, logic, folder)
+    _addSliceViews(scene)
     slicer.mrmlScene, slicer.app, slicer.selfTests = scene, App(scene, logic, folder), {}
     if str(modules) not in sys.path:
         sys.path.insert(0, str(modules))
@@ -263,6 +279,24 @@ def loadModule(name: str = "TumorSynthRadiomics"):
     return entry
 
 
+def openModule(name: str = "TumorSynthRadiomics"):
+    """The module's panel as the application makes it when the module is opened first; returns its widget representation.
+
+    It behaves as qSlicerScriptedLoadableModuleWidget, which is the parent of the Python widget: the class is instantiated, then
+    `setup` is called, then `enter`; Reload instantiates it anew and calls `setup` but not `enter`, as the panel is shown
+    already. Needs qt_runtime.
+    """
+    import qt_runtime
+
+    entry = getattr(slicer.modules, name.lower(), None) or loadModule(name)
+    representation = qt_runtime.moduleWidget(name)
+    entry.widgetRepresentation = lambda: representation
+    representation.setup()
+    representation.show()
+    representation.self().enter()
+    return representation
+
+
 def moduleLogic(name: str = "TumorSynthRadiomics"):
     """A new logic of the module, which `slicer.util.getModuleLogic(name)` then gives, too."""
     entry = getattr(slicer.modules, name.lower(), None) or loadModule(name)
@@ -286,9 +320,20 @@ def _addLogic(key: str, scene, application):
         logic.SetMRMLScene(scene)
     logic.SetMRMLApplicationLogic(application)
     application.SetModuleLogic(name, logic)
-    setattr(slicer.modules, key, Module(name, logic))
+    kind = SequencesModule if key == "sequences" else Module
+    setattr(slicer.modules, key, kind(name, logic))
     setattr(slicer.moduleNames, name, name)
     return logic
+
+
+def _addSliceViews(scene) -> None:
+    """The layers of the three slice views; closing the scene empties them."""
+    for name in ("Red", "Yellow", "Green"):
+        composite = slicer.vtkMRMLSliceCompositeNode()
+        composite.SetName(name)
+        composite.SetLayoutName(name)
+        composite.SetSingletonTag(name)
+        scene.AddNode(composite)
 
 
 def _addRemoteIO(scene, application, folder: str) -> list:

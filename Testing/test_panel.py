@@ -210,20 +210,94 @@ def test_the_organ_to_stay_in():
         assert last(case)[2]["inside"] == (case.segmentation, case.segmentID)
 
 
+def interactionNode():
+    import slicer
+
+    return slicer.app.applicationLogic().GetInteractionNode()
+
+
+def move_mouse(point) -> int:
+    """The mouse enters a view in place mode: the point list gets a preview of the point; returns its index."""
+    index = point.AddControlPointWorld(9.0, 9.0, 9.0)
+    point.SetNthControlPointPositionWorld(index, 9.0, 9.0, 9.0, point.PositionPreview)
+    return index
+
+
+def click(point, position) -> None:
+    """A click in a view: the preview becomes a point, then place mode ends, as it isn't persistent."""
+    index = move_mouse(point)
+    point.SetNthControlPointPositionWorld(index, *position, point.PositionDefined)
+    interactionNode().SwitchToViewTransformMode()
+
+
 def test_place_mode_ends_with_the_click():
+    with measured() as case:
+        case.task("moveButton")
+        case.ui.placeButton.click()
+        point, interaction = case.panel.parameters.point, interactionNode()
+        assert point is not None and case.ui.pointSelector.currentNode() is point
+        assert interaction.GetCurrentInteractionMode() == interaction.Place
+        click(point, (4.0, 5.0, 6.0))
+        case.settle()
+        assert not case.ui.placeButton.checked
+        assert interaction.GetCurrentInteractionMode() != interaction.Place
+        assert case.ui.positionLabel.text == "R 4, A 5, S 6 mm"
+
+
+def test_a_placement_that_is_given_up_leaves_the_point():
+    """Esc, a right click or another tool end place mode: the button follows, and the point that was there stays."""
+    with measured() as case:
+        case.task("moveButton")
+        point = place(case)
+        case.ui.placeButton.click()
+        index = move_mouse(point)
+        assert case.ui.placeButton.checked and case.ui.positionLabel.text == "R 1, A 2, S 3 mm"
+        interactionNode().SwitchToViewTransformMode()
+        point.RemoveNthControlPoint(index)
+        case.settle()
+        assert not case.ui.placeButton.checked and case.panel.editSection.place.position() == (1.0, 2.0, 3.0)
+
+
+def test_a_point_that_is_placed_anew_replaces_the_earlier_one():
+    with measured() as case:
+        case.task("moveButton")
+        point = place(case)
+        for there in ((4.0, 5.0, 6.0), (7.0, 8.0, 9.0)):
+            case.ui.placeButton.click()
+            click(point, there)
+            case.settle()
+            assert case.panel.editSection.place.position() == there and point.GetNumberOfControlPoints() == 1
+
+
+def test_points_that_the_user_made_for_something_else_stay():
+    with measured() as case:
+        case.task("moveButton")
+        points = place(case)
+        points.AddControlPoint(2.0, 2.0, 2.0)
+        case.ui.placeButton.click()
+        placed = case.panel.parameters.point
+        click(placed, (4.0, 5.0, 6.0))
+        case.settle()
+        assert placed is not points and points.GetNumberOfControlPoints() == 2
+        assert case.panel.editSection.place.position() == (4.0, 5.0, 6.0)
+
+
+def test_placing_something_else_does_not_press_the_button():
     import slicer
 
     with measured() as case:
         case.task("moveButton")
-        case.ui.placeButton.click()
-        interaction = slicer.app.applicationLogic().GetInteractionNode()
-        point = case.panel.parameters.point
-        assert point is not None and case.ui.pointSelector.currentNode() is point
-        assert interaction.GetCurrentInteractionMode() == interaction.Place
-        point.AddControlPoint(4.0, 5.0, 6.0)
+        other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "other")
+        slicer.modules.markups.logic().SetActiveList(other)
+        slicer.modules.markups.logic().StartPlaceMode(False)
         assert not case.ui.placeButton.checked
-        assert interaction.GetCurrentInteractionMode() != interaction.Place
-        assert case.ui.positionLabel.text == "R 4, A 5, S 6 mm"
+        case.ui.placeButton.click()
+        assert case.ui.placeButton.checked
+        slicer.modules.markups.logic().SetActiveList(other)
+        assert not case.ui.placeButton.checked
+        case.panel.editSection.place.stop()
+        assert interactionNode().GetCurrentInteractionMode() == interactionNode().Place  # the other's
+        interactionNode().SwitchToViewTransformMode()
 
 
 def test_a_donor():

@@ -144,17 +144,52 @@ def test_keyboard(case):
     case.root.hide()
 
 
-def test_before_and_after(case):
+LAYERS = ("ForegroundVolumeID", "ForegroundOpacity", "LabelVolumeID", "LabelOpacity", "LinkedControl",
+          "HotLinkedControl", "Compositing", "BackgroundVolumeID")  # fmt: skip
+
+
+def layers() -> list:
+    """What each slice view shows."""
     import slicer
 
-    composite = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    found = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [{name: getattr(node, "Get" + name)() for name in LAYERS} for node in found]
+
+
+def test_before_and_after(case):
     finish(case)
     case.ui.beforeButton.click()
-    assert composite.GetForegroundVolumeID() and composite.GetForegroundOpacity() == 1.0
+    assert all(view["ForegroundVolumeID"] and view["ForegroundOpacity"] == 1.0 for view in layers())
     case.ui.fadeSlider.value = 40
-    assert composite.GetForegroundOpacity() == pytest.approx(0.4) and not case.ui.beforeButton.checked
+    assert layers()[0]["ForegroundOpacity"] == pytest.approx(0.4) and not case.ui.beforeButton.checked
     case.panel.exit()
-    assert composite.GetForegroundVolumeID() is None and case.logic._before is None
+    assert layers()[0]["ForegroundVolumeID"] is None and case.logic._before is None
+
+
+@pytest.mark.parametrize("end", ["fade", "button", "exit", "undo"])
+def test_the_layers_that_the_user_had_come_back(case, end):
+    """A fused PET at 40 % and a label layer, linked, and another foreground in one of the views."""
+    import slicer
+
+    pet, label, other = (panel_case.addTumour(name)[0] for name in ("PET", "label", "other"))
+    slicer.util.setSliceViewerLayers(case.volume, pet, label, foregroundOpacity=0.4, labelOpacity=0.7)
+    red, yellow, _green = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    red.SetLinkedControl(True)
+    red.SetHotLinkedControl(True)
+    red.SetCompositing(red.Add)
+    yellow.SetForegroundVolumeID(other.GetID())
+    yellow.SetForegroundOpacity(0.1)
+    finish(case)
+    had = layers()
+    case.ui.beforeButton.click()
+    case.ui.fadeSlider.value = 30
+    assert layers() != had and layers()[0]["Compositing"] == red.Alpha
+    action = {"fade": lambda: setattr(case.ui.fadeSlider, "value", 0), "button": case.ui.beforeButton.click,
+              "exit": case.panel.exit, "undo": case.ui.undoButton.click}  # fmt: skip
+    if end == "button":
+        case.ui.beforeButton.click()  # from a fade to before, and back
+    action[end]()
+    assert layers() == had
 
 
 def test_keeping_results(case):
@@ -338,3 +373,21 @@ def test_without_any_model():
         volume, segmentation, _ = panel_case.addTumour()
         case.choose(volume, segmentation)
         assert "install one under Models" in case.ui.generateButton.toolTip
+
+
+def test_a_series_is_shown(case):
+    """Its browser is the tool bar's, and its volumes are in the views; neither happens by itself in Slicer."""
+    import slicer
+
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "lung1 series")
+    for value in ("1", "2"):
+        sequence.SetDataNodeAtValue(case.volume, value)
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
+    browser.AddSynchronizedSequenceNode(sequence)
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+    finish(case, sequenceNodes=(sequence,))
+    proxy = browser.GetProxyNode(sequence)
+    assert slicer.modules.sequences.activeBrowser is browser and slicer.modules.sequences.toolBarVisible
+    assert proxy is not None and proxy is not case.volume
+    assert {view["BackgroundVolumeID"] for view in layers()} == {proxy.GetID()}
+    assert case.ui.inputVolumeSelector.currentNode() is case.volume

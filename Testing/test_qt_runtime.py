@@ -120,3 +120,24 @@ def test_a_segment_selector_takes_the_first_segment():
         node.GetSegmentation().RemoveSegment("b")
         assert selector.currentSegmentID() == "a"
         selector.setMRMLScene(None)
+
+
+def test_a_segment_selector_with_none_waits_for_a_choice():
+    """As qMRMLSegmentSelectorWidget::populateSegmentCombobox: "None" is kept while nothing was chosen."""
+    import slicer
+
+    with panel_case.freshScene() as scene:
+        node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        for name in ("a", "b"):
+            node.GetSegmentation().AddEmptySegment(name, name)
+        selector = slicer.qMRMLSegmentSelectorWidget()
+        selector.noneEnabled = True
+        selector.setMRMLScene(scene)
+        seen = []
+        selector.connect("currentSegmentChanged(QString)", seen.append)
+        selector.setCurrentNode(node)
+        assert selector.currentSegmentID() == "" and not seen and selector.segmentIDs() == ["a", "b"]
+        selector.setCurrentSegmentID("b")
+        selector.setCurrentSegmentID("")
+        assert seen == ["b", ""] and selector.currentSegmentID() == ""
+        selector.setMRMLScene(None)

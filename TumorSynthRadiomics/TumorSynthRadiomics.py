@@ -1,6 +1,7 @@
 """Tumor Synth Radiomics: edit tumours in CT and MR by their radiomics features. Entry classes only; see TumorSynthSlicer."""
 
 import sys
+import unittest
 
 import slicer
 from slicer.i18n import tr as _
@@ -59,12 +60,19 @@ class TumorSynthRadiomicsWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = TumorSynthRadiomicsLogic()
         self.panel = Panel(uiWidget, self.logic)
+        self.panel.connectParameters()
+        if (
+            self.parent.visible
+        ):  # reloaded while the user looks at it, after which Slicer doesn't call `enter`
+            self.panel.enter()
 
     def enter(self):
-        self.panel.enter()
+        if self.panel is not None:
+            self.panel.enter()
 
     def exit(self):
-        self.panel.exit()
+        if self.panel is not None:
+            self.panel.exit()
 
     def cleanup(self):
         if self.panel is not None:
@@ -102,5 +110,8 @@ class TumorSynthRadiomicsTest(ScriptedLoadableModuleTest):
         for test in self_test.TESTS:
             self.setUp()
             self.delayDisplay(test.__doc__.splitlines()[0])
-            test(self)
+            try:
+                test(self)
+            except unittest.SkipTest as reason:  # no runner is there to take it for what it is
+                self.delayDisplay(_("Left out: {reason}").format(reason=reason))
         self.delayDisplay(_("Test passed"))

@@ -93,7 +93,11 @@ class Panel(VTKObservationMixin):
     def enter(self) -> None:
         """The user comes to the module."""
         self.active = True
-        self._connectParameters()
+        if self.parameters is None:
+            self.connectParameters()
+        else:
+            self._takeShownVolume()
+            self.parametersChanged()
 
     def exit(self) -> None:
         """The user goes to another module. An edit under way goes on."""
@@ -117,7 +121,8 @@ class Panel(VTKObservationMixin):
         self.preview.hide()
         self.result.hideBefore()
 
-    def _connectParameters(self) -> None:
+    def connectParameters(self) -> None:
+        """Show what the scene remembers, and follow it."""
         self._disconnectParameters()
         self.parameters = PanelParameters(self.logic.getParameterNode())
         self._takeShownVolume()
@@ -155,7 +160,7 @@ class Panel(VTKObservationMixin):
 
     def _onEndClose(self, caller, event) -> None:
         if self.active:
-            self._connectParameters()
+            self.connectParameters()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node) -> None:

@@ -8,6 +8,7 @@ from TumorSynthSlicer import panel_text
 from TumorSynthSlicer.panel_history import History
 from TumorSynthSlicer.panel_run import Run
 from TumorSynthSlicer.panel_tumour import DEVIATION, VARIANCE, withDeviation
+from TumorSynthSlicer.panel_views import Comparison, showSeries
 from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, setAvailable, setMessage
 
 REACHED = (
@@ -25,6 +26,7 @@ class ResultSection:
         self._panel, self._ui = panel, panel.ui
         self.run, self.history = Run(panel), History(panel)
         self._outcomes, self._compared, self._before = {}, "", None
+        self._comparison = Comparison()
         fitColumns(self._ui.resultTree)
         self._ui.beforeButton.connect("toggled(bool)", self._onBefore)
         self._ui.fadeSlider.connect("valueChanged(int)", self._onFade)
@@ -80,7 +82,9 @@ class ResultSection:
         parameters = self._panel.parameters
         if parameters is None:
             return
-        if outcome.volumeNode is not None and outcome.volumeNode is not parameters.inputVolume:
+        if outcome.sequenceNodes:
+            showSeries(outcome.sequenceNodes[0])
+        elif outcome.volumeNode is not None and outcome.volumeNode is not parameters.inputVolume:
             slicer.util.setSliceViewerLayers(background=outcome.volumeNode)
         elif outcome.segmentationNode is not None and outcome.segmentID:
             with slicer.util.NodeModify(parameters.parameterNode):
@@ -159,9 +163,9 @@ class ResultSection:
             with self._panel.reported(self._ui.outcomeLabel):
                 if self._compared != entry.id:
                     self._before, self._compared = self._panel.logic.beforeVolume(entry.id), entry.id
-                slicer.util.setSliceViewerLayers(foreground=self._before, foregroundOpacity=value / 100.0)
-        elif self._compared:
-            slicer.util.setSliceViewerLayers(foregroundOpacity=0.0)
+                self._comparison.show(self._before, value / 100.0)
+        else:
+            self._comparison.end()
         self._ui.beforeButton.blockSignals(True)
         self._ui.beforeButton.checked = value == 100
         self._ui.beforeButton.blockSignals(False)
@@ -172,7 +176,7 @@ class ResultSection:
             return
         self._compared, self._before = "", None
         self._ui.fadeSlider.setValue(0)
-        slicer.util.setSliceViewerLayers(foreground=None)
+        self._comparison.end()
         self._panel.logic.hideBefore()
 
     # Keeping
@@ -194,6 +198,7 @@ class ResultSection:
     def forget(self) -> None:
         """The scene is closed: nothing of it is left."""
         self._outcomes, self._compared, self._before = {}, "", None
+        self._comparison.forget()
         self._ui.fadeSlider.blockSignals(True)
         self._ui.fadeSlider.setValue(0)
         self._ui.fadeSlider.blockSignals(False)

@@ -58,7 +58,7 @@ class SegmentLink:
     def __init__(self, selector, owner, nodeName: str, segmentName: str):
         self._selector, self._owner = selector, owner
         self._nodeName, self._segmentName, self._updating = nodeName, segmentName, False
-        selector.connect("currentNodeChanged(vtkMRMLNode*)", self._onChanged)
+        selector.connect("currentNodeChanged(vtkMRMLNode*)", self._onNode)
         selector.connect("currentSegmentChanged(QString)", self._onChanged)
 
     def update(self) -> None:
@@ -77,6 +77,13 @@ class SegmentLink:
             self._updating = False
         if not segmentExists(node, segmentID):
             self._onChanged()  # the widget chose the first segment, or there is none any more
+
+    def _onNode(self, node) -> None:
+        """A segmentation was chosen: take its first segment, where the widget stays on None."""
+        ids = node.GetSegmentation().GetSegmentIDs() if node is not None and not self._updating else ()
+        if ids and self._selector.currentSegmentID() not in ids:
+            self._selector.setCurrentSegmentID(ids[0])
+        self._onChanged()
 
     def _onChanged(self, *unused) -> None:
         parameters = self._owner.parameters

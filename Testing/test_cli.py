@@ -120,6 +120,46 @@ def test_extract_with_settings(run, data, tmp_path):
     assert found["settings"]["binWidth"] == 10
 
 
+def test_extract_with_a_parameter_file(run, data, tmp_path):
+    settings, labels = tmp_path / "p.yaml", tmp_path / "labels.nrrd"
+    mask = sitk.ReadImage(str(data[1]))
+    sitk.WriteImage(sitk.Cast(mask != 0, sitk.sitkUInt8) * 2, str(labels))
+    settings.write_text(
+        "imageType: {Square: {binWidth: 5}, LBP2D: {}}\nfeatureClass: {shape: [VoxelVolume], glcm: [Contrast]}\n"
+        "setting: {label: 2}"
+    )
+    code, out, err = run("extract", data[0], labels, "--settings", settings, "--json")
+    found = json.loads(out)
+    assert code == 0 and list(found["features"]) == ["original_shape_VoxelVolume", "square_glcm_Contrast"]
+    assert found["image types"] == {"Square": {"binWidth": 5}}
+    assert len(err) == 1 and "LBP2D" in err[0]
+    assert "square_glcm_Contrast" in run("extract", data[0], labels, "--settings", settings)[1]
+    code, _, err = run("extract", *data, "--settings", settings)
+    assert code == 2 and "label 2" in err[-1]  # a mask of label 1
+    code, out, _ = run("extract", *data, "--settings", settings, "--label", "1", "--json")
+    assert code == 0 and json.loads(out)["features"] == found["features"]
+
+
+@pytest.mark.parametrize(
+    "kind, words, model", [("scaled", "binWidth", ()), ("constant", "one value", ("--model", "tiny"))]
+)
+def test_extract_says_one_grey_level(run, data, tmp_path, kind, words, model):
+    """An image scaled to 0…1 at the usual bin width, or a mask on a constant."""
+    image = sitk.ReadImage(str(data[0]))
+    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    if kind == "scaled":
+        array = (array - array.min()) / np.ptp(array)
+    else:
+        array[voxels(data[1]) > 0] = 40
+    changed = sitk.GetImageFromArray(array)
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, str(tmp_path / "changed.nrrd"))
+    code, _, err = run("extract", tmp_path / "changed.nrrd", data[1], *model)
+    assert code == 0
+    (line,) = [line for line in err if "one grey level" in line]
+    assert words in line
+
+
 def test_synthesize_writes_image_sidecar_and_report(run, data, tmp_path):
     out = tmp_path / "new" / "edited.nii.gz"
     report = tmp_path / "report"

@@ -1,11 +1,14 @@
 """Extraction settings: files, errors, round trip."""
 
 import json
+import os
 
 import pytest
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.radiomics.settings import Settings
+from TumorSynthLib.radiomics.parameter_file import MAX_BYTES
+from TumorSynthLib.radiomics.parameters import Parameters
+from TumorSynthLib.radiomics.settings import INTERPOLATORS, Settings
 
 PARAMETERS = """
 # An example with everything that pyradiomics' own examples use
@@ -35,7 +38,11 @@ setting:
 def test_reads_yaml(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(PARAMETERS)
-    assert Settings.from_file(path) == Settings(
+    found = Parameters.from_file(path)
+    assert found.classes[-1] == "original_glcm_Contrast" and len(found.classes) == 14 + 18 + 1
+    assert found.label == 2
+    assert [kind.name for kind in found.image_types] == ["Original"]
+    assert found.settings == Settings(
         normalize=True,
         normalizeScale=100,
         resampledPixelSpacing=(1, 1.5, 0),
@@ -49,7 +56,7 @@ def test_reads_yaml(tmp_path):
 def test_reads_json(tmp_path):
     path = tmp_path / "params.json"
     path.write_text(json.dumps({"setting": {"binCount": 32}}))
-    assert Settings.from_file(path) == Settings(binCount=32)
+    assert Parameters.from_file(path).settings == Settings(binCount=32)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,78 @@ def test_reads_json(tmp_path):
 def test_round_trip(settings, tmp_path):
     path = tmp_path / "params.json"
     path.write_text(settings.to_json())
-    assert Settings.from_file(path) == settings
+    assert Parameters.from_file(path).settings == settings
+
+
+@pytest.mark.parametrize("start", ["", "---\n", "\ufeff", "# first\n\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "imageType:\n  LoG: {sigma: [1.0, 3], binWidth: 10}\nsetting: {binWidth: 20, label: 3}\n",
+        "imageType:\n  LoG:\n    sigma:\n    - 1.0\n    - 3\n    binWidth: 10\nsetting:\n  binWidth: 20\n  label: 3",
+        "imageType: {LoG: {'sigma': [1.0,\n  3], # two\n  binWidth: 10}}\nsetting:\n    binWidth: 20\n    'label': 3\n",
+        '{"imageType": {"LoG": {"sigma": [1.0, 3], "binWidth": 10}}, "setting": {"binWidth": 20, "label": 3}}',
+    ],
+)
+def test_reads_any_form(tmp_path, start, text):
+    if text.startswith("{") and start.strip("\ufeff"):
+        pytest.skip("JSON has neither comments nor documents")
+    path = tmp_path / "params.yaml"
+    path.write_text(start + text, encoding="utf-8")
+    found = Parameters.from_file(path)
+    (kind,) = found.image_types
+    assert (kind.name, kind.options["sigma"], kind.settings.binWidth) == ("LoG", [1.0, 3], 10)
+    assert found.settings == Settings(binWidth=20, label=3) and found.label == 3
+
+
+@pytest.mark.parametrize(
+    "content", [{"imageType": {"Original": {}}}, {"featureClass": {"firstorder": None}}, {}]
+)
+def test_settings_may_be_missing(content):
+    found = Parameters.from_dict(content)
+    assert found.settings == Settings() and found.label is None
+
+
+@pytest.mark.parametrize("number, name", list(enumerate(INTERPOLATORS, 1)))
+def test_interpolators_by_number(number, name):
+    assert Settings(interpolator=number).interpolator == name
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"imageType": {"LBP3D": {}, "Original": {}}}, "LBP3D is left out"),
+        ({"imageType": {"LoG": {}}}, "needs 'sigma'"),
+        ({"imageType": {"Square": {"resampledPixelSpacing": [1, 1, 1]}}}, "no effect"),
+        ({"featureClass": {"shape2D": []}}, "shape2D is left out"),
+        ({"setting": {"force2D": True}}, "shape2D is left out"),
+        ({"featureClass": {"glcm": ["Contrast", "Homogeneity1"]}}, "Homogeneity1 is left out"),
+    ],
+)
+def test_says_what_is_left_out(content, words):
+    (note,) = Parameters.from_dict(content).notes
+    assert words in note
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"imageTypes": {}, "setting": {}}, "imageTypes"),
+        ({"imageType": {"Wavelets": {}}}, "Did you mean Wavelet"),
+        ({"imageType": {"Wavelet": {"level": 0}}}, "level"),
+        ({"imageType": {"LoG": {"sigma": [0]}}}, "sigma"),
+        ({"imageType": {"Square": {"label": 2}}}, "label"),
+        ({"imageType": {"Square": {"binwidth": 2}}}, "binWidth"),
+        ({"imageType": {"Square": {"binWidth": -2}}}, "binWidth"),
+        ({"imageType": ["Square"]}, "mapping"),
+        ({"featureClass": {"glcm": ["Kontrast"]}}, "Did you mean Contrast"),
+        ({"featureClass": {"glcmx": None}}, "glcmx"),
+        ({"featureClass": {"glcm": "Contrast"}}, "list of features"),
+    ],
+)
+def test_refuses_parameters(content, words):
+    with pytest.raises(InputError, match=words):
+        Parameters.from_dict(content)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +156,16 @@ def test_round_trip(settings, tmp_path):
         ({"distances": []}, "distances"),
         ({"distances": [0]}, "distances"),
         ({"label": 1.5}, "label"),
+        ({"label": 0}, "label"),
+        ({"interpolator": 11}, "interpolator"),
+        ({"interpolator": ["sitkLinear"]}, "interpolator"),
+        ({"interpolator": "sitkUInt8"}, "interpolator"),
+        ({"binWidth": 10**400}, "binWidth"),
+        ({"binCount": 10**9}, "binCount"),
+        ({"distances": [10**9]}, "distances"),
+        ({"padDistance": 10**400}, "padDistance"),
+        ({"normalize": "maybe"}, "normalize"),
+        ({"imageType": {"LoG": {"sigma": [1]}}}, "original images only"),
         ({"gldm_a": -1}, "gldm_a"),
         ({"setting": [1]}, "mapping"),
     ],
@@ -93,7 +181,13 @@ def test_refuses(values, words):
         ("setting:\n  binWidth 25", "line 2"),
         ("setting:\n\tbinWidth: 25", "tabs"),
         ('{"setting": ', "JSON"),
-        ("setting:\n  distances: [1,\n  2]", "line 2"),
+        ("setting:\n  distances: [1,\n  2", "line 2"),
+        ("setting:\n  distances: [1, 2]]", "line 2"),
+        ("setting:\n  binWidth: 20\n  binWidth: 25", "line 3.*twice"),
+        ('{"setting": {"binWidth": 20, "binWidth": 25}}', "twice"),
+        ('{"setting": {"binWidth": ' + "9" * 5000 + "}}", "JSON"),
+        ("setting:\n  binWidth: " + "[" * 500 + "]" * 500, "nested"),
+        ("{" * 100_000, "JSON"),
         ("- 1", "no settings"),
     ],
 )
@@ -101,12 +195,22 @@ def test_bad_file_names_the_place(tmp_path, text, words):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=words):
-        Settings.from_file(path)
+        Parameters.from_file(path)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match="nowhere"):
-        Settings.from_file(tmp_path / "nowhere.yaml")
+@pytest.mark.parametrize("make", ["nothing", "folder", "fifo", "large", "latin"])
+def test_no_plain_file(tmp_path, make):
+    path = tmp_path / "params.yaml"
+    if make == "folder":
+        path.mkdir()
+    elif make == "fifo":
+        os.mkfifo(path)
+    elif make == "large":
+        path.write_bytes(b" " * (MAX_BYTES + 1))
+    elif make == "latin":
+        path.write_bytes("setting:\n  name: Tumörgröße".encode("latin-1"))
+    with pytest.raises(InputError, match="params.yaml"):
+        Parameters.from_file(path)
 
 
 def test_written_settings_work_in_pyradiomics():

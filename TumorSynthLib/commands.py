@@ -26,7 +26,10 @@ def extract(args: argparse.Namespace) -> int:
     check_apart([args.out], [args.image, args.mask, args.settings])
     from TumorSynthLib.volume import read_image
 
-    bundle, settings = _extraction(args)
+    bundle, parameters = _extraction(args)
+    warnings = list(parameters.notes)
+    if args.label is None:
+        args.label = parameters.label
     volume = read_image(args.image)
     mask = painted_mask(args, volume, bundle)
     found: dict[str, Any] = {"features": None, "settings": None, "mask voxels": int(mask.sum())}
@@ -36,8 +39,9 @@ def extract(args: argparse.Namespace) -> int:
 
         editor = Editor(bundle).painting(args.region)
         modality = editor.modality(volume, args.modality)
-        found["features"] = editor.extract(volume, mask, modality)
-        settings, population = bundle.settings(modality), editor.population(modality)
+        found["features"] = editor.extract(volume, mask, modality, warn=warnings.append)
+        population = editor.population(modality)
+        found["settings"] = bundle.settings(modality).to_pyradiomics()
         unit = bundle.json["intensity"][modality].get("unit", "")
         found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
         found |= {"region": args.region} if args.region else {}
@@ -45,8 +49,12 @@ def extract(args: argparse.Namespace) -> int:
     else:
         from TumorSynthLib.radiomics.extract import extract_image
 
-        found["features"] = extract_image(volume, mask, settings)
-    found["settings"] = settings.to_pyradiomics()
+        found["features"] = extract_image(
+            volume, mask, parameters.settings, parameters.classes, parameters.image_types, warnings.append
+        )
+        found |= parameters.as_record()
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
     if args.out:
         with Staging() as staging:
             staging.file(args.out).write_text(as_json(found) + "\n", encoding="utf-8")
@@ -69,14 +77,14 @@ def painted_mask(args: argparse.Namespace, volume, bundle):
 
 
 def _extraction(args: argparse.Namespace):
-    """The bundle, or else the settings, to measure with."""
+    """The bundle, or None, and the parameters, to measure with."""
+    from TumorSynthLib.radiomics.parameters import Parameters
+
     if args.model:
         from TumorSynthLib.models import find
 
-        return find(args.model), None
-    from TumorSynthLib.radiomics.settings import Settings
-
-    return None, Settings.from_file(args.settings) if args.settings else Settings()
+        return find(args.model), Parameters()
+    return None, Parameters.from_file(args.settings) if args.settings else Parameters()
 
 
 def _percentiles(population, features: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ stops it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -101,17 +101,19 @@ class Editor:
         modality: str | None = None,
         classes=None,
         region: str | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> dict[str, float]:
         """Features on the model's grid with its settings, equal to pyradiomics' with `models params`.
 
         :param classes: see `radiomics.extract.extract`; None is all.
         :param region: of a labelmap, where the model paints several; None is all of them together.
+        :param warn: takes a sentence where the region has one grey level.
         """
         check_image(volume)
         mask = check_mask(parts(self.bundle, mask, region)[0], volume)
         modality = self.modality(volume, modality)
         region = Region.around(volume, mask, self.bundle.spacing)
-        return measured(region, region.native, self.bundle.settings(modality), classes)
+        return measured(region, region.native, self.bundle.settings(modality), classes, warn)
 
     def synthesize(
         self,

@@ -110,12 +110,18 @@ class Job:
         return measured(self.region, box, self.settings, classes)
 
 
-def measured(region: Region, native: np.ndarray, settings: Settings, classes) -> dict[str, float]:
-    """Exact features of a native box, as an extraction of the stored file finds them."""
+def measured(
+    region: Region,
+    native: np.ndarray,
+    settings: Settings,
+    classes,
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, float]:
+    """Exact features of a native box, as an extraction of the stored file finds them; `warn`: see `extract`."""
     values = region.measure(native, as_stored=True)
     dtype = region.volume.array.dtype
     values = values.astype(np.int64 if np.issubdtype(dtype, np.integer) else np.float64)
-    return extract(values, region.mask, region.spacing, settings, classes)
+    return extract(values, region.mask, region.spacing, settings, classes, warn)
 
 
 def short(name: str) -> str:

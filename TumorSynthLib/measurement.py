@@ -43,10 +43,10 @@ def _plain(volume: Volume, mask: np.ndarray) -> dict[str, Any]:
     from TumorSynthLib.radiomics.extract import extract_image
     from TumorSynthLib.radiomics.settings import Settings
 
-    warning = "no model suits this image: measured with pyradiomics' default settings, without percentiles"
-    features = extract_image(volume, mask, Settings())
+    warnings = ["no model suits this image: measured with pyradiomics' default settings, without percentiles"]
+    features = extract_image(volume, mask, Settings(), warn=warnings.append)
     return {
-        "features": features, "percentiles": {}, "model": "", "modality": "", "unit": "", "warnings": [warning],
+        "features": features, "percentiles": {}, "model": "", "modality": "", "unit": "", "warnings": warnings,
     }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) 
         warnings += suitability.check_fit(volume, mask, bundle)
     except InputError as error:
         warnings.append(f"{error}; it can be measured, but not edited")
-    features = _extracted(bundle, volume, mask, modality)
+    features = _extracted(bundle, volume, mask, modality, warnings.append)
     population = editor.population(modality)
     warnings += _unlike(bundle, population, features)
     return {
@@ -92,10 +92,10 @@ def _unlike(bundle, population, features: dict[str, float]) -> list[str]:
     ]
 
 
-def _extracted(bundle, volume: Volume, mask: np.ndarray, modality: str) -> dict[str, float]:
+def _extracted(bundle, volume: Volume, mask: np.ndarray, modality: str, warn) -> dict[str, float]:
     """As `Editor.extract`, without its refusal of images that don't look like the modality."""
     from TumorSynthLib.job import measured
     from TumorSynthLib.region import Region
 
     region = Region.around(volume, mask, bundle.spacing)
-    return measured(region, region.native, bundle.settings(modality), None)
+    return measured(region, region.native, bundle.settings(modality), None, warn)

@@ -1,16 +1,18 @@
-"""Exact extraction of radiomics features, equal to pyradiomics' for the original image."""
+"""Exact extraction of radiomics features, equal to pyradiomics', of an image and of filtered ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import InputError
 from . import matrices, texture_features
 from .discretise import Levels, discretise
+from .filters import ORIGINAL, Box, ImageType, filtered
 from .firstorder import firstorder
-from .preprocess import normalise, resample, resegment, same_grid
+from .preprocess import cropped, normalise, resample, resegment, same_grid
 from .settings import Settings
 from .shape_features import shape
 from .table import FEATURES
@@ -26,50 +28,43 @@ def extract(
     spacing: tuple[float, float, float],
     settings: Settings | None = None,
     classes: Iterable[str] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """Features of the masked region on the grid as given, named as in pyradiomics (`original_glcm_Contrast`).
 
     :param array: (D, H, W) = (z, y, x) intensities; integer types stay integers, as in pyradiomics.
     :param mask: (D, H, W) bool.
     :param spacing: (x, y, z) in mm.
-    :param settings: `normalize` and `resampledPixelSpacing` are for `extract_image` and have no effect here.
+    :param settings: `normalize`, `preCrop` and `resampledPixelSpacing` are for `extract_image` and have no effect here.
     :param classes: some of `CLASSES`, or names of single features; None is all. Shape has pyradiomics' 14
         features and Compactness1, Compactness2, SphericalDisproportion;
         `original_firstorder_StandardDeviation` comes only when it is named.
+    :param warn: takes a sentence where the region has one grey level, so that textures say nothing.
     :raises InputError: nothing to measure, or values that are not finite.
     """
     settings = settings or Settings()
-    wanted = _wanted(classes)
     array, mask = _check_arrays(array, mask)
-    spacing = _check_spacing(spacing)
-    region = mask
-    box = _box(mask, settings)
-    if settings.resegmentRange is not None:
-        _check_finite(array[mask])
-        region = resegment(array, mask, settings)
-        box = _box(region, settings)
-    values = array[box]
-    region, full = region[box], (region if settings.resegmentShape else mask)[box]
-    _check_finite(values[region])
-    levels = discretise(values, region, settings) if set(wanted) - {"shape"} else None
-    features = {}
-    for name, only in wanted.items():
-        found = _COMPUTE[name](values, full if name == "shape" else region, levels, spacing, settings)
-        features |= {
-            f"original_{name}_{short}": float(value) for short, value in found.items() if short in only
-        }
-    return features
+    place = _Place.of(array, mask, _check_spacing(spacing), settings)
+    return place.measure(_wanted(classes), [("original", array[place.box], settings)], warn)
 
 
 def extract_image(
-    volume, mask, settings: Settings | None = None, classes: Iterable[str] | None = None
+    volume,
+    mask,
+    settings: Settings | None = None,
+    classes: Iterable[str] | None = None,
+    image_types: Sequence[ImageType] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
-    """Features of a region of an image, normalised and resampled by the settings as in pyradiomics.
+    """Features of a region of an image, normalised, resampled and filtered by the settings as in pyradiomics.
 
     :param volume: `Volume` or SimpleITK image (3-D, one value per voxel).
     :param mask: bool array (D, H, W) on the grid of the image, or a SimpleITK labelmap, of which
         `settings.label` is taken. With resampling, or with `correctMask`, the labelmap may have another grid.
-    :raises InputError: as `extract`, or image and mask don't fit together.
+    :param classes: as in `extract`; those of `original_` stand for every image type, and shape for the mask alone.
+    :param image_types: the images to measure, each with its settings; None is the original one.
+    :param warn: takes a sentence on regions of one grey level, and on images that can't be made.
+    :raises InputError: as `extract`, or image and mask don't fit together, or a package for an image type is missing.
     """
     import SimpleITK as sitk
 
@@ -79,25 +74,99 @@ def extract_image(
         raise InputError(
             "The image must be 3-D with one value per voxel; this one is a series or has colours."
         )
-    region = _label_image(image, mask, settings)
+    image, region = _prepared(image, _label_image(image, mask, settings), settings)
+    array, mask = _check_arrays(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(region) != 0)
+    place = _Place.of(array, mask, image.GetSpacing(), settings)
+    images = (
+        (name, values, kind.settings)
+        for kind in image_types or (replace(ORIGINAL, settings=settings),)
+        for name, values in filtered(image, place.box, kind, warn or _silent)
+    )
+    return place.measure(_wanted(classes), images, warn)
+
+
+def _prepared(image, region, settings: Settings):
+    """SimpleITK image and 0/1 mask on one grid, as features are measured and filters applied."""
+    import SimpleITK as sitk
+
     if settings.normalize:
         image = normalise(image, settings)
     if settings.resampledPixelSpacing is not None and settings.interpolator is not None:
-        image, region = resample(image, region, settings)
-    elif not same_grid(image, region, settings.geometryTolerance):
+        return resample(image, region, settings)
+    if not same_grid(image, region, settings.geometryTolerance):
         if not settings.correctMask:
             raise InputError(
                 "Image and mask have different grids (size, spacing, origin or direction). "
                 "Resample the mask to the image, or set correctMask."
             )
         region = sitk.Resample(region, image, sitk.Transform(), sitk.sitkNearestNeighbor)
-    return extract(
-        sitk.GetArrayViewFromImage(image),
-        sitk.GetArrayViewFromImage(region) != 0,
-        image.GetSpacing(),
-        settings,
-        classes,
+    return cropped(image, region, settings.padDistance) if settings.preCrop else (image, region)
+
+
+def _silent(text: str) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where features are measured.
+
+    box: slices of the image's (D, H, W) array. region, full: (D, H, W) bool in the box, the voxels whose intensities count, and
+    those whose shape counts. spacing: (x, y, z) mm.
+    """
+
+    box: Box
+    region: np.ndarray
+    full: np.ndarray
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, array: np.ndarray, mask: np.ndarray, spacing, settings: Settings) -> _Place:
+        region, box = mask, _box(mask, settings)
+        _check_finite(array[box][mask[box]])
+        if settings.resegmentRange is not None:
+            region = resegment(array, mask, settings)
+            box = _box(region, settings)
+        return cls(box, region[box], (region if settings.resegmentShape else mask)[box], spacing)
+
+    def measure(
+        self,
+        wanted: dict[str, set[str]],
+        images: Iterable[tuple[str, np.ndarray, Settings]],
+        warn: Callable[[str], None] | None,
+    ) -> dict[str, float]:
+        """Features of images, each a name, (D, H, W) values in the box, and settings; the shape once."""
+        features, flat = {}, {}
+        if "shape" in wanted:
+            features |= _named("original_shape", shape(self.full, self.spacing), wanted["shape"])
+        texture = {name: only for name, only in wanted.items() if name != "shape"}
+        for image, values, settings in images if texture else ():
+            _check_finite(values[self.region], image)
+            levels = discretise(values, self.region, settings)
+            for name, only in texture.items():
+                found = _COMPUTE[name](values, self.region, levels, self.spacing, settings)
+                features |= _named(f"{image}_{name}", found, only)
+            if len(levels.gray) == 1:
+                flat[image] = (settings, np.ptp(values[self.region].astype(float)))
+        if flat and warn is not None:
+            warn(_flat_warning(flat))
+        return features
+
+
+def _flat_warning(flat: dict[str, tuple[Settings, float]]) -> str:
+    """What to say of images, by name, whose region has one grey level, with their settings and ranges of intensity."""
+    name, (settings, spread) = next(iter(flat.items()))
+    more = f" and {len(flat) - 1} more images" if len(flat) > 1 else ""
+    if spread == 0:
+        return f"the region has one value, so one grey level ({name}{more}): its textures say nothing; check mask and image"
+    return (
+        f"the region has one grey level at binWidth {settings.binWidth:g}, as its intensities span {spread:.3g} ({name}{more}): "
+        f"its textures say nothing; give a smaller binWidth in the settings, such as {spread / 32:.1g}"
     )
+
+
+def _named(prefix: str, found: dict[str, float], only: set[str]) -> dict[str, float]:
+    return {f"{prefix}_{short}": float(value) for short, value in found.items() if short in only}
 
 
 def _label_image(image, mask, settings: Settings):
@@ -157,10 +226,11 @@ def _check_spacing(spacing: tuple[float, float, float]) -> tuple[float, float, f
     return spacing
 
 
-def _check_finite(values: np.ndarray) -> None:
+def _check_finite(values: np.ndarray, image: str = "original") -> None:
     if not np.isfinite(values).all():
+        where = "" if image == "original" else f" in the {image} image, as the image has some around it"
         raise InputError(
-            "The region has voxels that are not finite (NaN or infinite). "
+            f"The region has voxels that are not finite (NaN or infinite){where}. "
             "Leave them out of the mask, or repair the image."
         )
 
@@ -230,12 +300,7 @@ def _ngtdm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str
     return texture_features.ngtdm_features(levels.counts, matrices.ngtdm(levels, settings), levels.gray)
 
 
-def _shape(array, mask, levels: Levels | None, spacing, settings: Settings) -> dict[str, float]:
-    return shape(mask, spacing)
-
-
 _COMPUTE = {
-    "shape": _shape,
     "firstorder": _firstorder,
     "glcm": _glcm,
     "glrlm": _glrlm,

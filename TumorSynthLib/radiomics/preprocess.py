@@ -7,6 +7,8 @@ import numpy as np
 from ..errors import InputError
 from .settings import Settings
 
+MAX_VOXELS = 2.5e8  # of a resampled region: half a metre at 0.8 mm
+
 
 def normalise(image, settings: Settings):
     """SimpleITK image with mean 0 and standard deviation `normalizeScale` over all its voxels.
@@ -54,7 +56,7 @@ def resample(image, mask, settings: Settings):
     `padDistance` voxels around it are kept. An axis with spacing 0, or in which the region has one slice,
     keeps its spacing. The image is interpolated by `interpolator`, the mask by nearest neighbour.
 
-    :raises InputError: the region reaches out of the image, or the interpolator is unknown.
+    :raises InputError: the region reaches out of the image, or the new grid has too many voxels.
     """
     import SimpleITK as sitk
 
@@ -63,20 +65,26 @@ def resample(image, mask, settings: Settings):
     wanted = np.array(settings.resampledPixelSpacing, float)
     new = np.where((wanted == 0) | (size == 1), old, wanted)
     if np.allclose(image.GetSpacing(), new):
-        return image, sitk.Resample(mask, image, sitk.Transform(), sitk.sitkNearestNeighbor)
+        mask = sitk.Resample(mask, image, sitk.Transform(), sitk.sitkNearestNeighbor)
+        return cropped(image, mask, settings.padDistance)
     ratio = old / new
     lower = np.maximum(np.floor((first - 0.5) * ratio - settings.padDistance), 0)
     upper = np.minimum(
         np.ceil((first + size - 0.5) * ratio + settings.padDistance),
         np.ceil(np.array(mask.GetSize()) * ratio) - 1,
     )
+    if np.prod(upper - lower + 1) > MAX_VOXELS:
+        raise InputError(
+            f"resampledPixelSpacing {' × '.join(f'{s:g}' for s in wanted)} mm gives the region "
+            f"{np.prod(upper - lower + 1):.2g} voxels, more than {MAX_VOXELS:.2g}. Give a larger one."
+        )
     start = 0.5 * (new - old) / old + lower / ratio  # continuous index in the mask's grid
     grid = sitk.ResampleImageFilter()
     grid.SetOutputSpacing(new.tolist())
     grid.SetOutputDirection(mask.GetDirection())
     grid.SetSize((upper - lower + 1).astype(int).tolist())
     grid.SetOutputOrigin(mask.TransformContinuousIndexToPhysicalPoint(start.tolist()))
-    grid.SetInterpolator(_interpolator(settings.interpolator))
+    grid.SetInterpolator(getattr(sitk, settings.interpolator))
     grid.SetOutputPixelType(image.GetPixelID())
     resampled = grid.Execute(image)
     grid.SetInterpolator(sitk.sitkNearestNeighbor)
@@ -84,19 +92,18 @@ def resample(image, mask, settings: Settings):
     return resampled, grid.Execute(mask)
 
 
-def _interpolator(name: str) -> int:
-    import SimpleITK as sitk
+def cropped(image, mask, padding: int):
+    """SimpleITK image and 0/1 mask of one grid, cut to the region and so many voxels around it."""
+    spans = _spans(mask)
+    box = tuple(
+        slice(max(int(s[0]) - padding, 0), min(int(s[-1]) + padding + 1, n))
+        for s, n in zip(spans, mask.GetSize())
+    )
+    return image[box], mask[box]
 
-    value = getattr(sitk, name, None) if name.startswith("sitk") else None
-    if not isinstance(value, int):
-        raise InputError(
-            f"Unknown interpolator '{name}'. Use sitkBSpline, sitkLinear or sitkNearestNeighbor."
-        )
-    return value
 
-
-def _region_box(image, mask) -> tuple[np.ndarray, np.ndarray]:
-    """First index and size (x, y, z) of the region, after the check that it lies within the image."""
+def _spans(mask) -> list[np.ndarray]:
+    """Indices (x, y, z) of a mask's columns, rows and slices that hold a part of it."""
     import SimpleITK as sitk
 
     used = sitk.GetArrayViewFromImage(mask) != 0
@@ -104,7 +111,12 @@ def _region_box(image, mask) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             "The mask is empty: no voxel is marked. Segment the tumour first, or check the label."
         )
-    spans = [np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != 2 - axis))) for axis in range(3)]
+    return [np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != 2 - axis))) for axis in range(3)]
+
+
+def _region_box(image, mask) -> tuple[np.ndarray, np.ndarray]:
+    """First index and size (x, y, z) of the region, after the check that it lies within the image."""
+    spans = _spans(mask)
     first = np.array([span[0] for span in spans])
     size = np.array([span[-1] - span[0] + 1 for span in spans])
     corners = [

@@ -7,14 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from math import isfinite
-from pathlib import Path
 
 from ..errors import InputError
 
 WEIGHTING_NORMS = (None, "manhattan", "euclidean", "infinity", "no_weighting")
 RESEGMENT_MODES = ("absolute", "relative", "sigma")
+#: pyradiomics' interpolators; a number counts them from 1, whatever numbers SimpleITK gives them.
+INTERPOLATORS = tuple(
+    "sitk" + name
+    for name in (
+        "NearestNeighbor",
+        "Linear",
+        "BSpline",
+        "Gaussian",
+        "LabelGaussian",
+        "HammingWindowedSinc",
+        "CosineWindowedSinc",
+        "WelchWindowedSinc",
+        "LanczosWindowedSinc",
+        "BlackmanWindowedSinc",
+    )
+)
 # Settings that pyradiomics knows and that change no value here: accepted in a file, not kept.
-WITHOUT_EFFECT = frozenset({"additionalInfo", "preCrop", "label_channel", "enableCExtensions", "voxelBatch"})
+WITHOUT_EFFECT = frozenset({"additionalInfo", "label_channel", "enableCExtensions", "voxelBatch"})
+MAX_DISTANCE = 50  # voxels; a matrix takes all directions up to it, whose number grows with its cube
+MAX_BINS = 2**16  # as many as a 16-bit image has values
+MAX_PADDING = 10_000  # voxels; more than any image has
+MAX_LABEL = 2**32 - 1  # of a labelmap, which pyradiomics reads as unsigned 32-bit numbers
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,7 @@ class Settings:
     resampledPixelSpacing: tuple[float, float, float] | None = None
     interpolator: str | None = "sitkBSpline"
     padDistance: int = 5
+    preCrop: bool = False
     normalize: bool = False
     normalizeScale: float = 1
     removeOutliers: float | None = None
@@ -56,6 +76,8 @@ class Settings:
             if isinstance(value, (int, float)):
                 value = (value,)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        if _is_whole(self.interpolator) and 1 <= self.interpolator <= len(INTERPOLATORS):
+            object.__setattr__(self, "interpolator", INTERPOLATORS[self.interpolator - 1])
         self._check()
 
     def _check(self) -> None:
@@ -67,24 +89,29 @@ class Settings:
         for name in ("removeOutliers", "geometryTolerance"):
             value = getattr(self, name)
             _require(value is None or (_is_number(value) and value > 0), name, "a number above 0", self)
-        for name, least in (("binCount", 1), ("minimumROISize", 0)):
-            value = getattr(self, name)
-            _require(
-                value is None or (_is_whole(value) and value >= least), name, f"an integer ≥ {least}", self
-            )
+        for name, least, most in (
+            ("binCount", 1, MAX_BINS),
+            ("minimumROISize", 0, MAX_LABEL),
+            ("label", 1, MAX_LABEL),
+            ("padDistance", 0, MAX_PADDING),
+        ):
+            value, optional = getattr(self, name), name in ("binCount", "minimumROISize")
+            good = (optional and value is None) or (_is_whole(value) and least <= value <= most)
+            _require(good, name, f"an integer from {least} to {most}", self)
+        for name in ("normalize", "preCrop", "resegmentShape", "symmetricalGLCM", "force2D", "correctMask"):
+            _require(isinstance(getattr(self, name), bool), name, "true or false", self)
         for name, allowed in (
+            ("interpolator", (None, *INTERPOLATORS)),
             ("minimumROIDimensions", (1, 2, 3)),
             ("force2Ddimension", (0, 1, 2)),
             ("weightingNorm", WEIGHTING_NORMS),
             ("resegmentMode", RESEGMENT_MODES),
         ):
-            _require(getattr(self, name) in allowed, name, f"one of {allowed}", self)
-        _require(_is_whole(self.label), "label", "an integer", self)
-        _require(_is_whole(self.padDistance) and self.padDistance >= 0, "padDistance", "an integer ≥ 0", self)
+            _require(getattr(self, name) in allowed, name, f"one of {', '.join(map(str, allowed))}", self)
         _require(
-            len(self.distances) > 0 and all(_is_whole(d) and d >= 1 for d in self.distances),
+            len(self.distances) > 0 and all(_is_whole(d) and 1 <= d <= MAX_DISTANCE for d in self.distances),
             "distances",
-            "integers ≥ 1",
+            f"integers from 1 to {MAX_DISTANCE}",
             self,
         )
         limits, spacing = self.resegmentRange, self.resampledPixelSpacing
@@ -103,52 +130,43 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Settings:
-        """Settings from pyradiomics' names, or from a whole parameter file with a `setting` section.
+        """Settings from pyradiomics' names, or from the section `setting` of a parameter file that measures original images.
 
-        :raises InputError: a setting is unknown or its value can't be used.
+        :raises InputError: a setting is unknown or its value can't be used, or there are image types (`Parameters` reads them).
         """
         if not isinstance(values, Mapping):
             raise InputError("The extraction settings must be a mapping of names to values.")
+        if set(values.get("imageType") or ()) - {"Original"}:
+            raise InputError("These extraction settings are for original images only: leave out 'imageType'.")
         values = values.get("setting", values) or {}
         if not isinstance(values, Mapping):
             raise InputError("The section 'setting' must be a mapping of names to values.")
         known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known and name not in WITHOUT_EFFECT:
-                near = get_close_matches(str(name), known, 3)
-                hint = f"Did you mean {', '.join(near)}?" if near else f"Known settings: {', '.join(known)}."
-                raise InputError(f"Unknown extraction setting '{name}'. {hint}")
+                raise unknown(name, known)
         try:
             return cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise InputError(f"An extraction setting has a value of the wrong kind: {error}.") from error
 
-    @classmethod
-    def from_file(cls, path: str | Path) -> Settings:
-        """Settings from a pyradiomics parameter file, YAML or JSON.
-
-        :raises InputError: the file can't be read or parsed, or a setting is unknown.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"Can't read the settings file {path}: {error}. Give a YAML or JSON file."
-            ) from error
-        from .parameter_file import parse  # only files need the parser
-
-        return cls.from_dict(parse(text, str(path)))
-
     def to_pyradiomics(self) -> dict:
         """The `setting` section of pyradiomics' parameter file that gives the same features."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-        optional = ("binCount", "weightingNorm", "geometryTolerance")
-        return {name: v for name, v in plain.items() if not (name in optional and v is None)}
+        optional = ("binCount", "weightingNorm", "geometryTolerance", "preCrop")
+        return {name: v for name, v in plain.items() if not (name in optional and v in (None, False))}
 
     def to_json(self) -> str:
         """One line of JSON that `from_dict(json.loads(...))` reads back."""
         return json.dumps(self.to_pyradiomics(), sort_keys=True)
+
+
+def unknown(name: object, known: list[str]) -> InputError:
+    """The error for a setting that doesn't exist, with the nearest that do."""
+    near = get_close_matches(str(name), known, 3)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Known settings: {', '.join(known)}."
+    return InputError(f"Unknown extraction setting '{str(name)[:60]}'. {hint}")
 
 
 def _is_whole(value: object) -> bool:
@@ -156,9 +174,16 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _require(good: bool, name: str, expected: str, settings: Settings) -> None:
     if not good:
-        raise InputError(f"Extraction setting {name} is {getattr(settings, name)!r}, but must be {expected}.")
+        found = repr(getattr(settings, name))
+        shown = found if len(found) <= 60 else f"{found[:57]}…"
+        raise InputError(f"Extraction setting {name} is {shown}, but must be {expected}.")

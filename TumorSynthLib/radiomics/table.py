@@ -239,8 +239,12 @@ def resolve(name: str) -> tuple[str, float]:
 
 
 def unit_of(name: str, intensity: str = "") -> str:
-    """Unit of a feature for an image whose intensities have the unit `intensity` ('HU', or '' for none)."""
-    unit = FEATURES[name].unit
-    if intensity:
+    """Unit of a feature for an image whose intensities have the unit `intensity` ('HU', or '' for none).
+
+    Filtered images (`wavelet-LLH_glcm_Contrast`) have grey values without a unit.
+    """
+    image, _, feature = name.partition("_")
+    unit = FEATURES[f"original_{feature}"].unit
+    if intensity and image == "original":
         return unit.replace("intensity", intensity)
     return unit if "intensity" not in unit else unit.replace("intensity", "grey value")

@@ -14,7 +14,7 @@ TRAINING = sorted((ROOT / "Training").rglob("*.py"))
 TESTS = sorted((ROOT / "Testing").rglob("*.py"))
 
 REQUIRED = {"numpy", "scipy", "SimpleITK", "torch", "safetensors"}
-OPTIONAL = {"monai", "einops", "certifi"}  # used where they are installed
+OPTIONAL = {"monai", "einops", "certifi", "pywt", "distributed"}  # used where they are installed
 HEAVY = ("torch", "monai", "scipy", "SimpleITK", "einops", "safetensors")
 SLICER = {"slicer", "qt", "vtk", "ctk", "mrml", "PythonQt", "vtkmodules"}
 

@@ -180,13 +180,17 @@ class PatchNet(nn.Module):
         return self.out(self.drop(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)))[:, 0]
 
 
-def patches(array: np.ndarray, mask: np.ndarray, seed: int, mapped) -> np.ndarray:
-    """(PATCHES, 4, PATCH, PATCH) at random voxels of the mask, half of them at its border; same seed, same places."""
+def patches(array: np.ndarray, mask: np.ndarray, seed: int, mapped, shown=None) -> np.ndarray:
+    """(PATCHES, 4, PATCH, PATCH) at random voxels of the mask, half of them at its border; same seed, same places.
+
+    :param shown: the mask whose border is meant and that the network sees, where `mask` reaches beyond it; None is `mask`.
+    """
     rng, half = np.random.default_rng(seed), PATCH // 2
-    edge = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    shown = mask if shown is None else shown
+    edge = np.argwhere(shown & ~ndimage.binary_erosion(shown))
     every = np.argwhere(mask)
     x = np.pad(mapped(array), ((1, 1), (half, half), (half, half)), mode="edge")
-    m = np.pad(mask.astype(np.float32), ((1, 1), (half, half), (half, half)))
+    m = np.pad(shown.astype(np.float32), ((1, 1), (half, half), (half, half)))
     out = []
     for k in range(PATCHES):
         pool = edge if k % 2 else every

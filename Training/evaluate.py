@@ -29,6 +29,8 @@ texture has these parts (`--parts`, all by default):
     believable   detectors of synthetic tumours, Fréchet Radiomics Distance, distance of arrangement
     copies       nearest training patch (needs --prepared, the folder that the model was trained on)
 removal: holes of real tumour shapes are cut into healthy places and filled; codec: what survives a round trip.
+place: every kind of edit beside untouched places, for numbers, detectors and readers (`judge.py`, with options of its own);
+shape: asked and reached shapes (`shape_scoring.py`).
 """
 
 from __future__ import annotations
@@ -481,6 +483,10 @@ def main():
         import shape_scoring
 
         return shape_scoring.main(sys.argv[2:])
+    if sys.argv[1:2] == ["place"]:
+        import judge
+
+        return judge.main(sys.argv[2:])
     try:
         measured(parse())
     except TumorSynthError as error:

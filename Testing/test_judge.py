@@ -1,0 +1,278 @@
+"""The judge: places, edits through the public editor, detectors with folds by patient, and the whole command on made-up cases."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_bundle import tiny_bundle
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Training"))
+pytest.importorskip("evaluate", reason="the training extra is not installed")
+pytest.importorskip("sklearn", reason="the training extra is not installed")
+import detectors
+import judge
+import judge_detectors
+import judge_edits
+import judge_pictures
+import judged_cases
+from training_case import call, one_thread, tree  # noqa: F401
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.volume import Volume
+
+PATIENTS = 5
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> Path:
+    return tree(tmp_path_factory.mktemp("judged") / "val", PATIENTS, ("CT",))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("model") / "tiny", network=True).folder
+
+
+# Whom, and where
+
+
+def test_twenty_patients_of_each_data_set_judge():
+    parts = json.loads(judged_cases.LIST.read_text())["patients"]
+    assert {name: len(part) for name, part in parts.items()} == {"sts": 20, "nsclc_ct": 20, "lidc_ct": 20}
+    assert len(judged_cases.reserved()) == 60
+
+
+def test_those_who_judge_are_apart_from_those_to_choose_on(cases, monkeypatch):
+    monkeypatch.setattr(judged_cases, "reserved", lambda: {"STS_001", "STS_003"})
+    judging = judged_cases.judged(cases, ("CT",))
+    choosing = judged_cases.judged(cases, ("CT",), choosing=True)
+    assert {c.patient for c in judging} == {"STS_001", "STS_003"}
+    assert {c.patient for c in choosing} == {"STS_000", "STS_002", "STS_004"}
+    assert (
+        judged_cases.judged(cases, ("CT",), 1)[0].patient == judged_cases.in_turn(["STS_001", "STS_003"])[0]
+    )
+    monkeypatch.setattr(judged_cases, "reserved", lambda: {"somebody"})
+    assert len(judged_cases.judged(cases, ("CT",))) == PATIENTS  # held-back patients: all of them
+    with pytest.raises(InputError, match="no images of MR"):
+        judged_cases.judged(cases, ("MR",))
+
+
+def test_a_hole_lies_in_free_tissue_and_is_the_same_again():
+    free = np.zeros((8, 30, 30), bool)
+    free[2:7, 5:20, 6:25] = True
+    shape = np.ones((3, 6, 6), bool)
+    first, second = (judged_cases.laid(shape, free, np.random.default_rng(4)) for _ in range(2))
+    assert first.sum() == shape.sum() and (first & free).sum() >= 0.97 * shape.sum()
+    assert (first == second).all()
+    assert judged_cases.laid(np.ones((3, 20, 20), bool), free, np.random.default_rng(4)) is None
+
+
+def test_healthy_places_keep_away_from_tumour_and_border(cases):
+    places = judged_cases.load(judged_cases.judged(cases, ("CT",)), lung=False)
+    assert all(0 < p.scale <= 1 for p in places if p.hole is not None)
+    found = [p for p in places if p.hole is not None]
+    assert found
+    for place in found:
+        assert not (place.hole & place.mask).any()
+        assert place.hole[1:-1, 4:-4, 4:-4].sum() >= 0.97 * place.hole.sum()
+
+
+# Detectors
+
+
+def made_up(patients=8, smooth=True):
+    """Looks at noise, untouched and with a smoother half inside."""
+    looks = []
+    for i in range(patients):
+        rng = np.random.default_rng(i)
+        image = rng.normal(0, 10, (5, 48, 48))
+        mask = np.zeros(image.shape, bool)
+        mask[1:4, 14:34, 14:34] = True
+        made = np.where(mask, rng.normal(0, 4 if smooth else 10, image.shape), image)
+        for array, edited in ((image, False), (made, True)):
+            of = {"made": edited, "case": i, "patient": f"p{i}", "lender": f"p{i}"}
+            numbers = {"grain": 0.4 + 0.01 * i if edited and smooth else 1.0 + 0.01 * i}
+            looks.append(judge_detectors.look(array, mask, (1.0, 1.0, 1.0), numbers=numbers, **of))
+    return looks
+
+
+QUICK = judge_detectors.DetectorConfig(each=12, repeats=1, network_steps=0)
+
+
+def test_detectors_tell_a_smooth_filling_and_name_what_they_saw():
+    found = judge_detectors.detect(made_up(), lung=True, config=QUICK)
+    assert found["trees"]["auc"] > 0.9 and found["numbers"]["auc"] > 0.9
+    name, value = next(iter(found["seen"].items()))
+    assert name in judge_detectors.FEATURES and value < 0.1  # less power, or less grain
+    assert found["untouched"] == found["made"] == found["patients"] == 8
+    assert found["numbers"]["each"]["grain"] == 0
+
+
+def test_detectors_tell_nothing_of_untouched_places():
+    found = judge_detectors.detect(made_up(smooth=False), lung=True, config=QUICK)
+    assert 0.3 < found["trees"]["auc"] < 0.7
+
+
+def test_nobody_judges_a_patient_that_a_detector_learned_from(monkeypatch):
+    looks, seen = made_up(), []
+    patients = np.array([v.patient for v in looks])
+    monkeypatch.setattr(
+        judge_detectors,
+        "number_scores",
+        lambda x, y, parts, seed: seen.extend(parts) or np.full(len(y), 0.5),
+    )
+    judge_detectors.detect(looks, lung=True, config=QUICK)
+    assert len(seen) == QUICK.folds
+    for train, test in seen:
+        assert train.any() and test.any() and not set(patients[train]) & set(patients[test])
+
+
+def test_pairs_are_cut_at_the_same_voxels():
+    looks = made_up(4)
+    x, of = judge_detectors.rows_of(looks[:1] + looks[:1], 10, 0)
+    assert (x[of == 0] == x[of == 1]).all()
+
+
+def test_rank_auc_is_the_share_of_pairs_in_order():
+    score, made = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])
+    assert judge_detectors.rank_auc(score, made) == pytest.approx(detectors.auc(score, made)) == 0.75
+    assert judge_detectors.rank_auc(np.zeros(4), made) == 0.5
+
+
+def test_patch_features_have_their_names_and_hands():
+    rng = np.random.default_rng(0)
+    patches = rng.normal(0, 5, (40, 3, 14, 14))
+    patches[:, 2] = patches[:, 1]  # the slice above is the middle one again
+    patches[:, 1] += 20 * np.sin(np.arange(14) * np.pi / 2)  # a wave along x, .25 cycles a voxel
+    patches[:, 2] += 20 * np.sin(np.arange(14) * np.pi / 2)
+    found = dict(zip(judge_detectors.NAMES, judge_detectors.patch_features(patches).mean(0)))
+    assert found["slice above"] == pytest.approx(1) and found["slice below"] < 0.3
+    assert found["power along x / y"] > 2
+    assert found["power 0.15-0.25"] > found["power 0.25-0.35"] > found["power 0.45-0.51"]
+
+
+# Edits
+
+
+def test_an_engine_that_edits_do_not_have_is_refused():
+    with pytest.raises(InputError, match="--engine"):
+        judge_edits.Maker(editor=None, places=[], engine="magic")
+    judge_edits.Maker(
+        editor=None, places=[], engine="bridge"
+    )  # today's has that name whether there is a choice or not
+
+
+def test_samples_come_back_from_disk_as_they_were(tmp_path):
+    mask = np.zeros((4, 5, 6), bool)
+    mask[1:3, 2:4, 1:5] = True
+    box = (slice(1, 3), slice(2, 4), slice(1, 5))
+    sample = judge_edits.Sample(box, np.arange(16).reshape(2, 2, 4), mask, 1.5, {"feature": "x"})
+    judge_edits.write_sample(tmp_path / "a.npz", sample)
+    again = judge_edits.read_sample(tmp_path / "a.npz", None)
+    assert again.box == box and (again.values == sample.values).all() and (again.mask == mask).all()
+    assert again.seconds == 1.5 and again.facts == {"feature": "x"}
+
+
+def test_sliders_ask_by_turns_one_sd_up_or_down_within_what_texture_can_have(cases):
+    places = judged_cases.load(judged_cases.judged(cases, ("CT",)), lung=False)
+    names = tuple(judge_edits.SLIDERS)
+    own = dict(zip(names, (10.0, 400.0, 0.9, 4.0, 50.0)))
+    population = SimpleNamespace(names=names, std=np.array([3.0, 900.0, 0.2, 0.5, 30.0]))
+    editor = SimpleNamespace(extract=lambda *_: own, population=lambda _: population)
+    maker = judge_edits.Maker(editor, places * 5)
+    up, down = ([maker._slid(i, sign) for i in range(5)] for sign in (1, -1))
+    assert dict(up) == dict(
+        zip(names, (13.0, 800.0, 0.96, 4.5, 80.0))
+    )  # variance at most doubled, correlation below .96
+    assert dict(down) == dict(zip(names, (7.0, 200.0, 0.7, 3.5, 20.0)))
+    assert all(a[0] != b[0] for a, b in zip(up, down))
+
+
+def test_an_edit_is_measured_beside_the_tumour_that_was_there(cases):
+    place = judged_cases.load(judged_cases.judged(cases, ("CT",)), lung=False)[0]
+    whole = tuple(slice(0, n) for n in place.mask.shape)
+    doubled = place.volume.array.copy()
+    mean = doubled[place.mask].mean()
+    doubled[place.mask] = (mean + 2 * (doubled[place.mask] - mean)).astype(doubled.dtype)
+    found = judge.compared(place, "slider+", judge_edits.Sample(whole, doubled, place.mask, 0.0))
+    row = {"made": found["made"], "control": found["control"]}
+    assert judge.off(row, "grain") == pytest.approx(2, abs=0.05)
+    assert judge.off(row, "pattern") == pytest.approx(0, abs=0.01)
+    facts = {"asked": {"a": 1.0, "b": 2.0}, "reached": {"a": 1.04, "b": 2.5}, "spread": {"a": 1.0, "b": 0.5}}
+    assert judge.reach(facts, SimpleNamespace(names=())) == {"within": 0.5, "farthest": 1.0}
+
+
+# Statistics and pictures
+
+
+def test_numbers_stand_beside_their_control():
+    rows = [
+        {
+            "case": f"c{i}", "patient": f"p{i}", "seconds": 1.0, "voxels": 9, "extent_mm": 4.0, "picture": f"{i}.png",
+            "made": {"grain": 0.5 * (i + 1), "lag_slice": 0.1 * i}, "control": {"grain": 1.0, "lag_slice": 0.0},
+            "reach": {"within": i / 4, "farthest": float(i)},
+        }
+        for i in range(5)
+    ]  # fmt: skip
+    found = judge.summary(rows)
+    grain = found["numbers"]["grain"]
+    assert (grain["made"], grain["control"], grain["median"]) == (1.5, 1.0, 1.5)
+    assert grain["interval"][0] <= 1.5 <= grain["interval"][1]
+    assert grain["worst"] == {
+        "value": 2.5,
+        "case": "c4",
+        "picture": "4.png",
+    }  # x 2.5 is farther off than x .5
+    assert found["numbers"]["lag_slice"]["median"] == pytest.approx(
+        0.2
+    )  # by difference: a ratio to 0 says nothing
+    assert found["reach"]["within"] == 0.5 and found["reach"]["worst"]["case"] == "c4"
+
+
+def test_planes_go_through_the_middle_of_the_mask():
+    array = np.zeros((20, 40, 40), np.int16)
+    array[10, 20, 20] = 240
+    mask = np.zeros(array.shape, bool)
+    mask[9:12, 19:22, 19:22] = True
+    volume = Volume(array, (1.0, 1.0, 2.0))
+    picture = judge_pictures.planes(array, volume, mask, 15.0, (-160.0, 240.0))
+    side, step = judge_pictures.SIDE, judge_pictures.SIDE + judge_pictures.GAP
+    assert picture.shape == (side, 2 * step + side)
+    for k in range(3):
+        plane = picture[:, k * step : k * step + side]
+        row, column = np.unravel_index(plane.argmax(), plane.shape)
+        assert abs(row - side / 2) < 16 and abs(column - side / 2) < 16
+
+
+# The whole command
+
+
+def test_the_command_judges_every_engine_alike(cases, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(judged_cases, "reserved", set)
+    monkeypatch.setattr(judge, "DETECTORS", QUICK)
+    folders = ["--data", str(cases), "--out", str(tmp_path / "pictures"), "--cache", str(tmp_path / "cache")]
+    arguments = ["--model", str(model), *folders, "--json", str(tmp_path / "out.json"), "--quick"]
+    judge.main([*arguments, "--engine", "bridge", "--edits", "removed", "hidden"])
+    out = json.loads((tmp_path / "out.json").read_text())
+    assert out["task"] == "place" and out["engine"] == "bridge" and "--edits removed hidden" in out["command"]
+    hidden = out["results"]["CT hidden"]
+    assert hidden["places"] == PATIENTS and hidden["detectors"]["trees"]["auc"] > 0
+    assert (tmp_path / "pictures" / hidden["numbers"]["power"]["worst"]["picture"]).exists()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*.npz")}
+    judge.main([*arguments, "--engine", "bridge", "--edits", "hidden", "--update"])
+    assert {
+        p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*.npz")
+    } == before  # none made twice
+    again = json.loads((tmp_path / "out.json").read_text())
+    assert again["results"]["CT hidden"]["numbers"] == hidden["numbers"] and "CT removed" in again["results"]
+
+
+def test_clear_errors(cases, model, tmp_path):
+    arguments = ["--model", str(model), "--json", str(tmp_path / "o.json")]
+    with pytest.raises(SystemExit, match="has no images of"):
+        judge.main([*arguments, "--data", str(tmp_path)])
+    with pytest.raises(SystemExit, match="--update: can't read"):
+        judge.main([*arguments, "--data", str(cases), "--update"])

@@ -1,0 +1,248 @@
+"""The edits that are judged, made through the public `Editor`, and kept on disk: the same for every engine.
+
+hidden    a healthy place is filled as if a tumour had been there: what was there is known
+removed   the tumour is removed
+slider+, slider-   one feature of the tumour, one standard deviation up or down; which one goes by turns through the cases
+own       the tumour is asked for with all its own features
+donor     with the texture of another patient's tumour
+grown, shrunk      to 1.5 and .6 of its volume
+moved     to another place in the body, or in the lung
+inserted  a new tumour at the healthy place, of that place's volume; nothing else is asked
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import common
+import numpy as np
+from arms import request_of
+from judged_cases import Place, allowed
+from scipy import ndimage
+
+from TumorSynthLib.editor import Editor, EditRequest
+from TumorSynthLib.errors import InputError
+
+EDITS = ("hidden", "removed", "slider+", "slider-", "own", "donor", "grown", "shrunk", "moved", "inserted")
+HEALTHY = ("hidden", "removed")  # judged as healthy tissue; the others as tumours
+SAME_MASK = ("slider+", "slider-", "own", "donor")
+SIZES = {"grown": 1.5, "shrunk": 0.6}
+#: Asked of sliders in turn, within these shares of the own value: texture is at most halved or doubled.
+SLIDERS = {
+    "original_glcm_Contrast": (0.5, 2.0),
+    "original_firstorder_Variance": (0.5, 2.0),
+    "original_glcm_Correlation": (0.0, 10.0),
+    "original_firstorder_Entropy": (0.5, 2.0),
+    "original_firstorder_Mean": (-np.inf, np.inf),
+}
+CORRELATION = (0.05, 0.96)
+FARTHEST_MM, NEAREST_MM = 40.0, 10.0  # how far tumours are moved
+
+
+@dataclass(eq=False)
+class Sample:
+    """One edit of one place: the box of voxels that changed, the tumour's (or hole's) mask after it, and what was reached."""
+
+    box: tuple[slice, slice, slice]
+    values: np.ndarray
+    mask: np.ndarray
+    seconds: float
+    facts: dict = field(default_factory=dict)  # asked, reached, spread, lender, feature
+
+    def image(self, place: Place) -> np.ndarray:
+        array = place.volume.array.copy()
+        array[self.box] = self.values
+        return array
+
+
+@dataclass(eq=False)
+class Maker:
+    """Makes edits of places by one engine.
+
+    :param engine, strength: passed on where they aren't None.
+    :param kept: folder for samples; None keeps none. A sample of other code is never used.
+    """
+
+    editor: Editor
+    places: list[Place]
+    engine: str | None = None
+    strength: float | None = None
+    seed: int = 0
+    kept: Path | None = None
+    refused: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        known = {f.name for f in dataclasses.fields(EditRequest)}
+        for name in ("engine", "strength"):
+            value = getattr(self, name)
+            if value is not None and name not in known and (name, value) != ("engine", "bridge"):
+                raise InputError(f"--{name}: edits of this version have none; leave it out")
+        self.known = known
+        if self.kept:
+            self.kept.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def code(self) -> str:
+        return library_hash()
+
+    def made(self, i: int, edit: str) -> Sample | None:
+        """The edit of place i; None where it can't be made there: the reason is in `refused`."""
+        place = self.places[i]
+        path = self.kept / f"{self._name(i, edit)}.npz" if self.kept else None
+        if path and path.exists():
+            return read_sample(path, place)
+        try:
+            sample = self._make(i, edit)
+        except InputError as error:
+            self.refused.append(f"{place.key} {edit}: {error}")
+            return None
+        if path:
+            write_sample(path, sample)
+        return sample
+
+    def _name(self, i: int, edit: str) -> str:
+        place = self.places[i]
+        of = [
+            self.editor.bundle.sha256,
+            self.code,
+            place.key,
+            edit,
+            self.engine,
+            self.strength,
+            self.seed,
+            place.scale,
+            i,
+        ]
+        digest = hashlib.sha256(json.dumps(of).encode())
+        digest.update(place.hole.tobytes() if place.hole is not None else b"")
+        stem = f"{place.case.id}_{place.case.modality}_{edit}_{self.engine or 'default'}"
+        return f"{stem}_{digest.hexdigest()[:16]}"
+
+    def _wish(self, place: Place, **options) -> EditRequest:
+        own = {"engine": self.engine, "strength": self.strength}
+        own = {n: v for n, v in own.items() if v is not None and n in self.known}
+        return EditRequest(modality=place.case.modality, seed=self.seed, **own, **options)
+
+    def _make(self, i: int, edit: str) -> Sample:
+        place = self.places[i]
+        volume, mask, facts = place.volume, place.mask, {}
+        if edit in ("hidden", "inserted") and place.hole is None:
+            raise InputError("no healthy place is large enough")
+        run, target, request, facts = self._planned(i, edit)
+        start = time.perf_counter()
+        result = run(volume, target, request) if target is not None else run(volume, request)
+        seconds = time.perf_counter() - start
+        after = place.hole if edit == "hidden" else mask if edit == "removed" else result.mask
+        changed = result.volume.array != volume.array
+        box = ndimage.find_objects((changed | after).astype(np.uint8))[0]
+        if edit not in HEALTHY:
+            wanted = result.asked or {n: result.before[n] for n in request_of(result.before)}
+            facts |= {"asked": wanted, "reached": {n: result.reached[n] for n in wanted}}
+            facts |= {"spread": {n: result.spread[n] for n in wanted if n in result.spread}}
+        return Sample(box, result.volume.array[box].copy(), after, seconds, facts)
+
+    def _planned(self, i: int, edit: str):
+        """The editor's method, the mask it is given (None: none), the request, and what is to be kept of it."""
+        place, editor = self.places[i], self.editor
+        if edit in HEALTHY:
+            avoid = {"avoid": place.mask} if edit == "hidden" and "avoid" in self.known else {}
+            target = place.hole if edit == "hidden" else place.mask
+            return editor.remove, target, self._wish(place, **avoid), {}
+        if edit.startswith("slider"):
+            name, value = self._slid(i, 1 if edit.endswith("+") else -1)
+            return editor.synthesize, place.mask, self._wish(place, features={name: value}), {"feature": name}
+        if edit == "own":
+            own = request_of(editor.extract(place.volume, place.mask, place.case.modality))
+            return editor.synthesize, place.mask, self._wish(place, features=own), {}
+        if edit == "donor":
+            lender = self._mate(i)
+            wish = self._wish(place, donor=(lender.volume, lender.mask))
+            return editor.retexture, place.mask, wish, {"lender": lender.case.patient}
+        if edit in SIZES:
+            ml = SIZES[edit] * place.volume.volume_of(place.mask) / 1000
+            return editor.reshape, place.mask, self._wish(place, features={"volume_ml": ml}), {}
+        if edit == "moved":
+            return editor.move, place.mask, self._wish(place, to=self._target(place), nearest=True), {}
+        centre = tuple(place.volume.points(np.argwhere(place.hole).mean(0)[None, ::-1])[0].tolist())
+        ml = place.volume.volume_of(place.hole) / 1000
+        wish = self._wish(place, at=centre, nearest=True, features={"volume_ml": ml})
+        return editor.insert, None, wish, {}
+
+    def _slid(self, i: int, sign: int) -> tuple[str, float]:
+        """Which feature a slider asks in place i, and its value: one population's sd off the tumour's own."""
+        place = self.places[i]
+        turn = sum(p.case.modality == place.case.modality for p in self.places[:i])
+        name = list(SLIDERS)[(turn + (sign < 0)) % len(SLIDERS)]
+        own = self.editor.extract(place.volume, place.mask, place.case.modality)[name]
+        population = self.editor.population(place.case.modality)
+        sd = float(population.std[population.names.index(name)])
+        low, high = (own * v if np.isfinite(v) else v for v in SLIDERS[name])
+        if name.endswith("Correlation"):
+            low, high = CORRELATION
+        return name, float(np.clip(own + sign * sd, low, high))
+
+    def _mate(self, i: int) -> Place:
+        """The patient after this one whose tumour lends its texture."""
+        place = self.places[i]
+        later = [*self.places[i + 1 :], *self.places[:i]]
+        mates = [
+            p
+            for p in later
+            if p.case.modality == place.case.modality and p.case.patient != place.case.patient
+        ]
+        if not mates:
+            raise InputError("a donor's edit needs another patient")
+        return mates[0]
+
+    def _target(self, place: Place) -> tuple[float, float, float]:
+        """Where a tumour is moved to, (x, y, z) LPS mm: a random one of the deepest healthy points 10 to 40 mm off."""
+        centre = np.argwhere(place.mask).mean(0)
+        free = allowed(place)
+        free |= ndimage.binary_dilation(
+            place.mask, iterations=8
+        )  # it leaves its place, with the margin kept around it
+        depth = ndimage.distance_transform_edt(np.pad(free, 1), place.spacing)[1:-1, 1:-1, 1:-1]
+        at = np.argwhere(free)
+        off = np.sqrt((((at - centre) * np.array(place.spacing)) ** 2).sum(1))
+        at = at[(off > NEAREST_MM) & (off < FARTHEST_MM)]
+        if not len(at):
+            raise InputError("there is no healthy place to move it to")
+        deep = depth[tuple(at.T)]
+        at = at[deep >= np.percentile(deep, 80)]
+        rng = np.random.default_rng([self.seed, *place.key.encode()])
+        return tuple(place.volume.points(at[rng.integers(len(at))][None, ::-1].astype(float))[0].tolist())
+
+
+def library_hash() -> str:
+    """Of the library's code: a sample of other code is made anew."""
+    root, digest = Path(common.__file__).resolve().parents[1] / "TumorSynthLib", hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_sample(path: Path, sample: Sample):
+    """A sample on disk, whole or not at all."""
+    part = path.with_suffix(".part.npz")
+    box = np.array([[s.start, s.stop] for s in sample.box])
+    facts = json.dumps(sample.facts | {"seconds": sample.seconds})
+    shape = np.array(sample.mask.shape)
+    np.savez_compressed(
+        part, box=box, values=sample.values, mask=np.packbits(sample.mask), shape=shape, facts=facts
+    )
+    part.replace(path)
+
+
+def read_sample(path: Path, place: Place) -> Sample:
+    with np.load(path) as f:
+        facts = json.loads(str(f["facts"]))
+        box = tuple(slice(int(a), int(b)) for a, b in f["box"])
+        shape = tuple(f["shape"])
+        mask = np.unpackbits(f["mask"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+        return Sample(box, f["values"], mask, facts.pop("seconds"), facts)

@@ -1,0 +1,59 @@
+"""Pictures of places for readers: three planes through one point, in the windows that radiologists use, all cropped alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from TumorSynthLib.png import write_png
+from TumorSynthLib.region import Frame
+from TumorSynthLib.slices import PLANES, cut, grey, pixel_spacing, scaled
+
+WINDOWS = {"lung": (-1350.0, 150.0), "soft": (-160.0, 240.0)}  # width 1500 level -600, width 400 level 40; HU
+MR_PERCENTILE = 99.5
+SIDE = 256  # pixels of one plane
+GAP = 4
+
+
+def window_of(array: np.ndarray, ct: bool, lung: bool) -> tuple[float, float]:
+    """Intensities shown as black and white: the same for an image before and after an edit, so take the one before."""
+    return WINDOWS["lung" if lung else "soft"] if ct else (0.0, float(np.percentile(array, MR_PERCENTILE)))
+
+
+def planes(array: np.ndarray, like, mask: np.ndarray, half_mm: float, window) -> np.ndarray:
+    """(SIDE, 3 SIDE + 2 GAP) uint8: axial, coronal and sagittal through the middle of a mask, `half_mm` to each side; black
+    outside the image.
+
+    :param array: (K, J, I) on the grid of the volume `like`.
+    """
+    frame = Frame.of(like.direction)
+    view, where = frame.view(array).astype(np.float32), np.argwhere(frame.view(mask))
+    spacing = frame.take(like.spacing[::-1])
+    middle = where[np.abs(where - where.mean(0)).sum(1).argmin()]
+    reach = [int(np.ceil(half_mm / s)) for s in spacing]
+    padded = np.pad(view, [(r, r) for r in reach], constant_values=window[0])
+    box = padded[tuple(slice(m, m + 2 * r + 1) for m, r in zip(middle, reach))]
+    shown = []
+    for plane in PLANES:
+        rows, columns = pixel_spacing(spacing, plane)
+        picture = scaled(cut(box, plane, reach[plane.axis]), (rows, columns), SIDE / (2 * half_mm))
+        shown += [_square(grey(picture, window)), np.full((SIDE, GAP), 255, np.uint8)]
+    return np.concatenate(shown[:-1], 1)
+
+
+def _square(picture: np.ndarray) -> np.ndarray:
+    """The middle of a picture on (SIDE, SIDE) pixels, which it misses by some pixels at most."""
+    out = np.zeros((SIDE, SIDE), np.uint8)
+    take = [min(SIDE, n) for n in picture.shape]
+    source = tuple(slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(picture.shape, take))
+    target = tuple(slice((SIDE - t) // 2, (SIDE - t) // 2 + t) for t in take)
+    out[target] = picture[source]
+    return out
+
+
+def stacked(path: Path, rows: list[np.ndarray]):
+    """Pictures of one width below each other."""
+    gap = np.full((GAP, rows[0].shape[1]), 255, np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(np.concatenate([part for row in rows for part in (row, gap)][:-1], 0), path)

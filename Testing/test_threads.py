@@ -1,6 +1,10 @@
-"""Small tumours are solved on one thread, large ones on all; the number of threads is as before in the end."""
+"""How many threads compute, and how they wait: small tumours are solved on one thread, large ones on all."""
 
+import subprocess
+import sys
+import tempfile
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +14,9 @@ torch = pytest.importorskip("torch")
 
 from TumorSynthLib.drawing import Painter  # noqa: E402
 from TumorSynthLib.texture.touches import LARGEST  # noqa: E402
+from TumorSynthLib.threads import WAITING, cores_allowed, share_cores  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CONTRAST = "original_glcm_Contrast"
 
@@ -52,3 +59,48 @@ def test_threads_come_back_after_an_error(two, monkeypatch):
     with pytest.raises(MemoryError):
         Painter(None, "cpu")._solved(_job(1), None, None)
     assert torch.get_num_threads() == 2
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise():
+    environment = {}
+    share_cores(environment)
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE" and environment["KMP_BLOCKTIME"] == "0"
+    for own in ({"GOMP_SPINCOUNT": "5"}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"KMP_BLOCKTIME": "200"}):
+        environment = dict(own)
+        share_cores(environment)
+        assert {k: v for k, v in environment.items() if k in WAITING} == own
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "6400000 100000\n"}, None),  # more than there are
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "odd\n"}, None),
+        ({}, None),
+    ],
+)
+def test_threads_keep_to_a_containers_quota(tmp_path, monkeypatch, files, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores_allowed(tmp_path) == cores
+
+
+@pytest.mark.parametrize("module", ["cli", "worker"])
+def test_it_is_set_before_torch_is_loaded(module):
+    """Too late it has no effect: OpenMP reads it once, when it is loaded."""
+    code = (
+        f"import sys, TumorSynthLib.{module} as m\n"
+        "def seen(*a):\n"
+        "    print('torch' in sys.modules); raise SystemExit\n"
+        "m.share_cores = seen\n"
+        "m.main(['--folder', sys.argv[1]] if m.__name__.endswith('worker') else ['models', 'list'])\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="tumorsynth-") as folder:
+        done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"] and not done.returncode

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from TumorSynthLib import __version__
 from TumorSynthLib.errors import Cancelled, InputError, TumorSynthError
+from TumorSynthLib.threads import share_cores
 
 DEBUG_VARIABLE = "TUMORSYNTH_DEBUG"
 MARGIN_MM = 20.0  # of the mass effect: far enough for a tumour of twice the volume
@@ -33,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line on stderr."""
     previous = _stop_cleanly()
+    share_cores()
     try:
         args = parser().parse_args(argv)
         return args.run(args) or 0

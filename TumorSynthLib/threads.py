@@ -1,15 +1,64 @@
-"""How many of torch's threads computations take."""
+"""How many threads computations take, and how they wait for each other; torch is imported only where it computes."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 
-import torch
+#: Variables by which a user says how OpenMP's threads wait; if any is set, nothing here changes it.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+COUNTS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")  # OpenBLAS and MKL follow the first one
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have OpenMP's threads sleep, not spin, while they wait, and take no more threads than the process may use cores.
+
+    Spinning threads hold the cores that other programs' threads need: beside one busy process per core an edit took
+    four times as long. It has an effect only before torch is loaded; variables that are set already are kept.
+    """
+    if not any(name in environment for name in WAITING):
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"  # GNU's OpenMP (torch on Linux)
+        environment["KMP_BLOCKTIME"] = (
+            "0"  # ms that threads spin in Intel's and LLVM's (torch on Windows and macOS)
+        )
+    allowed = cores_allowed()
+    if allowed is not None:
+        for name in COUNTS:
+            environment.setdefault(name, str(allowed))
+
+
+def cores_allowed(cgroup: Path = CGROUP) -> int | None:
+    """Cores that a container's quota allows, at least 1, where these are fewer than the process sees; else None.
+
+    OpenMP counts the cores that a process may run on, but not the share of their time that a container may take: on a
+    machine with 64 cores and a quota of 4 it would start 64 threads.
+    """
+    quota = _quota(cgroup)
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(quota)) if quota is not None and quota < seen else None
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Cores' worth of time that a Linux control group allows, of version 2 or 1; None for no limit."""
+    try:
+        if (cgroup / "cpu.max").is_file():
+            limit, period = (cgroup / "cpu.max").read_text().split()[:2]
+        else:
+            limit, period = ((cgroup / "cpu" / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
+        found = float(limit) / float(period)  # "max" is no number: no limit
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return found if found > 0 else None
 
 
 @contextmanager
 def one_thread(small: bool = True):
     """Context with one thread, where computations are small: threads of those take longer to meet than to compute."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1 if small else before)
     try:

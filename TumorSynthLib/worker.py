@@ -38,6 +38,7 @@ from typing import Any
 from TumorSynthLib import __version__
 from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
 from TumorSynthLib.memory import give_back, reuse_memory
+from TumorSynthLib.threads import share_cores
 
 PROTOCOL = 1
 PREFIX = "tumorsynth-"  # of the folder's name: no other one is ever removed
@@ -408,6 +409,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--folder must be an existing folder whose name begins with {PREFIX}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the application
     reuse_memory()
+    share_cores()
     lines, requests = _Lines(), queue.Queue()
     worker = Worker(Folder(folder), lines.send)
     threading.Thread(target=_listen, args=(worker, requests, sys.stdin.buffer), daemon=True).start()

@@ -12,7 +12,17 @@ import pytest
 from tiny_bundle import tiny_bundle
 
 from TumorSynthLib.errors import ModelError
-from TumorSynthLib.models import bundled_folder, find, info, installed, list_models, load_bundle, verify
+from TumorSynthLib.models import (
+    bundled_folder,
+    find,
+    info,
+    install,
+    installed,
+    list_models,
+    load_bundle,
+    load_catalogue,
+    verify,
+)
 from TumorSynthLib.models import pyradiomics_params as params
 from TumorSynthLib.models.catalogue import Catalogue
 from TumorSynthLib.models.folders import user_folder
@@ -383,3 +393,36 @@ def test_params_without_a_population_ask_for_all_classes(tmp_path):
     content = yaml.safe_load(params(tiny_bundle(tmp_path / "tiny", population={})))
     assert len(content["featureClass"]) == 7
     assert content["setting"]["binWidth"] == 25
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user without HOME and without an entry, as containers have."""
+    for name in (
+        "HOME",
+        "USERPROFILE",
+        "LOCALAPPDATA",
+        "XDG_DATA_HOME",
+        "TUMORSYNTH_MODELS",
+        "TUMORSYNTH_CATALOGUE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+
+
+def test_without_a_home_folder_the_bundled_models_are_there(no_home, tmp_path):
+    tiny_bundle(tmp_path / "tiny")
+    assert list_models().models and find(bundled_folder_ids()[0]).verify() is None
+    with pytest.raises(ModelError, match="no home folder.*TUMORSYNTH_MODELS"):
+        install(tmp_path / "tiny")
+
+
+def bundled_folder_ids() -> list[str]:
+    return [path.name for path in sorted(bundled_folder().iterdir()) if (path / "bundle.json").is_file()]
+
+
+@pytest.mark.parametrize("name", ["TUMORSYNTH_MODELS", "TUMORSYNTH_CATALOGUE"])
+def test_a_folder_of_nobody_is_named(monkeypatch, name):
+    monkeypatch.setenv(name, "~nouser-at-all/models")
+    with pytest.raises(ModelError, match="~nouser-at-all"):
+        user_folder() if name == "TUMORSYNTH_MODELS" else load_catalogue()

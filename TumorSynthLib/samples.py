@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from TumorSynthLib.errors import TumorSynthError
+from TumorSynthLib.models.folders import expanded, home_folder
 
 CACHE_VARIABLE = "TUMORSYNTH_CACHE"
 PACKAGE, VERSION = "pyradiomics-bhklab", "3.1.4"
@@ -44,14 +45,14 @@ def cache_folder() -> Path:
     """
     override = os.environ.get(CACHE_VARIABLE)
     if override:
-        return Path(override).expanduser().absolute()
+        return expanded(override, f"{CACHE_VARIABLE} is")
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or home_folder() / "AppData" / "Local")
         return base / "TumorSynthRadiomics" / "cache"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "TumorSynthRadiomics"
+        return home_folder() / "Library" / "Caches" / "TumorSynthRadiomics"
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "TumorSynthRadiomics"
+    return (Path(cache) if os.path.isabs(cache) else home_folder() / ".cache") / "TumorSynthRadiomics"
 
 
 def lungs() -> Path:

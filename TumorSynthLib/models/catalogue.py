@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 from ..errors import ModelError
 from . import download
-from .folders import bundled_folder
+from .folders import bundled_folder, expanded
 from .names import is_id, is_sha256, is_version
 
 RELEASE_URL = ""
@@ -69,7 +69,7 @@ def load_catalogue(source: str | None = None, *, allow_loopback_http: bool = Fal
     if is_address(source):
         data = download.fetch(source, MAX_CATALOGUE_BYTES, allow_loopback_http=allow_loopback_http)
         return parse_catalogue(data, source, source)
-    path = Path(source).expanduser().absolute()
+    path = expanded(source, "the catalogue is")
     return parse_catalogue(_read_file(path), str(path), str(path.parent))
 
 

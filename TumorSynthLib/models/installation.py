@@ -20,7 +20,7 @@ from ..errors import ModelError
 from . import archive, download
 from .bundle import Bundle, licence_text, load_bundle, verify_folder
 from .catalogue import Catalogue, Entry, is_address, load_catalogue
-from .folders import bundled_folder, user_folder
+from .folders import bundled_folder, expanded, user_folder
 from .lock import locked
 from .manifest import read_manifest
 from .names import MANIFEST, is_id, is_pickle, is_sha256
@@ -83,7 +83,7 @@ def plan_install(
     text = os.fspath(source)
     if is_address(text):
         return _plan_address(text, sha256, rules)
-    path = Path(text).expanduser()
+    path = expanded(text, "the source is")
     if path.is_dir():
         return _plan_local("folder", path.absolute(), read_manifest(path)[0], sha256)
     if path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ModelError
 from .bundle import Bundle, load_bundle, verify_folder
 from .catalogue import Catalogue, Entry, load_catalogue
-from .folders import bundled_folder, user_folder
+from .folders import NoHomeFolder, bundled_folder, user_folder
 from .names import MANIFEST, is_id
 
 
@@ -42,9 +42,16 @@ class Listing:
 
 
 def model_folders() -> list[tuple[Path, bool]]:
-    """All model folders as (folder, bundled); the user's come first and hide bundled ones of the same id."""
+    """All model folders as (folder, bundled); the user's come first and hide bundled ones of the same id.
+
+    A user without a home folder has the bundled ones.
+    """
     found: dict[str, tuple[Path, bool]] = {}
-    for root, bundled in ((user_folder(), False), (bundled_folder(), True)):
+    try:
+        own = user_folder()
+    except NoHomeFolder:
+        own = None
+    for root, bundled in ((own, False), (bundled_folder(), True)):
         if root is None or not root.is_dir():
             continue
         for folder in sorted(root.iterdir()):

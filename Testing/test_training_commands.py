@@ -72,9 +72,9 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_commands_are_taken_by_their_scripts(name, capsys):
     for script, words in commands(TEXTS[name]):
-        shape = script == "evaluate" and words[0] == "shape"
+        task = words[0] if script == "evaluate" and words[0] in ("shape", "place") else ""
         try:
-            parser_of(script, "shape" if shape else "").parse_args(words[1:] if shape else words)
+            parser_of(script, task).parse_args(words[1:] if task else words)
         except SystemExit:
             pytest.fail(f"{script}.py {' '.join(words)}: {capsys.readouterr().err.splitlines()[-1]}")
 

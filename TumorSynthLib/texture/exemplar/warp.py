@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.matte import Matte, blurred, depth_of, ramp, sigma_of
+from TumorSynthLib.texture.exemplar.scan import grain_of, without_grain
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class WarpConfig:
     :param iterations: of the demons; `smooth`: Gaussian of the motion in samples of that grid.
     :param mends: corrections along the contour's normal on the image's own grid.
     :param feather: voxels, Gaussian over which grain goes from one whole-voxel shift to the next.
-    :param coarse_gain, fine_gain: largest gains that give feathered grain its variance back.
+    :param coarse: voxels, Gaussian above which grain is warped like colour.
     """
 
     samples: int = 40
@@ -32,8 +33,7 @@ class WarpConfig:
     smooth: float = 1.5
     mends: int = 4
     feather: float = 0.6
-    coarse_gain: float = 1.05
-    fine_gain: float = 1.42
+    coarse: float = 2.2
 
 
 def motion_between(old: np.ndarray, new: np.ndarray, spacing, config: WarpConfig | None = None) -> np.ndarray:
@@ -111,33 +111,46 @@ def warped(matte: Matte, new: np.ndarray, config: WarpConfig | None = None) -> M
         opacity=opacity,
         own=own,
         colour=pulled(matte.colour),
-        grain=_laid_grain(matte, motion, own > 0, c),
+        grain=_laid_grain(matte, motion, own > 0.5, c),
         residual=(still * matte.residual).astype(np.float32),
     )
 
 
 def _laid_grain(matte: Matte, motion: np.ndarray, wanted: np.ndarray, c: WarpConfig) -> np.ndarray:
-    """Grain from whole-voxel shifts, so that it isn't scaled; pieces of equal shifts are feathered, variance given back."""
-    whole = np.round(motion).astype(int)
-    smooth = blurred(matte.grain, sigma_of(0.7, matte.spacing))
-    parts = np.stack([smooth, matte.grain - smooth])
-    shape = matte.grain.shape
-    mix, total, squares = (np.zeros(n + shape, np.float32) for n in ((2,), (), ()))
-    reach = 3
+    """Grain from whole-voxel shifts, so that it isn't scaled, and as strong as the tumour's own.
+
+    What is coarser than grain is warped. Pieces of equal shifts are feathered, but for what is finer than the scan's
+    structures: that is laid hard.
+    """
+    at, whole = np.indices(matte.grain.shape) - motion, np.round(motion).astype(int)
+    coarse, finest = blurred(matte.grain, sigma_of(c.coarse, matte.spacing)), grain_of(matte.grain)
+    detail = matte.grain - finest - coarse
+    laid = without_grain(_feathered(detail, whole, wanted, sigma_of(c.feather, matte.spacing)))
+    index = [np.clip(i - k, 0, n - 1) for i, k, n in zip(np.indices(whole.shape[1:]), whole, whole.shape[1:])]
+    hard = grain_of(finest[tuple(index)])
+    inside = matte.own > 0.9
+    result = ndimage.map_coordinates(coarse, at, order=3, mode="nearest")
+    result += laid * _gain(detail, inside, laid, wanted) + hard * _gain(finest, inside, hard, wanted)
+    return result.astype(np.float32)
+
+
+def _gain(before, there, after, here) -> float:
+    """Factor that makes one grain as strong as another."""
+    if not (there.any() and here.any()):
+        return 1.0
+    return float(np.clip(np.sqrt((before[there] ** 2).mean() / max((after[here] ** 2).mean(), 1e-9)), 0.5, 2.0))
+
+
+def _feathered(values, whole, wanted, sigma) -> np.ndarray:
+    """Values from whole-voxel shifts (3, D, H, W), feathered between them."""
+    reach, shape = 3, values.shape
+    mix, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for shift in np.unique(whole[:, wanted].T, axis=0) if wanted.any() else ():
         here = (whole == shift[:, None, None, None]).all(0)
-        box = tuple(
-            slice(max(int(i.min()) - reach, 0), min(int(i.max()) + reach + 1, n))
-            for i, n in zip(np.nonzero(here), shape)
-        )
-        w = ndimage.gaussian_filter(
-            here[box].astype(np.float32), sigma_of(c.feather, matte.spacing), truncate=2.5
-        )
+        bounds = [(int(i.min()), int(i.max()) + 1) for i in np.nonzero(here)]
+        box = tuple(slice(max(a - reach, 0), min(b + reach, n)) for (a, b), n in zip(bounds, shape))
+        w = ndimage.gaussian_filter(here[box].astype(np.float32), sigma, truncate=2.5)
         index = [np.clip(np.arange(b.start, b.stop) - s, 0, n - 1) for b, s, n in zip(box, shift, shape)]
-        mix[(slice(None), *box)] += w * parts[(slice(None), *np.ix_(*index))]
+        mix[box] += w * values[np.ix_(*index)]
         total[box] += w
-        squares[box] += w * w
-    total = np.maximum(total, 1e-3)
-    lost = total / np.sqrt(np.maximum(squares, 1e-6))
-    gains = np.stack([np.minimum(lost, g) for g in (c.coarse_gain, c.fine_gain)])
-    return (mix / total * gains).sum(0)
+    return mix / np.maximum(total, 1e-3)

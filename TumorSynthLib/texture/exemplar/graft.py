@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, blurred, depth_of, ramp, robust_sd, sigma_of
+from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sd_of, sigma_of
 from TumorSynthLib.texture.exemplar.place import Laid, detached, laid_over
 from TumorSynthLib.texture.exemplar.scan import blur_mm, without_grain
+from TumorSynthLib.texture.exemplar.spatial import blur
 
 FINE = 0.7
 """Voxels in plane: Gaussian below which the recipient's own grain is taken, and the donor's left out."""
@@ -78,7 +79,7 @@ def grafted(
     matte = resampled(detached(donor, is_ct), spacing, soft)
     middle = np.array([i.mean() for i in np.nonzero(matte.mask)])
     corner = np.round(np.asarray(centre) - middle).astype(int)
-    grain = level * blurred(matte.grain, sigma_of(FINE, matte.spacing)) + _own_grain(image, corner, matte)
+    grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + _own_grain(image, corner, matte)
     # Nothing finer than the recipient's scan shows.
     opacity = np.clip(without_grain(matte.opacity), 0, 1)
     opacity = (opacity * ramp(opacity, 0.0, 0.02)).astype(np.float32)
@@ -94,6 +95,6 @@ def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarra
     ]  # mirrored at the image's border
     index = [np.clip(i, 0, s - 1) for i, s in zip(index, image.shape)]
     here = image[np.ix_(*index)].astype(np.float32)
-    rest = here - blurred(here, sigma_of(FINE, matte.spacing))
-    bound = BOUND_SD * robust_sd(rest)
+    rest = here - blur(here, sigma_of(FINE, matte.spacing))
+    bound = BOUND_SD * sd_of(rest)
     return KEPT * bound * np.tanh(rest / bound)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from TumorSynthLib.texture.exemplar.spatial import blur, in_plane, known_blur, robust_sd
+
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 """Neighbours within the slice (3, 3, 3)."""
 
@@ -90,20 +92,9 @@ def sigma_of(voxels: float, spacing) -> tuple[float, float, float]:
     return (min(across, 0.3) if spacing[0] > THICK * spacing[1] else across, voxels, voxels)
 
 
-def blurred(values: np.ndarray, sigma) -> np.ndarray:
-    """Gaussian mean, float32."""
-    return ndimage.gaussian_filter(np.asarray(values, np.float32), sigma, truncate=3.0)
-
-
-def blurred_within(values: np.ndarray, known: np.ndarray, sigma) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian mean of the known voxels, and the share of known voxels in it."""
-    weight = blurred(known, sigma)
-    return blurred(np.where(known, values, 0), sigma) / np.maximum(weight, 1e-4), weight
-
-
-def robust_sd(values: np.ndarray) -> float:
-    """Standard deviation by the median of absolute deviations, never 0."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) + 1e-3
+def sd_of(values: np.ndarray) -> float:
+    """Robust standard deviation, never 0."""
+    return robust_sd(values) + 1e-3
 
 
 def ramp(values, low: float, high: float):
@@ -124,7 +115,7 @@ def distance_mm(mask: np.ndarray, spacing) -> np.ndarray:
     """Distance in mm to a mask, within slices; very far where there is none."""
     if not mask.any():
         return np.full(mask.shape, 1e6)
-    return ndimage.distance_transform_edt(~mask, (100 * spacing[0], *spacing[1:]))
+    return ndimage.distance_transform_edt(~mask, in_plane(spacing))
 
 
 def take_out(
@@ -145,10 +136,10 @@ def take_out(
     """
     c, spacing = config or MatteConfig(), tuple(float(s) for s in spacing)
     image, background = np.asarray(image, np.float32), np.asarray(background, np.float32)
-    fine = blurred(image, sigma_of(c.crisp if in_lung else c.fine, spacing))
-    back = blurred(background, sigma_of(c.fine, spacing))
+    fine = blur(image, sigma_of(c.crisp if in_lung else c.fine, spacing))
+    back = blur(background, sigma_of(c.fine, spacing))
     ring = (ndimage.distance_transform_edt(~mask, spacing) <= 8.0) & ~mask
-    noise = 0.6 * robust_sd((image - blurred(image, sigma_of(c.fine, spacing)))[ring if ring.any() else mask])
+    noise = 0.6 * sd_of((image - blur(image, sigma_of(c.fine, spacing)))[ring if ring.any() else mask])
     core, tissue = _core(image, fine, back, mask, spacing, in_lung)
     depth = depth_of(tissue, spacing)
     colour = _continued(image, core, spacing, c)
@@ -160,9 +151,9 @@ def take_out(
         opaque = ramp(depth, c.opaque_depth - 1.5, c.opaque_depth + 1.5)
         opacity = _without_islands(ndimage.grey_closing(np.maximum(opacity, opaque), (1, 5, 5)), spacing)
     own = (opacity > 0.6) & ndimage.binary_dilation(tissue, IN_PLANE, 2)
-    own = blurred(own, sigma_of(0.9, spacing)) * changed
+    own = blur(own, sigma_of(0.9, spacing)) * changed
     grain = image - (opacity * colour + (1 - opacity) * back)
-    bound = 3 * robust_sd(grain[core]) if core.any() else 3 * noise
+    bound = 3 * sd_of(grain[core]) if core.any() else 3 * noise
     grain = grain if in_lung else held(grain, ramp(depth, 0.0, 3.0), bound)
     matte = Matte(
         mask, tissue, opacity.astype(np.float32), colour, grain, own, background, np.zeros_like(image),
@@ -180,8 +171,8 @@ def _core(image, fine, back, mask, spacing, in_lung: bool) -> tuple[np.ndarray, 
         dense = mask & ((fine - back) > 0.8 * (top - back)) & (top - back > 100)
         return (core if dense.sum() <= 0.05 * mask.sum() else dense & (depth > 0.4)), mask
     # It takes in fat and fascia: what deviates and hangs together with the outside isn't the tumour's.
-    level = blurred(image, sigma_of(1.0, spacing))
-    middle, unit = np.median(level[core]), robust_sd(level[core])
+    level = blur(image, sigma_of(1.0, spacing))
+    middle, unit = np.median(level[core]), sd_of(level[core])
     strange = mask & (np.abs(level - middle) > 4 * unit)
     edge = ndimage.binary_dilation(~mask) & mask
     strange = ndimage.binary_propagation(edge & strange, mask=strange & (depth < 7))
@@ -194,11 +185,11 @@ def _core(image, fine, back, mask, spacing, in_lung: bool) -> tuple[np.ndarray, 
 
 def _continued(image, core, spacing, c: MatteConfig) -> np.ndarray:
     """The core's level, continued outwards from the nearest part of it."""
-    colour, weight = blurred_within(image, core, sigma_of(c.colour, spacing))
+    colour, weight = known_blur(image, core, sigma_of(c.colour, spacing))
     nearest = ndimage.distance_transform_edt(
         ~(weight > 0.05), spacing, return_distances=False, return_indices=True
     )
-    spread = blurred(colour[tuple(nearest)], sigma_of(2.0, spacing))
+    spread = blur(colour[tuple(nearest)], sigma_of(2.0, spacing))
     share = np.clip(weight / 0.3, 0, 1)
     return np.where(weight > 0.05, colour * share + spread * (1 - share), spread).astype(np.float32)
 
@@ -235,7 +226,7 @@ def composed(matte: Matte, background: np.ndarray, may: np.ndarray | float = 1.0
     :param may: 0 to 1, how much of a tumour each place may hold.
     """
     background = np.asarray(background, np.float32)
-    back = blurred(background, sigma_of(MatteConfig.fine, matte.spacing))
+    back = blur(background, sigma_of(MatteConfig.fine, matte.spacing))
     opacity, own = matte.opacity * may, matte.own * may
     mixed = np.where((own > 0) & (own < 1), np.minimum((own**2 + (1 - own) ** 2) ** -0.5, MOST_GRAIN), 1.0)
     grain = mixed * (own * matte.grain + (1 - own) * (background - back))

@@ -12,7 +12,6 @@ from TumorSynthLib.texture.exemplar.matte import (
     IN_PLANE,
     Matte,
     MatteConfig,
-    blurred,
     composed,
     depth_of,
     distance_mm,
@@ -20,6 +19,7 @@ from TumorSynthLib.texture.exemplar.matte import (
     ramp,
     sigma_of,
 )
+from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
 
 WALL_HU = -300.0
 """Tissue above it beside the lung that is thicker than `WALL_MM` is the chest's wall or the mediastinum, no vessel."""
@@ -47,7 +47,7 @@ class Laid:
 
 def allowed(background: np.ndarray, spacing, in_lung: bool, is_ct: bool) -> np.ndarray:
     """(D, H, W) 0 to 1 where a tumour may lie: in lung not in the wall of the chest, elsewhere not outside the body."""
-    level = blurred(background, sigma_of(1.0, spacing))
+    level = blur(background, sigma_of(1.0, spacing))
     if not in_lung:
         air = level < (BODY_HU if is_ct else BODY_SHARE * np.percentile(background, 99))
         return ramp(distance_mm(air, spacing) / spacing[1], 1.0, 4.0)
@@ -64,7 +64,7 @@ def wall_of(level: np.ndarray, spacing) -> np.ndarray:
 
 def _depth_mm(mask: np.ndarray, spacing) -> np.ndarray:
     """Distance in mm to what isn't the mask, within slices; 0 outside it."""
-    return ndimage.distance_transform_edt(mask, (100 * spacing[0], *spacing[1:]))
+    return ndimage.distance_transform_edt(mask, in_plane(spacing))
 
 
 def detached(matte: Matte, is_ct: bool = True) -> Matte:
@@ -77,7 +77,7 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     spacing, depth = matte.spacing, depth_of(matte.mask, matte.spacing)
     seen = composed(matte, matte.background) + matte.residual
     wall = allowed(matte.background, spacing, True, is_ct) < 0.5
-    wall |= blurred(seen, sigma_of(MatteConfig.crisp, spacing)) > matte.colour + 6 * matte.noise
+    wall |= blur(seen, sigma_of(MatteConfig.crisp, spacing)) > matte.colour + 6 * matte.noise
     beside = ndimage.binary_dilation(wall & (depth < 1.5), IN_PLANE, 1)
     if not (beside & matte.mask).any():
         return matte
@@ -86,8 +86,8 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     beside |= matte.mask & ~mask
     border = MatteConfig.unclear_border
     opacity = np.where(beside, np.minimum(matte.opacity, ramp(depth, -border, border)), matte.opacity)
-    near = blurred(ndimage.binary_dilation(beside, IN_PLANE, 2), sigma_of(1.0, spacing))
-    opacity = near * blurred(opacity, sigma_of(1.0, spacing)) + (1 - near) * opacity  # as blurred as an edge
+    near = blur(ndimage.binary_dilation(beside, IN_PLANE, 2), sigma_of(1.0, spacing))
+    opacity = near * blur(opacity, sigma_of(1.0, spacing)) + (1 - near) * opacity  # as blurred as an edge
     own = np.where(beside, np.minimum(matte.own, ramp(depth, -0.5, 2.0)), matte.own)
     grain = held(matte.grain, ramp(depth, -1.5, 0.5) * (1 - near), matte.grain_bound)
     return replace(matte, mask=mask, opacity=opacity.astype(np.float32), own=own, grain=grain)
@@ -96,7 +96,7 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
 def _rounded(mask: np.ndarray, beside: np.ndarray, spacing) -> np.ndarray:
     """The mask with the corners of its flat side cut round; elsewhere as it is."""
     radius = (3 * mask.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3) / spacing[1]
-    soft = blurred(depth_of(mask, spacing), sigma_of(ROUNDING * radius, spacing))
+    soft = blur(depth_of(mask, spacing), sigma_of(ROUNDING * radius, spacing))
     near = (
         distance_mm(beside & ndimage.binary_dilation(mask, IN_PLANE), spacing)
         <= ROUNDING * 2 * radius * spacing[1]

@@ -5,33 +5,15 @@ Arrays are (D, H, W), the axis of the slices first; spacing is (z, y, x) mm.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from scipy import ndimage
 
-CUTOFF = 0.40
-"""Cycles per voxel in plane: what is finer is grain, and stays the recipient's own."""
-
-
-@lru_cache(maxsize=1)
-def _kernel(soft: float = 0.015, reach: int = 5) -> np.ndarray:
-    """(11, 11) kernel that passes in-plane frequencies above the cutoff."""
-    f, at = np.fft.fftfreq(64), np.arange(-reach, reach + 1)
-    passed = 1 / (1 + np.exp((CUTOFF - np.hypot(f[:, None], f[None])) / soft))
-    kernel = np.fft.ifft2(passed).real[np.ix_(at, at)]
-    kernel = kernel * np.outer(*[np.hanning(2 * reach + 3)[1:-1]] * 2)
-    return kernel - kernel.mean()
+from TumorSynthLib.texture.exemplar.bands import Filter
 
 
 def grain_of(values: np.ndarray) -> np.ndarray:
-    """What is finer than the cutoff, slice by slice."""
-    from scipy.signal import oaconvolve
-
-    kernel = _kernel()
-    reach = kernel.shape[0] // 2
-    padded = np.pad(np.asarray(values, np.float64), ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    return oaconvolve(padded, kernel[None], mode="valid", axes=(1, 2))
+    """What is finer than structures of a scan, slice by slice (`bands.BandConfig.cutoff`)."""
+    return Filter(values.shape).grain(values)
 
 
 def without_grain(values: np.ndarray, times: int = 2) -> np.ndarray:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.matte import Matte, blurred, depth_of, ramp, sigma_of
+from TumorSynthLib.texture.exemplar.matte import Matte, depth_of, ramp, sigma_of
 from TumorSynthLib.texture.exemplar.scan import grain_of, without_grain
+from TumorSynthLib.texture.exemplar.spatial import blur
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _laid_grain(matte: Matte, motion: np.ndarray, wanted: np.ndarray, c: WarpCon
     structures: that is laid hard.
     """
     at, whole = np.indices(matte.grain.shape) - motion, np.round(motion).astype(int)
-    coarse, finest = blurred(matte.grain, sigma_of(c.coarse, matte.spacing)), grain_of(matte.grain)
+    coarse, finest = blur(matte.grain, sigma_of(c.coarse, matte.spacing)), grain_of(matte.grain)
     detail = matte.grain - finest - coarse
     laid = without_grain(_feathered(detail, whole, wanted, sigma_of(c.feather, matte.spacing)))
     index = [np.clip(i - k, 0, n - 1) for i, k, n in zip(np.indices(whole.shape[1:]), whole, whole.shape[1:])]
@@ -138,7 +139,9 @@ def _gain(before, there, after, here) -> float:
     """Factor that makes one grain as strong as another."""
     if not (there.any() and here.any()):
         return 1.0
-    return float(np.clip(np.sqrt((before[there] ** 2).mean() / max((after[here] ** 2).mean(), 1e-9)), 0.5, 2.0))
+    return float(
+        np.clip(np.sqrt((before[there] ** 2).mean() / max((after[here] ** 2).mean(), 1e-9)), 0.5, 2.0)
+    )
 
 
 def _feathered(values, whole, wanted, sigma) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sd_of, sigma_of
-from TumorSynthLib.texture.exemplar.place import Laid, detached, laid_over
+from TumorSynthLib.texture.exemplar.place import Laid, laid_over
 from TumorSynthLib.texture.exemplar.scan import blur_mm, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur
 
@@ -72,11 +72,11 @@ def grafted(
 
     :param image: (D, H, W), the recipient; `spacing` (z, y, x) mm.
     :param centre: (z, y, x) index of the tumour's centre of mass in it.
-    :param donor: its matte in its own scan, whose sharpness is `donor_blur_mm`.
+    :param donor: its matte in its own scan, detached (`place.detached`); the scan's sharpness is `donor_blur_mm`.
     :param level: factor between the scans' intensities (MR has no common unit).
     """
     soft = float(np.sqrt(max(blur_mm(image, spacing) ** 2 - donor_blur_mm**2, 0)))
-    matte = resampled(detached(donor, is_ct), spacing, soft)
+    matte = resampled(donor, spacing, soft)
     middle = np.array([i.mean() for i in np.nonzero(matte.mask)])
     corner = np.round(np.asarray(centre) - middle).astype(int)
     grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + _own_grain(image, corner, matte)

@@ -13,9 +13,9 @@ ENGINE = sorted((ROOT / "TumorSynthLib").rglob("*.py"))
 TRAINING = sorted((ROOT / "Training").rglob("*.py"))
 TESTS = sorted((ROOT / "Testing").rglob("*.py"))
 
-REQUIRED = {"numpy", "scipy", "SimpleITK", "torch", "safetensors"}
+REQUIRED = {"numpy", "scipy", "SimpleITK", "pydicom", "torch", "safetensors"}
 OPTIONAL = {"monai", "einops", "certifi", "pywt", "distributed"}  # used where they are installed
-HEAVY = ("torch", "monai", "scipy", "SimpleITK", "einops", "safetensors")
+HEAVY = ("torch", "monai", "scipy", "SimpleITK", "pydicom", "einops", "safetensors")
 SLICER = {"slicer", "qt", "vtk", "ctk", "mrml", "PythonQt", "vtkmodules"}
 
 MAX_FILE, MAX_FUNCTION = 600, 90

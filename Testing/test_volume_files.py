@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.volume import Volume, check_image, check_mask, files, read_image, read_mask, write_volume
+from TumorSynthLib.volume import Volume, check_image, check_mask, guard, read_image, read_mask, write_volume
 
 FORMATS = [".nii.gz", ".nii", ".nrrd", ".mha"]
 TURN = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
@@ -77,12 +77,10 @@ def test_no_partial_file_when_writing_fails(tmp_path, monkeypatch):
     write_volume(make(), target)
     before = target.read_bytes()
 
-    def half(image, name, **options):
-        with open(name, "wb") as file:
-            file.write(b"half")
+    def stopped(number):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.sitk, "WriteImage", half)
+    monkeypatch.setattr(guard.os, "fsync", stopped)
     with pytest.raises(KeyboardInterrupt):
         write_volume(make(np.float32), target)
     assert target.read_bytes() == before

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from TumorSynthLib.console import Bar, as_json, number, table
-from TumorSynthLib.edit.edits import EDITS
-from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.outputs import Staging, check_apart
 
+SHAPED = ("shape", "reshape", "move", "insert", "series")  # commands that take shape features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
 
@@ -113,6 +112,31 @@ def _feature_table(found: Mapping[str, Any], unit: str) -> str:
     return table(head, rows, right=(1, 3))
 
 
+def synthesize(args: argparse.Namespace) -> int:
+    """`tumorsynth synthesize`."""
+    return _edit(args)
+
+
+def remove(args: argparse.Namespace) -> int:
+    """`tumorsynth remove`."""
+    return _edit(args)
+
+
+def reshape(args: argparse.Namespace) -> int:
+    """`tumorsynth reshape`."""
+    return _edit(args)
+
+
+def move(args: argparse.Namespace) -> int:
+    """`tumorsynth move`."""
+    return _edit(args)
+
+
+def insert(args: argparse.Namespace) -> int:
+    """`tumorsynth insert`."""
+    return _edit(args)
+
+
 def shape(args: argparse.Namespace) -> int:
     """`tumorsynth shape`."""
     from TumorSynthLib.shape_commands import draw
@@ -127,7 +151,7 @@ def series(args: argparse.Namespace) -> int:
     return run_series(args)
 
 
-def edit(args: argparse.Namespace) -> int:
+def _edit(args: argparse.Namespace) -> int:
     """Any edit: check options and output, read, edit, write all at once, print."""
     start = time.perf_counter()
     reuse_memory()
@@ -144,7 +168,7 @@ def edit(args: argparse.Namespace) -> int:
             from TumorSynthLib.provenance import check_repeatable
 
             notes += check_repeatable(
-                entry, editor.bundle, *_painted(editor, images, request), request=request
+                entry, editor.bundle, *_painted(editor, images, request), inside=request.inside
             )
         read = time.perf_counter()
         result = getattr(editor, args.command)(*images, request, bar)
@@ -170,29 +194,22 @@ def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.repeat:
         if not args.model:
             raise InputError("--model is needed: `tumorsynth models list` shows what there is")
-        place = EDITS[args.command].place
-        if place and not hasattr(args, place):
-            raise InputError(f"--{place} X Y Z is needed: the new centre of the tumour, LPS mm")
+        for name, command in (("to", "move"), ("at", "insert")):
+            if args.command == command and getattr(args, name) is None:
+                raise InputError(f"--{name} X Y Z is needed: the new centre of the tumour, LPS mm")
         return None
     from TumorSynthLib.provenance import read_sidecar
 
-    kept = [OPTIONS[name].flag for name in given(args) if OPTIONS[name].kind != "mask"]
-    kept += ["--set"] if getattr(args, "set", None) else []
-    if kept:
-        raise InputError(f"--repeat takes the whole request from its file: leave out {', '.join(kept)}")
+    if any(getattr(args, name, None) for name in ("features", "set", "donor", "to", "at")):
+        raise InputError(
+            "--repeat takes the whole request from its file: leave out features, donor and place"
+        )
     entry = read_sidecar(args.repeat)
     if entry["operation"] != args.command:
         raise InputError(
             f"{args.repeat} records `{entry['operation']}`, not `{args.command}`: call that command"
         )
     return entry
-
-
-def given(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the table that were given on the command line, as parsed."""
-    return {
-        name: getattr(args, name) for name in of_edit(args.command) if getattr(args, name, None) is not None
-    }
 
 
 def output_paths(args: argparse.Namespace) -> dict[str, Path]:
@@ -211,15 +228,19 @@ def output_paths(args: argparse.Namespace) -> dict[str, Path]:
             raise InputError(f"--report {args.report} is a file: give a folder")
         check_folder(args.report)
         paths["report"] = Path(args.report) / "report.html"
-    inputs = [*input_files(args).values(), args.repeat, *option_files(args)]
+    inputs = [
+        *input_files(args).values(),
+        args.repeat,
+        getattr(args, "features", None),
+        getattr(args, "inside", None),
+    ]
     check_apart(paths.values(), inputs)
     return paths
 
 
 def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
     """Arguments of the `EditRequest` but for images, checked before any file is read, and notes for the user."""
-    from TumorSynthLib.edit.features import resolved, split
-    from TumorSynthLib.edit.options import EditRequest
+    from TumorSynthLib.requests import EditRequest, resolved, split
 
     notes: list[str] = []
     if entry is not None:
@@ -227,14 +248,16 @@ def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tup
 
         options = request_of(entry)
     else:
-        options = {
-            name: OPTIONS[name].decode(value)
-            for name, value in given(args).items()
-            if OPTIONS[name].kind not in (*IMAGES, "features")
-        }
+        options = {"modality": args.modality, "seed": args.seed}
         if hasattr(args, "set"):
             options["features"], notes = asked(args)
-    check = split if EDITS[args.command].shape else resolved
+        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "region", "core"):
+            if hasattr(args, name):
+                options[name] = getattr(args, name)
+        for name in ("to", "at"):
+            if getattr(args, name, None) is not None:
+                options[name] = tuple(getattr(args, name))
+    check = split if args.command in SHAPED else resolved
     check(EditRequest(**options).features)
     return options, notes
 
@@ -243,13 +266,13 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """Features of --features and --set, and notes on what was left out of the file."""
     features, notes = {}, []
     if getattr(args, "features", None):
-        from TumorSynthLib.edit.features import steerable
+        from TumorSynthLib.requests import steerable
 
-        features, left = steerable(read_features(args.features), shape=EDITS[args.command].shape)
+        features, left = steerable(read_features(args.features), shape=args.command in SHAPED)
         if left:
             notes.append(
                 f"{len(left)} features of {args.features} were left free: "
-                + ("" if EDITS[args.command].shape else "those of shape, ")
+                + ("" if args.command in SHAPED else "those of shape, ")
                 + "those that follow the region's size, and those that are measured only"
             )
     for text in (item for group in getattr(args, "set", []) for item in group):
@@ -292,11 +315,7 @@ def read_features(path: str | Path) -> dict[str, float]:
 
 def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
     """Volume, mask (a labelmap for a bundle with several regions) and whole request of an edit."""
-    import functools
-
-    import numpy as np
-
-    from TumorSynthLib.edit.options import EditRequest
+    from TumorSynthLib.requests import EditRequest
     from TumorSynthLib.volume import read_image, read_labelmap, read_mask
 
     def read(path, like, label):
@@ -305,41 +324,19 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
         return read_mask(path, like, label)
 
     volume = read_image(args.image)
-    mask = None
-    if getattr(args, "mask", None):
-        labels = args.label if isinstance(args.label, list) else [args.label]
-        mask = (
-            functools.reduce(np.logical_or, [read(args.mask, volume, n) for n in labels])
-            if labels[1:]
-            else None
-        )
-        mask = read(args.mask, volume, labels[0]) if mask is None else mask
+    mask = read(args.mask, volume, args.label) if getattr(args, "mask", None) else None
     images: dict[str, Any] = {}
-    for name, value in given(args).items():
-        label = getattr(args, f"{name}_label", None)
-        if OPTIONS[name].kind == "donor":
-            image = read_image(value[0])
-            images[name] = (image, read(value[1], image, label))
-        elif OPTIONS[name].kind == "mask":
-            images[name] = option_mask(OPTIONS[name], value, volume, label)
+    if getattr(args, "donor", None):
+        image = read_image(args.donor[0])
+        images["donor"] = (image, read(args.donor[1], image, args.donor_label))
+    if getattr(args, "inside", None):
+        images["inside"] = read_mask(args.inside, volume, args.inside_label)
     return volume, mask, EditRequest(**options, **images)
-
-
-def option_mask(row: Option, path: str, like, label: int | None):
-    """The mask of an option on an image's grid, (K, J, I) bool."""
-    from TumorSynthLib.volume import read_labelmap, read_mask
-
-    return read_labelmap(path, like) > 0 if row.labels == "all" else read_mask(path, like, label)
-
-
-def option_files(args: argparse.Namespace) -> list[str]:
-    """The files that options name, but for a donor's."""
-    return [value for name, value in given(args).items() if OPTIONS[name].kind in ("mask", "features")]
 
 
 def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:
     with Staging() as staging:
-        write_edit(staging, paths, result, input_files(args))
+        write_edit(staging, paths, result, input_files(args), args.keep_header)
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report
 
@@ -363,17 +360,21 @@ def input_files(args: argparse.Namespace) -> dict[str, str]:
     return {role: path for role, path in files.items() if path is not None}
 
 
-def write_edit(staging: Staging, paths: Mapping[str, Path], result, files: Mapping[str, Any]) -> None:
+def write_edit(
+    staging: Staging, paths: Mapping[str, Path], result, files: Mapping[str, Any], keep_header: bool = False
+) -> None:
     """Image, sidecar and, if named, mask of an edit, marked as synthetic.
 
     :param files: role to file of the input, for the sidecar.
+    :param keep_header: the source's DICOM attributes, too.
     """
     import numpy as np
 
     from TumorSynthLib import provenance
     from TumorSynthLib.volume import write_volume
 
-    write_volume(result.volume, staging.file(paths["image"]), provenance.marks(result.provenance))
+    marks = provenance.marks(result.provenance)
+    write_volume(result.volume, staging.file(paths["image"]), marks, keep_header)
     entry = provenance.with_files(result.provenance, {**files, "result": paths["image"]})
     provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["image"].name))
     if "mask" in paths:

@@ -23,3 +23,7 @@ class Cancelled(TumorSynthError):
     """The user stopped the edit; nothing was written."""
 
     exit_code = 130
+
+
+class ImageWarning(UserWarning):
+    """What a reader had to choose, leave out or resample; one line that the user should know of."""

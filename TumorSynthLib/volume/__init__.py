@@ -5,15 +5,8 @@ Arrays are (K, J, I) = (z, y, x) as in SimpleITK; positions, spacings and sizes 
 
 from TumorSynthLib.region import Patch, Region
 from TumorSynthLib.resampling import bounding_box, resample_like_pyradiomics
-from TumorSynthLib.volume.files import (
-    MASK_OUTSIDE,
-    check_folder,
-    check_output,
-    read_image,
-    read_labelmap,
-    read_mask,
-    write_volume,
-)
+from TumorSynthLib.volume.files import check_folder, check_output, read_image, write_volume
+from TumorSynthLib.volume.masks import MASK_OUTSIDE, read_labelmap, read_mask
 from TumorSynthLib.volume.types import SAME_GRID, Volume, check_image, check_mask
 
 __all__ = [

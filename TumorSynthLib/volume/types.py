@@ -15,6 +15,14 @@ from TumorSynthLib.errors import InputError
 SAME_GRID = 0.01
 """Voxels that two grids may differ by at their corners; NIfTI keeps positions as 32-bit numbers only."""
 
+RIGHT_ANGLE = 2e-3
+"""Largest product of two axes' directions that counts as rounding; 0.1 degrees."""
+
+MAX_EXTENT_MM, MIN_EXTENT_MM = 1e4, 0.5
+"""No scanner's image is longer, or shorter along its longest axis: its lengths are in another unit than mm."""
+
+MAX_POSITION_MM = 1e6
+
 FILE_KEYS = ("ITK_", "NRRD_")
 """Beginnings of the fields that ITK adds to a header for itself."""
 
@@ -73,6 +81,11 @@ class Volume:
         return self.array.shape[::-1]
 
     @property
+    def modality(self) -> str:
+        """Modality as the DICOM header says, "CT" or "MR"; "" where nothing says so."""
+        return self.metadata.get("0008|0060", "").strip()
+
+    @property
     def matrix(self) -> np.ndarray:
         """(3, 3) matrix from index steps (x, y, z) to LPS millimetres."""
         return np.asarray(self.direction, dtype=np.float64).reshape(3, 3) * np.asarray(
@@ -118,6 +131,16 @@ def check_image(volume: Volume, name: str = "the image") -> None:
         or abs(np.linalg.det(volume.matrix)) < 1e-12
     ):
         raise InputError(f"{name} has no usable geometry (spacing {volume.spacing}): repair its header")
+    if not orthogonal(np.asarray(volume.direction, np.float64).reshape(3, 3)):
+        raise InputError(
+            f"{name} is sheared: its axes aren't at right angles; resample it to a grid with right angles"
+        )
+    longest = max(n * s for n, s in zip(volume.size, volume.spacing))
+    if not MIN_EXTENT_MM <= longest <= MAX_EXTENT_MM or max(map(abs, volume.origin)) > MAX_POSITION_MM:
+        raise InputError(
+            f"{name} would be {longest:.3g} mm long at {max(map(abs, volume.origin)):.3g} mm: its header gives lengths in "
+            "another unit, or is damaged; save it in mm"
+        )
 
 
 def check_mask(mask: np.ndarray, volume: Volume, name: str = "the mask") -> np.ndarray:
@@ -139,3 +162,8 @@ def check_mask(mask: np.ndarray, volume: Volume, name: str = "the mask") -> np.n
 def corners(ranges) -> np.ndarray:
     """(8, 3) corners of a box given as three (low, high) pairs."""
     return np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float64)
+
+
+def orthogonal(direction: np.ndarray) -> bool:
+    """Whether the columns of a (3, 3) matrix are of length 1 and at right angles, up to rounding in headers."""
+    return bool(np.abs(direction.T @ direction - np.eye(3)).max() <= RIGHT_ANGLE)

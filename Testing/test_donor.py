@@ -1,0 +1,66 @@
+"""A donor's tissue in another tumour's mask."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from test_carry import SPACING, ball, scene
+
+from TumorSynthLib.texture.exemplar.bands import Bands
+from TumorSynthLib.texture.exemplar.donor import laid, lent_tissue
+
+
+def donor_with_core(seed=5):
+    """A bright ball with a dark core, on a finer grid than the recipient's."""
+    rng = np.random.default_rng(seed)
+    outer, inner = ball((12, 24, 24), 10), ball((12, 24, 24), 5)
+    image = np.where(outer, 120.0, -100.0) - np.where(inner, 100.0, 0.0)
+    return ndimage.gaussian_filter(image, 1.0) + rng.normal(size=image.shape) * 4, outer
+
+
+@pytest.fixture(scope="module")
+def made():
+    image, _, mask = scene(radius=8)
+    bands = Bands(image, mask, SPACING)
+    theirs, contour = donor_with_core()
+    values = laid(bands, theirs, contour, (0.8, 0.8, 0.8))
+    return image, mask, bands, bands.put(values, image)
+
+
+def test_the_donors_core_is_laid_into_the_recipients(made):
+    image, mask, _, out = made
+    core, rim = ball((12, 20, 20), 2), ball((12, 20, 20), 6) & ~ball((12, 20, 20), 5)
+    assert out[core].mean() == pytest.approx(20, abs=15)
+    assert out[rim].mean() > out[core].mean() + 40
+    assert image[rim].mean() < image[core].mean() + 20
+
+
+def test_nothing_outside_the_mask_changes(made):
+    image, mask, _, out = made
+    assert (out[~mask] == image[~mask].astype(np.float32)).all()
+
+
+def test_the_finest_grain_stays_the_recipients(made):
+    image, _, bands, out = made
+    deep = bands.depth > 4
+    before, after = (bands.filter.grain(v[bands.box])[bands.mask][deep] for v in (image, out))
+    assert np.corrcoef(before, after)[0, 1] > 0.95
+
+
+def test_a_donor_of_another_form_leaves_no_hole():
+    image, _, mask = scene(radius=8)
+    bands = Bands(image, mask, SPACING)
+    theirs, contour = donor_with_core()
+    flat = contour & (np.indices(contour.shape)[2] > 24)
+    out = bands.put(laid(bands, theirs, flat, (0.8, 0.8, 0.8)), image)
+    assert out[ndimage.binary_erosion(mask, iterations=3)].min() > -60
+
+
+def test_fat_in_a_donors_contour_is_not_lent():
+    rng = np.random.default_rng(0)
+    contour = ball((12, 24, 24), 9)
+    fat = contour & (np.indices(contour.shape)[2] > 30)
+    image = np.where(fat, -100.0, 50.0) + rng.normal(size=contour.shape) * 5
+    lend = lent_tissue(image, contour, SPACING, False, True)
+    assert not lend[ndimage.binary_erosion(fat)].any()
+    assert lend[contour & ~ndimage.binary_dilation(fat, iterations=2)].mean() > 0.95
+    assert (lent_tissue(image, contour, SPACING, True, True) == contour).all()

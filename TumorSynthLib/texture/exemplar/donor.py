@@ -28,7 +28,8 @@ class DonorConfig:
     :param strange_sd: robust standard deviations from the core at which what a contour takes in isn't tumour.
     :param rim: voxels in plane below the border that may hold such tissue.
     :param scale: by which a donor is enlarged at least and at most, so that it fills the recipient.
-    :param low: in-plane voxels, Gaussian of the level that is carried.
+    :param low: in-plane voxels, Gaussian of what is carried: where noise is a small part of the contrast, and elsewhere.
+    :param clear: times the noise from which the spread of a donor's level counts as clear contrast.
     :param local: in-plane voxels, Gaussian over which roughness is compared.
     :param fine, medium: factors of the recipient's bands, at least and at most.
     """
@@ -36,7 +37,8 @@ class DonorConfig:
     strange_sd: float = 5.0
     rim: float = 2.5
     scale: tuple[float, float] = (0.5, 2.0)
-    low: float = 2.0
+    low: tuple[float, float] = (1.0, 2.0)
+    clear: float = 8.0
     local: float = 4.0
     fine: tuple[float, float] = (0.7, 1.4)
     medium: tuple[float, float] = (0.4, 2.5)
@@ -72,21 +74,18 @@ def laid(
     :param image, lend: the donor's image and lent tissue; `spacing` (x, y, z) mm.
     :param limits: what tissue allows in the recipient.
     """
-    low, rough = _carried(bands, image, lend, spacing, config)
-    own = bands.parts
-    gains = [
-        _gain(bands, own[1], rough[0], config.fine, config),
-        _gain(bands, own[2], rough[1], config.medium, config),
-    ]
-    wanted = low + gains[0] * own[1] + gains[1] * own[2]
-    change = wanted - (bands.own - own[0])
+    level, rough = _carried(bands, image, lend, spacing, config)
+    wanted, bounds = level, (config.fine, config.medium)
+    for part, theirs, ends in zip(bands.parts[1:], rough, bounds):
+        wanted = wanted + _gain(bands, part, theirs, ends, config) * part
+    change = wanted - (bands.own - bands.parts[0])
     if limits is not None:
         change = softly_held(change, bands.own, limits.low, limits.high, 2 * bands.noise)
     return bands.own + bands.without_grain(bands.fade * change)
 
 
 def _carried(bands: Bands, image, lend, spacing, c: DonorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The donor's level (n,) and the standard deviation (2, n) of its fine and medium bands, at the recipient's voxels."""
+    """The donor's level (n,) and the standard deviations (1 or 2, n) of its finer bands, at the recipient's voxels."""
     theirs = Bands(image, lend, spacing)
     size = float(np.cbrt(bands.mask.sum() * np.prod(bands.spacing) / (lend.sum() * np.prod(theirs.spacing))))
     zoom = np.clip(size, *c.scale) * theirs.spacing / bands.spacing
@@ -94,8 +93,10 @@ def _carried(bands: Bands, image, lend, spacing, c: DonorConfig) -> tuple[np.nda
     near = ndimage.distance_transform_edt(
         ~theirs.mask, theirs.spacing, return_distances=False, return_indices=True
     )
-    detail = [_box(theirs, part) for part in theirs.parts[1:3]]
-    fields = [theirs.smooth(theirs.image, c.low)]
+    spread = np.subtract(*np.percentile(theirs.smooth(theirs.image, c.low[1])[theirs.mask], (95, 5)))
+    clear = spread > c.clear * theirs.noise
+    detail = [_box(theirs, part) for part in theirs.parts[1 : 2 if clear else 3]]
+    fields = [theirs.smooth(theirs.image, c.low[0 if clear else 1])]
     fields += [np.sqrt(np.maximum(theirs.smooth(d**2, c.local), 0)) for d in detail]
     fields = [
         ndimage.zoom(f[tuple(near)][box], zoom, order=1, mode="nearest", grid_mode=True) for f in fields

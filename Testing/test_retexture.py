@@ -100,8 +100,8 @@ def test_limits_keep_what_is_beyond_them_already():
 
 def test_limits_hold_the_tumours_own_voxels(tumour):
     bands = Bands(*tumour, SPACING)
-    limits = tissue_limits(bands, bounds=(0.0, 90.0))
-    assert limits.low >= 0 and limits.high <= 90 and limits.level_low < limits.level_high
+    limits = tissue_limits(bands)
+    assert 0 < limits.low < limits.core < limits.high < 150
 
 
 def test_bad_input(tumour):

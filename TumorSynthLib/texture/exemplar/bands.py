@@ -28,6 +28,9 @@ class BandConfig:
     :param kernel_voxels: in-plane reach of the filter to each side.
     :param sigmas: in-plane voxels, the Gaussians between the coarser bands; the same mm across slices.
     :param rim: in-plane voxels below the border over which a change fades in.
+    :param apart: robust standard deviations between core and surroundings, above which a voxel's share of tumour is read off its
+        level instead of its depth.
+    :param least_share: of tumour that a voxel counts with in a mean, so that there always is one.
     :param passes: times that a change is freed of grain; once leaves some, as the mask's border makes it anew.
     """
 
@@ -36,6 +39,8 @@ class BandConfig:
     kernel_voxels: int = 5
     sigmas: tuple[float, float, float] = (1.0, 2.0, 4.0)
     rim: float = 2.5
+    apart: float = 4.0
+    least_share: float = 0.05
     passes: int = 3
 
 
@@ -46,6 +51,12 @@ BANDS = ("grain", "fine", "medium", "coarse", "rest", "mean")
 def robust_sd(values: np.ndarray) -> float:
     """Standard deviation by the median of absolute deviations; never 0."""
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) + 1e-6
+
+
+def _eased(share: np.ndarray) -> np.ndarray:
+    """0 to 1 without a kink at either end."""
+    held = np.clip(share, 0.0, 1.0)
+    return held**2 * (3 - 2 * held)
 
 
 def grain_kernel(config: BandConfig = CONFIG) -> np.ndarray:
@@ -97,11 +108,38 @@ class Bands:
         self.voxel = float(self.spacing[1:].mean())
         self.filter = Filter(self.mask.shape, config)
         self.own = self.image[self.mask]
-        padded = np.pad(self.mask, 1)  # beyond the image there is no tumour
-        depth = ndimage.distance_transform_edt(padded, self.spacing / self.voxel)
-        self.depth = depth[1:-1, 1:-1, 1:-1][self.mask]
-        self.fade = np.clip((self.depth - 0.5) / config.rim, 0.0, 1.0)
+        self.depth = self._distance(self.mask)[self.mask]
+        self.around: np.ndarray | None = None  # intensities beside the tumour, where they tell it apart
+        self.fade = _eased((self.depth - 0.5) / config.rim)
+        self.share, self.shifting = self._shares()
+        self._weight = np.zeros(self.mask.shape)
+        self._weight[self.mask] = np.maximum(self.share, config.least_share)
         self.parts = self.split(self.image)
+
+    def _distance(self, where: np.ndarray) -> np.ndarray:
+        """In-plane voxels (D, H, W) from each voxel to the nearest that isn't `where`; beyond the box none is."""
+        padded = np.pad(where, 1)
+        return ndimage.distance_transform_edt(padded, self.spacing / self.voxel)[1:-1, 1:-1, 1:-1]
+
+    def _shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) share of tumour in each voxel, and how much of a shift of the tumour's level it takes part in.
+
+        Where core and surroundings differ by far, as a nodule and lung do, the level tells the share, and a shift reaches up to
+        the border as far as a voxel is tumour; but where tissue of the tumour's level lies beyond it, it fades in. Else nothing
+        is known but the depth.
+        """
+        plane = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
+        ring = ndimage.binary_dilation(self.mask, plane, 4) & ~ndimage.binary_dilation(self.mask, plane, 1)
+        core = float(np.median(self.own[self.depth >= np.quantile(self.depth, 0.6)]))
+        around = self.image[ring]
+        if not len(around) or abs(core - np.median(around)) < self.config.apart * robust_sd(around):
+            return np.ones(len(self.own)), self.fade
+        self.around = around
+        level = ndimage.gaussian_filter(self.image, 0.5 * self.voxel / self.spacing, truncate=3.0)
+        share = np.clip((level - np.median(around)) / (core - np.median(around)), 0, 1)
+        lung = self.mask | (share < 0.5)
+        reached = _eased((self._distance(lung)[self.mask] - 0.5) / self.config.rim)
+        return share[self.mask], share[self.mask] * reached
 
     def split(self, box: np.ndarray) -> np.ndarray:
         """(6, n) bands of a box of the same grid, see `BANDS`; they add up to its voxels in the mask."""
@@ -115,14 +153,13 @@ class Bands:
         return np.stack([*found, rest - rest.mean(), np.full(len(rest), rest.mean())])
 
     def smooth(self, box: np.ndarray, sigma: float) -> np.ndarray:
-        """Gaussian mean of a box within the mask, so that nothing around bleeds in.
+        """Gaussian mean of the tumour in a box: nothing around bleeds in, and a voxel counts by its share of tumour.
 
         :param sigma: in-plane voxels, the same mm across.
         """
-        width = sigma * self.voxel / self.spacing
-        weight = ndimage.gaussian_filter(self.mask.astype(np.float64), width, truncate=3.0)
-        mean = box[self.mask].mean()
-        inside = ndimage.gaussian_filter(np.where(self.mask, box - mean, 0.0), width, truncate=3.0)
+        width, mean = sigma * self.voxel / self.spacing, box[self.mask].mean()
+        weight = ndimage.gaussian_filter(self._weight, width, truncate=3.0)
+        inside = ndimage.gaussian_filter(self._weight * (box - mean), width, truncate=3.0)
         return inside / np.maximum(weight, SAME) + mean
 
     def without_grain(self, change: np.ndarray) -> np.ndarray:

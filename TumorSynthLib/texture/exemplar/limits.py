@@ -13,19 +13,24 @@ from TumorSynthLib.texture.exemplar.bands import Bands, robust_sd
 class LimitConfig:
     """Where tissue ends.
 
-    :param own: per cent of the tumour's own voxels left out at either end.
-    :param own_level: the same of its level, the band without detail.
+    :param own: per cent of the tumour's own plateau left out at either end.
     :param bulk: percentile of the population's 10Percentile below which, and (100 minus it) of its 90Percentile above which,
-        no tumour's level is moved. Quartiles: beyond them are calcified tumours and such with fat or air.
-    :param noise: standard deviations of noise that voxels may lie beyond the level's limits.
-    :param unknown: without a population: of the tumour's own robust standard deviation that its level may be moved.
+        no tumour is moved. Quartiles: beyond them are calcified tumours and such with fat or air.
+    :param noise: robust standard deviations of the core's fine detail that voxels may lie beyond the plateau's limits.
+    :param unknown: without a population: of the core's robust standard deviation that its plateau may be moved.
+    :param core: share of the mask's voxels, the deepest, that tell what a tumour is without its border.
+    :param around: per cent of the voxels around left out at either end: where darker tissue is around, no voxel gets darker
+        than that, and where brighter tissue is, none gets brighter.
+    :param knee: of the distance between the plateau's limits, over which they are approached.
     """
 
-    own: float = 0.5
-    own_level: float = 1.0
+    own: float = 1.0
     bulk: float = 25.0
     noise: float = 3.0
-    unknown: float = 1.0
+    unknown: float = 1.5
+    core: float = 0.4
+    around: float = 5.0
+    knee: float = 0.1
 
 
 CONFIG = LimitConfig()
@@ -33,34 +38,46 @@ CONFIG = LimitConfig()
 
 @dataclass(frozen=True)
 class Limits:
-    """Intensities: of voxels (low, high), of the level (level_low, level_high); what lies beyond already may stay there."""
+    """What tissue allows, in intensities. The plateau is a tumour without detail finer than one voxel's Gaussian.
+
+    :param low, high: of the plateau; what lies beyond already may stay there.
+    :param lowest, highest: of single voxels.
+    :param core: median of the tumour's own plateau away from its border.
+    :param knee: distance over which a limit is approached.
+    """
 
     low: float
     high: float
-    level_low: float
-    level_high: float
+    lowest: float
+    highest: float
+    core: float
+    knee: float
 
 
-def tissue_limits(
-    bands: Bands, population=None, bounds=(-np.inf, np.inf), config: LimitConfig = CONFIG
-) -> Limits:
+def tissue_limits(bands: Bands, population=None, config: LimitConfig = CONFIG) -> Limits:
     """Limits of a tumour by its own voxels and by the population's.
 
     :param population: `radiomics.population.Population` of tumours of this kind and modality; None: by the tumour alone.
-    :param bounds: lowest and highest value that can be stored.
     """
-    level = bands.parts[4] + bands.parts[5]
-    level_low, level_high = np.percentile(level, [config.own_level, 100 - config.own_level])
-    low, high = np.percentile(bands.own, [config.own, 100 - config.own])
+    deep = bands.depth >= np.quantile(bands.depth, 1 - config.core)
+    plateau, detail = bands.parts[2:].sum(0), bands.parts[:2].sum(0)
+    low, high = np.percentile(plateau, [config.own, 100 - config.own])
     if population is None:
-        more = config.unknown * max(robust_sd(bands.own), 2 * bands.noise)
-        level_low, level_high = level_low - more, level_high + more
+        more = config.unknown * robust_sd(bands.own[deep])
+        low, high = low - more, high + more
     else:
-        level_low = min(level_low, _quantile(population, "10Percentile", config.bulk, level_low))
-        level_high = max(level_high, _quantile(population, "90Percentile", 100 - config.bulk, level_high))
-    low = min(low, level_low - config.noise * bands.noise)
-    high = max(high, level_high + config.noise * bands.noise)
-    return Limits(max(low, bounds[0]), min(high, bounds[1]), float(level_low), float(level_high))
+        low = min(low, _quantile(population, "10Percentile", config.bulk, low))
+        high = max(high, _quantile(population, "90Percentile", 100 - config.bulk, high))
+    noise, core = config.noise * robust_sd(detail[deep]), float(np.median(plateau[deep]))
+    lowest, highest = low - noise, high + noise
+    if bands.around is not None:
+        darkest, middle, brightest = np.percentile(bands.around, [config.around, 50, 100 - config.around])
+        if middle < core:
+            lowest = max(lowest, min(darkest, core))
+        else:
+            highest = min(highest, max(brightest, core))
+    knee = config.knee * float(high - low)
+    return Limits(float(low), float(high), float(lowest), float(highest), core, knee)
 
 
 def _quantile(population, short: str, percent: float, default: float) -> float:

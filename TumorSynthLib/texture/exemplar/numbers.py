@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import Bands, robust_sd
 from TumorSynthLib.texture.exemplar.limits import Limits, softly_held
@@ -39,32 +38,36 @@ class NumberConfig:
     :param price: of the square of each. Grain is what betrays an edit; a shift darkens or lightens the whole tumour.
     :param level_price: of the shift where a feature of the level is asked for.
     :param grain: gains of the grain at least and at most: its power stays within .77 to 1.3 of the scan's.
-    :param gains: gains of the other bands at least and at most.
-    :param many_gains: the same where many features are asked for, of which none is to be met at any price.
-    :param shift: robust standard deviations at most.
+    :param least, most: gains of the other bands at least and at most, from fine to rest; beyond them structure turns into
+        knots, and the level into clouds.
+    :param many: power of those bounds where many features are asked for, of which none is to be met at any price.
     :param bend: log power at most.
+    :param dearest: price of coming one unit of error nearer at which the look is worth more: a request that costs more isn't
+        followed to its end.
     :param step: of the numeric derivatives.
     :param longest: of a number in one round.
+    :param gain: of the cost, below which a step isn't worth it.
+    :param trusted: share of the error that a step may leave for its slopes to be used again.
     :param rounds: Gauss-Newton rounds at most.
     :param trials: lengths of a step that are tried.
     :param enough: largest error, in the features' units, at which a request counts as met.
-    :param matte: robust standard deviations between core and surroundings, above which a voxel's share of tumour is read off
-        its level instead of its depth.
     """
 
-    price: tuple[float, ...] = (40.0, 2.5, 1.5, 1.5, 2.0, 30.0, 15.0)
+    price: tuple[float, ...] = (40.0, 2.5, 1.5, 1.5, 2.0, 30.0, 25.0)
     level_price: float = 2.0
     grain: tuple[float, float] = (0.88, 1.14)
-    gains: tuple[float, float] = (0.2, 4.0)
-    many_gains: tuple[float, float] = (0.4, 2.0)
-    shift: float = 6.0
-    bend: float = 1.2
+    least: tuple[float, ...] = (0.25, 0.25, 0.3, 0.5)
+    most: tuple[float, ...] = (3.0, 3.5, 3.0, 1.7)
+    many: float = 0.6
+    bend: float = 0.4
+    dearest: float = 40.0
     step: tuple[float, ...] = (0.03, 0.05, 0.05, 0.05, 0.05, 0.05, 0.03)
     longest: float = 0.5
-    rounds: int = 8
+    gain: float = 0.02
+    trusted: float = 0.3
+    rounds: int = 10
     trials: int = 4
     enough: float = 0.004
-    matte: float = 4.0
 
 
 CONFIG = NumberConfig()
@@ -106,15 +109,12 @@ class Renderer:
         self.bands, self.limits, self.bounds, self.level_kept = bands, limits, bounds, level_kept
         self.base, self.fade = bands.own, bands.fade
         self.sd = max(robust_sd(self.base), bands.noise)
-        self.level = bands.parts[4] + bands.parts[5]
-        self.shifted = self.sd * np.minimum(self.fade, matte(bands, config.matte))
+        self.shifted = self.sd * bands.shifting
         spread = [bands.without_grain(self.fade * part) for part in bands.parts[1:5]]
         self.basis = np.stack([self.fade * bands.parts[0], *spread, bands.without_grain(self.shifted)])
         self.even = bands.without_grain(self.fade)
-        self.ends = (
-            min(float(np.quantile(self.base, 0.002)), limits.low),
-            max(float(np.quantile(self.base, 0.998)), limits.low + 1e-3 * self.sd),
-        )
+        self.plateau = bands.parts[2:].sum(0)
+        self.ends = limits.lowest, limits.highest
 
     def values(self, theta: np.ndarray) -> np.ndarray:
         """Voxels (n,) of numbers (7,); the tumour's own for zeros."""
@@ -133,28 +133,32 @@ class Renderer:
 
     def _beyond(self, change: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """(n,) what tissue and the bend of values add to a change that is linear in the numbers."""
-        limits, knee = self.limits, 2 * self.bands.noise
-        level = self.fade * np.expm1(theta[4]) * self.bands.parts[4] + theta[SHIFT] * self.shifted
-        held = change + softly_held(level, self.level, limits.level_low, limits.level_high, knee) - level
+        limits, (low, high) = self.limits, self.ends
+        wide = self.fade * (np.expm1(theta[2:5]) @ self.bands.parts[2:5]) + theta[SHIFT] * self.shifted
+        bent = self.fade * (self._bent(self.plateau + wide, theta[BEND]) - self.plateau - wide)
+        held = softly_held(wide + bent, self.plateau, limits.low, limits.high, limits.knee)
+        detail = change - wide
+        detail = (
+            detail
+            + self.fade * (self._bent(self.base + wide + detail, theta[BEND]) - self.base - wide - detail)
+            - bent
+        )
+        return softly_held(held + detail, self.base, low, high, limits.knee) - change
+
+    def _bent(self, values: np.ndarray, power: float) -> np.ndarray:
         low, high = self.ends
-        t = (self.base + held - low) / (high - low)
+        t = (values - low) / (high - low)
         inside = (t > 0) & (t < 1)
-        bent = np.where(inside, np.clip(t, 1e-6, 1) ** np.exp(theta[BEND]) - t, 0.0) * (high - low)
-        held = softly_held(held + self.fade * bent, self.base, limits.low, limits.high, knee)
-        return held - change
+        return np.where(inside, np.clip(t, 1e-6, 1) ** np.exp(power) * (high - low) + low, values)
 
-
-def matte(bands: Bands, apart: float) -> np.ndarray:
-    """(n,) how much of each voxel is tumour: by its level between surroundings and core, or by depth where they hardly differ."""
-    plane = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
-    ring = ndimage.binary_dilation(bands.mask, plane, 4) & ~ndimage.binary_dilation(bands.mask, plane, 1)
-    core = float(np.median(bands.own[bands.depth >= np.quantile(bands.depth, 0.6)]))
-    around = bands.image[ring]
-    if not len(around) or abs(core - np.median(around)) < apart * robust_sd(around):
-        return np.clip(bands.depth / bands.config.rim, 0, 1)
-    width = 0.5 * bands.voxel / bands.spacing
-    level = ndimage.gaussian_filter(bands.image, width, truncate=3.0)[bands.mask]
-    return np.clip((level - np.median(around)) / (core - np.median(around)), 0, 1)
+    def reach(self, config: NumberConfig, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest of each number (7,); a shift brings the core up to what tissue allows."""
+        power = 1.0 if exact else config.many
+        least, most = power * np.log(config.least), power * np.log(config.most)
+        grain = np.log(config.grain)
+        ends = (np.array([self.limits.low, self.limits.high]) - self.limits.core) / self.sd
+        low = np.array([grain[0], *least, min(ends[0], 0.0), -config.bend])
+        return low, np.array([grain[1], *most, max(ends[1], 0.0), config.bend])
 
 
 @dataclass(frozen=True)
@@ -188,61 +192,60 @@ def solve(
     price = np.array(config.price)
     if goal.exact and goal.level:
         price[SHIFT] = config.level_price
-    low, high = _bounds(config, goal.exact)
-    count = 0
+    ends = render.reach(config, goal.exact)
 
     def error(theta: np.ndarray) -> np.ndarray:
         return goal.error(measure(render.values(theta)))
 
     def cost(e: np.ndarray, theta: np.ndarray) -> float:
         paid = float((price * theta**2).sum())
-        return (
-            1e3 * float(np.abs(e).max()) + 1e-3 * paid
-            if goal.exact
-            else float(np.log1p(e**2).sum()) + 0.05 * paid
-        )
+        if goal.exact:
+            return config.dearest * float(np.abs(e).sum()) + paid
+        return float(np.log1p(e**2).sum()) + 0.05 * paid
 
     theta = np.zeros(len(NUMBERS)) if start is None else start.theta
-    e, count, damping, slopes = error(theta), 1, 1.0, None
+    e, damping, slopes, count = error(theta), 1.0, None, 1
     best = cost(e, theta)
     for _ in range(config.rounds):
         if goal.exact and np.abs(e).max() < config.enough:
             break
-        slopes = np.stack([(error(theta + d) - e) / d.max() for d in np.diag(config.step)], 1)
-        count += len(theta)
-        wanted = _wanted(theta, e, slopes, price, low, high, goal.exact)
+        if slopes is None:
+            slopes = np.stack([(error(theta + d) - e) / d.max() for d in np.diag(config.step)], 1)
+            count += len(theta)
+        wanted = _wanted(theta, e, slopes, price, ends, goal.exact and config.dearest)
         move = np.clip(wanted - theta, -config.longest, config.longest)
+        taken = None
         for _ in range(config.trials):
-            trial = theta + damping * move
-            found, count = error(trial), count + 1
-            if cost(found, trial) < best:
-                best, theta, e, damping = cost(found, trial), trial, found, min(1.0, 2 * damping)
+            step = damping * move
+            found, count = error(theta + step), count + 1
+            if cost(found, theta + step) < best - config.gain:
+                taken = step
                 break
             damping /= 2.5
-        else:
+        if taken is None:
             break
+        trusted = np.abs(found).sum() < config.trusted * np.abs(e).sum()
+        slopes = _updated(slopes, taken, found - e) if trusted else None
+        best, theta, e, damping = cost(found, theta + taken), theta + taken, found, min(1.0, 2 * damping)
     return Solution(theta, e, count)
 
 
-def _bounds(config: NumberConfig, exact: bool) -> tuple[np.ndarray, np.ndarray]:
-    gains = config.gains if exact else config.many_gains
-    ends = [
-        [np.log(config.grain[k]), *[np.log(gains[k])] * 4, s * config.shift, s * config.bend]
-        for k, s in ((0, -1), (1, 1))
-    ]
-    return np.array(ends[0]), np.array(ends[1])
+def _updated(slopes: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Slopes (k, 7) that tell what the last step did (Broyden's rank-one update), which saves measuring them anew."""
+    return slopes + np.outer(change - slopes @ step, step) / max(float(step @ step), 1e-12)
 
 
-def _wanted(theta, e, slopes, price, low, high, exact: bool) -> np.ndarray:
+def _wanted(theta, e, slopes, price, ends, dearest: float | bool) -> np.ndarray:
     """The numbers that a linear model of the errors asks for; those that reach a bound stay there, the others make up for it."""
-    new, free = theta.copy(), np.ones(len(theta), bool)
+    (low, high), new, free = ends, theta.copy(), np.ones(len(theta), bool)
     for _ in range(len(theta)):
         inside, cheap = slopes[:, free], 1 / price[free]
         want = -e + slopes @ theta - slopes[:, ~free] @ new[~free]
-        if exact:
+        if dearest:
             square = (inside * cheap) @ inside.T
             square += 1e-9 * max(np.trace(square), 1e-9) * np.eye(len(e))
-            new[free] = cheap * (inside.T @ np.linalg.solve(square, want))
+            force = np.clip(np.linalg.solve(square, want), -dearest / 2, dearest / 2)
+            new[free] = cheap * (inside.T @ force)
         else:
             weight = 1 / (1 + e**2)
             square = (inside.T * weight) @ inside + np.diag(0.05 * price[free])

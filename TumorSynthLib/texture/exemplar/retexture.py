@@ -93,7 +93,7 @@ class Slider:
         self.image, self._measure, self.spread = np.asarray(image, np.float32), measure, spread
         self.bounds, self.config, self.numbers = bounds, config, numbers
         self.bands = Bands(image, mask, spacing)
-        self.limits: Limits = tissue_limits(self.bands, population, bounds)
+        self.limits: Limits = tissue_limits(self.bands, population)
 
     def measured(self, values: np.ndarray, names) -> dict[str, float]:
         """Features by name of voxels (n,) in the mask."""

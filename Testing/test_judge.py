@@ -16,6 +16,7 @@ import detectors
 import judge
 import judge_detectors
 import judge_edits
+import judge_page
 import judge_pictures
 import judged_cases
 from training_case import call, one_thread, tree  # noqa: F401
@@ -276,3 +277,66 @@ def test_clear_errors(cases, model, tmp_path):
         judge.main([*arguments, "--data", str(tmp_path)])
     with pytest.raises(SystemExit, match="--update: can't read"):
         judge.main([*arguments, "--data", str(cases), "--update"])
+
+
+def placed_results(engine, trees, edit="hidden"):
+    number = {
+        "made": 0.5,
+        "control": 1.0,
+        "compared": "ratio",
+        "median": 0.5,
+        "interval": [0.4, 0.6],
+        "measured": 5,
+    }
+    number |= {"worst": {"value": 0.2, "case": "c7", "picture": None}}
+    names = ("level", "grain") if edit == "hidden" else ("power", "pattern")
+    detector = {"auc": trees, "interval": [trees - 0.1, trees + 0.1]}
+    found = {
+        "places": 5,
+        "patients": 5,
+        "extent_mm": 30.0,
+        "seconds": 2.0,
+        "numbers": dict.fromkeys(names, number),
+    }
+    found |= {"detectors": {"trees": detector, "seen": {"grain": 0.2}}, "refused": []}
+    out = {
+        "task": "place",
+        "model": "m",
+        "engine": engine,
+        "strength": None,
+        "data": "sts",
+        "results": {f"CT {edit}": found},
+    }
+    return out | {"commands": {f"CT {edit}": "python Training/evaluate.py place"}}
+
+
+def test_the_page_says_which_detector_proves_nothing():
+    weak = judge_page.section([placed_results("exemplar", 0.55), placed_results("bridge", 0.7)])
+    rows = [line for line in weak if line.startswith("| CT hidden")]
+    assert [r.split("|")[1].strip() for r in rows] == ["CT hidden, bridge", "CT hidden, exemplar"]
+    assert all("†" in r for r in rows) and "×0.50 (0.40-0.60)" in rows[1] and "grain 0.20" in rows[1]
+    strong = judge_page.section([placed_results("exemplar", 0.55), placed_results("bridge", 0.9)])
+    assert not any("†" in line for line in strong if line.startswith("| CT"))
+    tumours = "\n".join(judge_page.section([placed_results("bridge", 0.9, "own")]))
+    assert "| CT own, bridge | 5; 30 mm | ×0.50 (0.40-0.60) |" in tumours and "c7" in tumours
+
+
+def test_the_page_has_the_readings():
+    reading = {
+        "task": "reading",
+        "data": "sts",
+        "engine": "bridge",
+        "strength": None,
+        "accuracy": 0.75,
+        "interval": [0.6, 0.9],
+    }
+    reading |= {
+        "pictures": 20,
+        "readers": 2,
+        "known": {"real": 1.0, "made": 0.5},
+        "edits": {"hidden": 0.75},
+        "command": "c",
+    }
+    text = "\n".join(judge_page.section([reading]))
+    assert "| sts, hidden, bridge | 20, 2 | 0.75 (0.60-0.90) | 1.00, 0.50 |" in text
+    assert judge_page.section([]) == []

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import judge_page
 from goals import span, table
 
 EXACT_DB = 120.0  # after rounding to whole grey values nothing is left to tell apart
@@ -327,7 +328,9 @@ def middle(value) -> float:
 
 def page(outs: list[dict], notes: str = "") -> str:
     """The page of results; goals of the models that come with the library, or where none does, of all."""
-    lines = [HEAD, *table([out for out in outs if ships(out)] or outs), notes]
+    judged = [out for out in outs if out["task"] in ("place", "reading")]
+    outs = [out for out in outs if out not in judged]
+    lines = [HEAD, *table([out for out in outs if ships(out)] or outs), notes, *judge_page.section(judged)]
     for out in outs:
         of = f"{out['model']} {out['version']}: " if "model" in out else ""
         lines += [f"## {of}{out['task']}", "", f"`{out['command']}`", ""]

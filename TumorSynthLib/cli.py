@@ -13,13 +13,16 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from TumorSynthLib import __version__
+from TumorSynthLib.edit.edits import EDITS
+from TumorSynthLib.edit.options import Option, of_edit
 from TumorSynthLib.errors import Cancelled, ImageWarning, InputError, TumorSynthError
 from TumorSynthLib.threads import share_cores
 
 DEBUG_VARIABLE = "TUMORSYNTH_DEBUG"
-MARGIN_MM = 20.0  # of the mass effect: far enough for a tumour of twice the volume
+OUT_IMAGE = ("IMAGE", "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it")
 SAFETY = "For research use only; not for diagnosis."
 FEATURES_HELP = (
     'features file: {"features": {NAME: VALUE, …}} as `extract --json` prints it, or the inner object'
@@ -116,12 +119,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"tumorsynth {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_extract(commands)
-    _add_synthesize(commands)
-    _add_remove(commands)
+    for name in ("synthesize", "remove", "reshape", "move", "insert"):
+        _add_edit(commands, name)
     _add_shape(commands)
-    _add_reshape(commands)
-    _add_move(commands)
-    _add_insert(commands)
     _add_series(commands)
     _add_models(commands)
     _add_demo(commands)
@@ -149,40 +149,73 @@ def _add(commands, name: str, text: str, function: str | None = None):
     return sub
 
 
-def _add_image_and_mask(sub, mask: bool = True) -> None:
+def _add_image_and_mask(sub, mask: bool = True, several: bool = False) -> None:
     sub.add_argument(
         "image",
         metavar="IMAGE",
         help="NIfTI, NRRD, MetaImage or DICOM file, or a folder with one DICOM series",
     )
-    if mask:
+    if not mask:
+        return
+    sub.add_argument(
+        "mask",
+        metavar="MASK",
+        help="mask or labelmap of the tumour, .seg.nrrd, DICOM SEG or RTSTRUCT; may have a grid of its own",
+    )
+    if several:
         sub.add_argument(
-            "mask",
-            metavar="MASK",
-            help="mask or labelmap of the tumour, .seg.nrrd, DICOM SEG or RTSTRUCT; may have a grid of its own",
-        )
+            "--label", type=_labels, action="extend", metavar="N[,N…]",
+            help="label, segment or structure of the tumour in MASK, by number or name, or several (default: the only one)",
+        )  # fmt: skip
+    else:
         sub.add_argument(
             "--label",
             metavar="N",
             help="label, segment or structure of the tumour in MASK, by number or name (default: the only one)",
         )
-    _add_modality(sub)
 
 
-def _add_region(sub, default: str) -> None:
-    sub.add_argument(
-        "--region",
-        metavar="NAME",
-        help=f"one of the model's regions, where it has several; MASK is then a labelmap of all (default: {default})",
-    )
+def _labels(text: str) -> list[str]:
+    return text.split(",")
 
 
-def _add_modality(sub) -> None:
-    sub.add_argument(
-        "--modality",
-        metavar="NAME",
-        help="modality of IMAGE, one of the model's (default: found from its values)",
-    )
+def _add_option(sub, row: Option) -> None:
+    """The flag of an option. One that isn't given is missing from the parsed arguments."""
+    common: dict[str, Any] = {
+        "dest": row.name,
+        "default": argparse.SUPPRESS,
+        "help": row.help.replace("%", "%%"),
+    }
+    if row.kind == "features":
+        sub.add_argument(row.flag, metavar="F.json", default=None, help=FEATURES_HELP)
+        sub.add_argument(
+            "--set", action="append", nargs="+", default=[], metavar="NAME=VALUE",
+            help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a driver's (intensity_sd, volume_ml)",
+        )  # fmt: skip
+    elif row.kind == "switch":
+        sub.add_argument(
+            row.flag, action=argparse.BooleanOptionalAction if row.default else "store_true", **common
+        )
+    elif row.kind == "donor":
+        sub.add_argument(row.flag, nargs=2, metavar=("IMAGE2", "MASK2"), **common)
+        sub.add_argument(
+            f"{row.flag}-label", metavar="N", help="label of the tumour in MASK2, number or name"
+        )
+    elif row.kind == "mask":
+        sub.add_argument(row.flag, metavar="MASK", **common)
+        if row.labels == "one":
+            sub.add_argument(
+                f"{row.flag}-label", metavar="N", help=f"label in the mask of {row.flag}, number or name"
+            )
+    elif row.kind == "point":
+        sub.add_argument(row.flag, nargs=3, type=float, metavar=("X", "Y", "Z"), **common)
+    elif row.kind == "choice":
+        sub.add_argument(row.flag, choices=row.choices, **common)
+    else:
+        metavar = row.metavar or row.unit.upper() or "VALUE"
+        more: dict[str, Any] = {} if row.bare is None else {"nargs": "?", "const": row.bare}
+        kind = {"number": float, "whole": int}.get(row.kind, str)
+        sub.add_argument(row.flag, type=kind, metavar=metavar, **common, **more)
 
 
 def _add_output(sub, image: bool = True) -> None:
@@ -194,36 +227,35 @@ def _add_output(sub, image: bool = True) -> None:
         )
 
 
-def _add_edit(sub, out: tuple[str, str] | None = None) -> None:
-    """Options that all edits share.
+def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: bool = True):
+    """A command that edits, with the options that the table gives it.
 
-    :param out: metavar and help of --out where it isn't an image, in which case there is no --repeat.
+    :param out: metavar and help of --out.
     """
+    edit = EDITS[name]
+    sub = _add(commands, name, edit.does, name if name in ("shape", "series") else "edit")
+    if name != "shape":
+        _add_image_and_mask(sub, mask=edit.mask, several=name == "remove")
     _add_model(sub)
-    if out is None:
-        _add_repeat(sub)
-    image = ("IMAGE", "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it")
-    metavar, text = out or image
+    if repeat:
+        sub.add_argument(
+            "--repeat", metavar="SIDECAR", help="repeat a recorded edit: the JSON file beside its result"
+        )
+    metavar, text = out
     sub.add_argument("--out", metavar=metavar, required=True, help=text)
-    _add_seed(sub)
-    sub.add_argument(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="evaluations of the network (default: the model's; the paper's: 200)",
-    )
-    sub.add_argument(
-        "--eta",
-        type=float,
-        metavar="E",
-        help="noise of the sampler, 0 to 1 (default: the model's; the paper's: 1)",
-    )
-    sub.add_argument(
-        "--keep-header",
-        action="store_true",
-        help="keep DICOM attributes in the result's header, the patient's name among them (default: left out)",
-    )
+    if edit.changes and edit.shape and name != "series":
+        sub.add_argument("--out-mask", metavar="MASK", required=True, help="mask of the new tumour")
+    for row in of_edit(name).values():
+        if row.flag:
+            _add_option(sub, row)
+    if name != "shape":
+        sub.add_argument(
+            "--keep-header",
+            action="store_true",
+            help="keep DICOM attributes in the result's header, the patient's name among them (default: left out)",
+        )
     _add_output(sub)
+    return sub
 
 
 def _add_model(sub) -> None:
@@ -235,73 +267,12 @@ def _add_model(sub) -> None:
     )
 
 
-def _add_repeat(sub) -> None:
-    sub.add_argument(
-        "--repeat", metavar="SIDECAR", help="repeat a recorded edit: the JSON file beside its result"
-    )
-
-
-def _add_seed(sub) -> None:
-    sub.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another seed gives another tumour (default: 0)"
-    )
-
-
-def _add_features(sub, samples: bool = True) -> None:
-    sub.add_argument("--features", metavar="F.json", help=FEATURES_HELP)
-    sub.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a driver's (intensity_sd, volume_ml)",
-    )
-    if samples:
-        sub.add_argument(
-            "--samples",
-            type=int,
-            default=1,
-            metavar="N",
-            help="draw N, keep the nearest to the request (default: 1)",
-        )
-    sub.add_argument(
-        "--solve",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="move the network's sample until the asked features hold (default: yes)",
-    )
-
-
-def _add_donor(sub) -> None:
-    sub.add_argument("--donor", nargs=2, metavar=("IMAGE2", "MASK2"), help="take the texture of this tumour")
-    sub.add_argument("--donor-label", metavar="N", help="label of the tumour in MASK2, number or name")
-
-
-def _add_inside(sub) -> None:
-    sub.add_argument("--inside", metavar="MASK", help="organ that it must stay in (default: the body)")
-    sub.add_argument("--inside-label", metavar="N", help="label of the organ in its mask, number or name")
-    sub.add_argument(
-        "--nearest", action="store_true", help="if it doesn't fit there, take the nearest place where it does"
-    )
-
-
-def _add_grow(sub, what: str) -> None:
-    text = f"widen the mask{what} by so much, where a rim of the tumour lies outside its contour (default: 0)"
-    sub.add_argument("--grow", type=float, default=0.0, metavar="MM", help=text)
-
-
-def _add_mass_effect(sub) -> None:
-    text = f"let the tissue within so many mm make room for the tumour (without a number: {MARGIN_MM:g}; default: off)"
-    sub.add_argument(
-        "--mass-effect", type=float, nargs="?", const=MARGIN_MM, default=0.0, metavar="MM", help=text
-    )
-
-
 def _add_extract(commands) -> None:
     sub = _add(commands, "extract", "Measure the radiomics features of a tumour.")
     _add_image_and_mask(sub)
-    _add_region(sub, "the only one")
+    for name, row in of_edit("measure").items():
+        _add_option(sub, row)
+        sub.set_defaults(**{name: None})
     how = sub.add_mutually_exclusive_group()
     how.add_argument(
         "--model",
@@ -317,30 +288,8 @@ def _add_extract(commands) -> None:
     _add_output(sub, image=False)
 
 
-def _add_synthesize(commands) -> None:
-    sub = _add(commands, "synthesize", "Put a tumour with the asked features into a mask.")
-    _add_image_and_mask(sub)
-    _add_region(sub, "the only one")
-    _add_edit(sub)
-    _add_features(sub)
-    _add_donor(sub)
-
-
-def _add_remove(commands) -> None:
-    sub = _add(commands, "remove", "Put healthy tissue in place of a tumour.")
-    _add_image_and_mask(sub)
-    _add_region(sub, "all")
-    _add_grow(sub, "")
-    _add_edit(sub)
-
-
 def _add_shape(commands) -> None:
-    sub = _add(
-        commands, "shape", "Draw a mask with the asked shape features, without an image or on one's grid."
-    )
-    _add_model(sub)
-    _add_repeat(sub)
-    _add_features(sub, samples=False)
+    sub = _add_edit(commands, "shape", ("MASK", "mask (.nii.gz, .nii, .nrrd or .mha)"))
     sub.add_argument(
         "--spacing",
         type=float,
@@ -349,71 +298,15 @@ def _add_shape(commands) -> None:
         help="mm of its voxels, one number or x y z (default: the model's)",
     )
     sub.add_argument("--like", metavar="IMAGE", help="image whose grid the mask gets; needs --at")
-    sub.add_argument("--at", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its centre of mass, LPS mm")
-    sub.add_argument(
-        "--core",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="give it a core of this share of its volume, e.g. 0.3: the rim gets label 1, the core 2",
-    )
-    _add_inside(sub)
-    _add_modality(sub)
-    _add_seed(sub)
-    sub.add_argument("--out", metavar="MASK", required=True, help="mask (.nii.gz, .nii, .nrrd or .mha)")
-    _add_output(sub)
-
-
-def _add_reshape(commands) -> None:
-    sub = _add(commands, "reshape", "Give a tumour another size or form; texture and place are kept.")
-    _add_image_and_mask(sub)
-    sub.add_argument(
-        "--to", nargs=3, type=float, metavar=("X", "Y", "Z"), help="put it elsewhere: its new centre, LPS mm"
-    )
-    _add_new_place(sub)
-    _add_grow(sub, " of the old tumour")
-
-
-def _add_new_place(sub) -> None:
-    """Options of the edits that put a tumour into a new mask."""
-    _add_inside(sub)
-    sub.add_argument("--out-mask", metavar="MASK", required=True, help="mask of the new tumour")
-    _add_edit(sub)
-    _add_features(sub)
-    _add_donor(sub)
-    _add_mass_effect(sub)
-
-
-def _add_move(commands) -> None:
-    sub = _add(
-        commands, "move", "Move a tumour to another place; with shape features, give it another form there."
-    )
-    _add_image_and_mask(sub)
-    sub.add_argument("--to", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its new centre, LPS mm")
-    _add_new_place(sub)
-    _add_grow(sub, " of the old tumour")
-
-
-def _add_insert(commands) -> None:
-    sub = _add(commands, "insert", "Put a new tumour into healthy tissue.")
-    _add_image_and_mask(sub, mask=False)
-    sub.add_argument("--at", nargs=3, type=float, metavar=("X", "Y", "Z"), help="its centre, LPS mm")
-    _add_new_place(sub)
 
 
 def _add_series(commands) -> None:
-    sub = _add(commands, "series", "Several values of one feature: volumes, masks, a table and pictures.")
-    _add_image_and_mask(sub)
+    sub = _add_edit(commands, "series", ("DIR", "folder for the results"), repeat=False)
     sub.add_argument(
         "--feature", metavar="NAME", required=True, help="of shape (volume_ml) or texture (contrast)"
     )
     text = "numbers, or multiples of the tumour's own value, as in 0.5x,1x,2x; write --values=-50,0 where the first is negative"
     sub.add_argument("--values", metavar="A,B,C", required=True, help=text)
-    _add_inside(sub)
-    _add_edit(sub, out=("DIR", "folder for the results"))
-    _add_features(sub)
-    _add_grow(sub, " of the old tumour")
-    _add_mass_effect(sub)
 
 
 def _add_models(commands) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.edit.edits import EDITS
+from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.outputs import Staging, check_apart
 
-SHAPED = ("shape", "reshape", "move", "insert", "series")  # commands that take shape features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
 
@@ -112,31 +113,6 @@ def _feature_table(found: Mapping[str, Any], unit: str) -> str:
     return table(head, rows, right=(1, 3))
 
 
-def synthesize(args: argparse.Namespace) -> int:
-    """`tumorsynth synthesize`."""
-    return _edit(args)
-
-
-def remove(args: argparse.Namespace) -> int:
-    """`tumorsynth remove`."""
-    return _edit(args)
-
-
-def reshape(args: argparse.Namespace) -> int:
-    """`tumorsynth reshape`."""
-    return _edit(args)
-
-
-def move(args: argparse.Namespace) -> int:
-    """`tumorsynth move`."""
-    return _edit(args)
-
-
-def insert(args: argparse.Namespace) -> int:
-    """`tumorsynth insert`."""
-    return _edit(args)
-
-
 def shape(args: argparse.Namespace) -> int:
     """`tumorsynth shape`."""
     from TumorSynthLib.shape_commands import draw
@@ -151,7 +127,7 @@ def series(args: argparse.Namespace) -> int:
     return run_series(args)
 
 
-def _edit(args: argparse.Namespace) -> int:
+def edit(args: argparse.Namespace) -> int:
     """Any edit: check options and output, read, edit, write all at once, print."""
     start = time.perf_counter()
     reuse_memory()
@@ -168,7 +144,7 @@ def _edit(args: argparse.Namespace) -> int:
             from TumorSynthLib.provenance import check_repeatable
 
             notes += check_repeatable(
-                entry, editor.bundle, *_painted(editor, images, request), inside=request.inside
+                entry, editor.bundle, *_painted(editor, images, request), request=request
             )
         read = time.perf_counter()
         result = getattr(editor, args.command)(*images, request, bar)
@@ -194,22 +170,29 @@ def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.repeat:
         if not args.model:
             raise InputError("--model is needed: `tumorsynth models list` shows what there is")
-        for name, command in (("to", "move"), ("at", "insert")):
-            if args.command == command and getattr(args, name) is None:
-                raise InputError(f"--{name} X Y Z is needed: the new centre of the tumour, LPS mm")
+        place = EDITS[args.command].place
+        if place and not hasattr(args, place):
+            raise InputError(f"--{place} X Y Z is needed: the new centre of the tumour, LPS mm")
         return None
     from TumorSynthLib.provenance import read_sidecar
 
-    if any(getattr(args, name, None) for name in ("features", "set", "donor", "to", "at")):
-        raise InputError(
-            "--repeat takes the whole request from its file: leave out features, donor and place"
-        )
+    kept = [OPTIONS[name].flag for name in given(args) if OPTIONS[name].kind != "mask"]
+    kept += ["--set"] if getattr(args, "set", None) else []
+    if kept:
+        raise InputError(f"--repeat takes the whole request from its file: leave out {', '.join(kept)}")
     entry = read_sidecar(args.repeat)
     if entry["operation"] != args.command:
         raise InputError(
             f"{args.repeat} records `{entry['operation']}`, not `{args.command}`: call that command"
         )
     return entry
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the table that were given on the command line, as parsed."""
+    return {
+        name: getattr(args, name) for name in of_edit(args.command) if getattr(args, name, None) is not None
+    }
 
 
 def output_paths(args: argparse.Namespace) -> dict[str, Path]:
@@ -228,19 +211,15 @@ def output_paths(args: argparse.Namespace) -> dict[str, Path]:
             raise InputError(f"--report {args.report} is a file: give a folder")
         check_folder(args.report)
         paths["report"] = Path(args.report) / "report.html"
-    inputs = [
-        *input_files(args).values(),
-        args.repeat,
-        getattr(args, "features", None),
-        getattr(args, "inside", None),
-    ]
+    inputs = [*input_files(args).values(), args.repeat, *option_files(args)]
     check_apart(paths.values(), inputs)
     return paths
 
 
 def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
     """Arguments of the `EditRequest` but for images, checked before any file is read, and notes for the user."""
-    from TumorSynthLib.requests import EditRequest, resolved, split
+    from TumorSynthLib.edit.features import resolved, split
+    from TumorSynthLib.edit.options import EditRequest
 
     notes: list[str] = []
     if entry is not None:
@@ -248,16 +227,14 @@ def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tup
 
         options = request_of(entry)
     else:
-        options = {"modality": args.modality, "seed": args.seed}
+        options = {
+            name: OPTIONS[name].decode(value)
+            for name, value in given(args).items()
+            if OPTIONS[name].kind not in (*IMAGES, "features")
+        }
         if hasattr(args, "set"):
             options["features"], notes = asked(args)
-        for name in ("steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "region", "core"):
-            if hasattr(args, name):
-                options[name] = getattr(args, name)
-        for name in ("to", "at"):
-            if getattr(args, name, None) is not None:
-                options[name] = tuple(getattr(args, name))
-    check = split if args.command in SHAPED else resolved
+    check = split if EDITS[args.command].shape else resolved
     check(EditRequest(**options).features)
     return options, notes
 
@@ -266,13 +243,13 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """Features of --features and --set, and notes on what was left out of the file."""
     features, notes = {}, []
     if getattr(args, "features", None):
-        from TumorSynthLib.requests import steerable
+        from TumorSynthLib.edit.features import steerable
 
-        features, left = steerable(read_features(args.features), shape=args.command in SHAPED)
+        features, left = steerable(read_features(args.features), shape=EDITS[args.command].shape)
         if left:
             notes.append(
                 f"{len(left)} features of {args.features} were left free: "
-                + ("" if args.command in SHAPED else "those of shape, ")
+                + ("" if EDITS[args.command].shape else "those of shape, ")
                 + "those that follow the region's size, and those that are measured only"
             )
     for text in (item for group in getattr(args, "set", []) for item in group):
@@ -315,7 +292,11 @@ def read_features(path: str | Path) -> dict[str, float]:
 
 def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
     """Volume, mask (a labelmap for a bundle with several regions) and whole request of an edit."""
-    from TumorSynthLib.requests import EditRequest
+    import functools
+
+    import numpy as np
+
+    from TumorSynthLib.edit.options import EditRequest
     from TumorSynthLib.volume import read_image, read_labelmap, read_mask
 
     def read(path, like, label):
@@ -324,14 +305,36 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
         return read_mask(path, like, label)
 
     volume = read_image(args.image)
-    mask = read(args.mask, volume, args.label) if getattr(args, "mask", None) else None
+    mask = None
+    if getattr(args, "mask", None):
+        labels = args.label if isinstance(args.label, list) else [args.label]
+        mask = (
+            functools.reduce(np.logical_or, [read(args.mask, volume, n) for n in labels])
+            if labels[1:]
+            else None
+        )
+        mask = read(args.mask, volume, labels[0]) if mask is None else mask
     images: dict[str, Any] = {}
-    if getattr(args, "donor", None):
-        image = read_image(args.donor[0])
-        images["donor"] = (image, read(args.donor[1], image, args.donor_label))
-    if getattr(args, "inside", None):
-        images["inside"] = read_mask(args.inside, volume, args.inside_label)
+    for name, value in given(args).items():
+        label = getattr(args, f"{name}_label", None)
+        if OPTIONS[name].kind == "donor":
+            image = read_image(value[0])
+            images[name] = (image, read(value[1], image, label))
+        elif OPTIONS[name].kind == "mask":
+            images[name] = option_mask(OPTIONS[name], value, volume, label)
     return volume, mask, EditRequest(**options, **images)
+
+
+def option_mask(row: Option, path: str, like, label: int | str | None):
+    """The mask of an option on an image's grid, (K, J, I) bool."""
+    from TumorSynthLib.volume import read_labelmap, read_mask
+
+    return read_labelmap(path, like) > 0 if row.labels == "all" else read_mask(path, like, label)
+
+
+def option_files(args: argparse.Namespace) -> list[str]:
+    """The files that options name, but for a donor's."""
+    return [value for name, value in given(args).items() if OPTIONS[name].kind in ("mask", "features")]
 
 
 def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from TumorSynthLib.cli import SAFETY
 from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.edit.options import EditRequest
+from TumorSynthLib.edit.result import EditResult
 from TumorSynthLib.outputs import Staging
-from TumorSynthLib.requests import EditRequest, EditResult
 from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
 

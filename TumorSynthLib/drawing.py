@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from TumorSynthLib.edit.features import steerable
+from TumorSynthLib.edit.result import differences
 from TumorSynthLib.job import Job, listed, short
 from TumorSynthLib.models import Bundle
 from TumorSynthLib.radiomics.identities import RANGES
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.sizing import at_size
-from TumorSynthLib.requests import differences, steerable
 from TumorSynthLib.resampling import bounding_box
 
 NOTED = 0.05  # population standard deviations from which a changed request is told

@@ -21,6 +21,9 @@ from TumorSynthLib import provenance, series, suitability
 from TumorSynthLib.carrying import Arrange, carried, joint_patch, with_rim
 from TumorSynthLib.deformation import push, warped
 from TumorSynthLib.drawing import REACHED, Painter
+from TumorSynthLib.edit.features import resolved, split, storable
+from TumorSynthLib.edit.options import EditRequest, check_used
+from TumorSynthLib.edit.result import EditResult, ShapeResult, differences
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.job import Clock, Job, Progress, listed, measured, short
 from TumorSynthLib.models import Bundle, find
@@ -31,15 +34,6 @@ from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.region import Frame, Region, quantise
-from TumorSynthLib.requests import (
-    EditRequest,
-    EditResult,
-    ShapeResult,
-    differences,
-    resolved,
-    split,
-    storable,
-)
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape, with_core
 from TumorSynthLib.volume import Volume, check_image, check_mask
@@ -124,6 +118,7 @@ class Editor:
     ) -> EditResult:
         """A tumour in the mask, with the asked features; those not asked for are free, all of them without any."""
         request = request or EditRequest()
+        check_used("synthesize", request)
         if self.several:
             return self.painting(request.region).synthesize(volume, mask, request, progress)
         return self._retextured(prepared(self.bundle, volume, mask, request, progress, copy=True))
@@ -152,6 +147,7 @@ class Editor:
             raise InputError(
                 "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
             )
+        check_used("remove", request)
         job = prepared(self.bundle, volume, mask, request, progress, request.grow, copy=True)
         return self._finish("remove", job, self._painter.removed(job))
 
@@ -166,6 +162,7 @@ class Editor:
         """
         if request.to is None:
             raise InputError("say where to: the new centre of the tumour, x y z in LPS mm")
+        check_used("move", request)
         return self._replanted("move", prepared(self.bundle, volume, mask, request, progress))
 
     def reshape(
@@ -180,6 +177,7 @@ class Editor:
             raise InputError(
                 "say which shape: at least one shape feature, e.g. volume_ml, sphericity or elongation"
             )
+        check_used("reshape", request)
         return self._replanted("reshape", prepared(self.bundle, volume, mask, request, progress))
 
     def insert(self, volume: Volume, request: EditRequest, progress: Progress | None = None) -> EditResult:
@@ -187,6 +185,7 @@ class Editor:
         model's population; `before` are the features of the healthy tissue there."""
         if request.at is None:
             raise InputError("say where: the centre of the new tumour, x y z in LPS mm (at)")
+        check_used("insert", request)
         job = open_job(self.bundle, volume, request, progress)
         origin = hashed(volume, np.zeros(volume.array.shape, bool))
         part, form, warnings = self._drawn(job, _lps_spacing(volume))
@@ -219,6 +218,9 @@ class Editor:
         request = request or EditRequest()
         name = series.checked(feature, values)
         form = FEATURES[name].cls == "shape"
+        check_used("series", request)
+        if not (form or split(request.features)[1]):
+            check_used("synthesize", request, f"a series of {feature}, which keeps the tumour's shape,")
         job = prepared(self.bundle, volume, mask, request, progress)
         own = job.measure() | measured_shape(Frame.of(volume.direction).view(job.mask), _lps_spacing(volume))
         numbers = series.absolute(feature, values, own)
@@ -283,6 +285,7 @@ class Editor:
         request, clock = request or EditRequest(), Clock()
         if split(request.features)[0] or request.donor is not None:
             raise InputError("a mask has no texture: ask for shape features only, or use insert")
+        check_used("shape", request)
         if like is not None:
             if request.at is None:
                 raise InputError("say where on the image: the centre of the tumour, x y z in LPS mm (at)")

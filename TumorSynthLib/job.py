@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.region import Region
-from TumorSynthLib.requests import EditRequest
 from TumorSynthLib.shaping import Form
 from TumorSynthLib.volume import Volume
 

@@ -79,7 +79,7 @@ def _unlike(bundle, population, features: dict[str, float]) -> list[str]:
 
     Patients of the models' own kinds that were not trained on stay below the limit, a brain and a breast tumour are beyond it.
     """
-    from TumorSynthLib.requests import steerable
+    from TumorSynthLib.edit.features import steerable
 
     texture = {
         n: v for n, v in steerable(features)[0].items() if population is not None and n in population.names

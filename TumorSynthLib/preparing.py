@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from TumorSynthLib import provenance, suitability
+from TumorSynthLib.edit.features import split, storable
+from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.job import Clock, Job, Progress
 from TumorSynthLib.models import Bundle
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import grown
 from TumorSynthLib.region import Region
-from TumorSynthLib.requests import EditRequest, split, storable
 from TumorSynthLib.shaping import check_room
 from TumorSynthLib.volume import Volume, check_image, check_mask
 

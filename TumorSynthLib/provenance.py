@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from TumorSynthLib import __version__
+from TumorSynthLib.edit.features import split
+from TumorSynthLib.edit.options import OPTIONS, recorded
 from TumorSynthLib.errors import InputError, ModelError
-from TumorSynthLib.requests import split
 
 if TYPE_CHECKING:
     from TumorSynthLib.models.bundle import Bundle
@@ -70,7 +71,7 @@ def record(
         "model": model(bundle),
         "modality": source.modality,
         "request": {
-            **request.options(),
+            **request.options(operation),
             "features": _wanted(request, result),
             "donor": request.donor is not None,
         },
@@ -85,8 +86,7 @@ def record(
         "device": device,
         "warnings": list(result.warnings),
     }
-    if request.inside is not None:
-        entry["input"]["inside_sha256"] = voxel_hash(np.packbits(request.inside))
+    entry["input"] |= _mask_hashes(request)
     entry["input"]["synthetic"] = is_marked(source.volume.metadata)
     return plain(with_files(entry, files or {}))
 
@@ -110,7 +110,7 @@ def of_shape(bundle: Bundle, request: Any, result: Any) -> dict[str, Any]:
         "software": software(),
         "operation": "shape",
         "model": model(bundle),
-        "request": {**request.options(), "features": result.asked, "donor": False},
+        "request": {**request.options("shape"), "features": result.asked, "donor": False},
         "features": {"asked": result.asked, "used": result.used, "reached": result.reached},
         "input": {name: list(getattr(grid, name)) for name in ("size", "spacing", "origin", "direction")},
         "timing_seconds": result.timing,
@@ -266,19 +266,18 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     A donor isn't needed again: its features are among those that were asked. The sampler's steps and eta stay None where
     they were the model's own choice.
     """
-    request = entry["request"]
-    names = ("seed", "steps", "eta", "samples", "solve", "grow", "nearest", "mass_effect", "core")
-    arguments = {name: request[name] for name in names if name in request}
-    arguments["features"] = dict(request["features"]) or None
+    arguments = recorded(entry["request"])
+    arguments["features"] = dict(entry["request"]["features"]) or None
     arguments["modality"] = entry.get("modality")
-    for name in ("to", "at"):
-        if request.get(name) is not None:
-            arguments[name] = tuple(float(v) for v in request[name])
-    if request.get("region") is not None:
-        arguments["region"] = str(request["region"])
-    if request.get("window") is not None:
-        arguments["window"] = tuple(slice(int(a), int(b)) for a, b in request["window"])
     return arguments
+
+
+def _mask_hashes(request: Any) -> dict[str, str]:
+    """Hash of each mask that a request holds, by the name that the record has for it."""
+    masks = {name: getattr(request, name) for name, row in OPTIONS.items() if row.kind == "mask"}
+    return {
+        f"{name}_sha256": voxel_hash(np.packbits(mask)) for name, mask in masks.items() if mask is not None
+    }
 
 
 def check_repeatable(
@@ -287,11 +286,13 @@ def check_repeatable(
     volume: Volume | None = None,
     mask: np.ndarray | None = None,
     inside: np.ndarray | None = None,
+    request: Any = None,
 ) -> list[str]:
-    """Check that a repetition starts from the same model, voxels, mask and organ, where there are any.
+    """Check that a repetition starts from the same model, voxels, mask and further masks, where there are any.
 
+    :param inside: the organ, where there is no `request`: the `EditRequest`, whose masks are compared.
     :returns: what differs without changing the request, e.g. another version of a package: the voxels may differ slightly.
-    :raises InputError: other voxels, another mask or organ. :raises ModelError: another model.
+    :raises InputError: other voxels, or another mask. :raises ModelError: another model.
     """
     if bundle.sha256 != entry["model"].get("sha256"):
         named = f"{entry['model'].get('id')} {entry['model'].get('version')}"
@@ -311,11 +312,14 @@ def check_repeatable(
         raise InputError(
             "the mask isn't the one that was used (its voxels differ): give the original mask and label"
         )
-    organ = None if inside is None else voxel_hash(np.packbits(inside))
-    if organ != entry.get("input", {}).get("inside_sha256"):
-        raise InputError(
-            "the organ isn't the one that the tumour was put inside of: give the original one, or none as before"
-        )
+    hashes = {} if inside is None else {"inside_sha256": voxel_hash(np.packbits(inside))}
+    hashes = hashes if request is None else _mask_hashes(request)
+    for name, row in OPTIONS.items():
+        key = f"{name}_sha256"
+        if row.kind == "mask" and hashes.get(key) != entry.get("input", {}).get(key):
+            raise InputError(
+                f"the mask of {row.flag} ({row.help}) isn't the one that was used: give the original one, or none as before"
+            )
     then, here = entry.get("software", {}), software()
     differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []
     for name, version in then.get("packages", {}).items():

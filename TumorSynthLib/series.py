@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from TumorSynthLib.edit.features import INTENSITIES
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.radiomics.table import FEATURES, resolve
-from TumorSynthLib.requests import INTENSITIES
 
 if TYPE_CHECKING:
-    from TumorSynthLib.requests import EditResult
+    from TumorSynthLib.edit.result import EditResult
 
 MAX_STEPS = 64
 MEAN = "original_firstorder_Mean"

@@ -10,8 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from TumorSynthLib.commands import input_files, inputs, options_of, recorded, reuse_memory, tell, write_edit
+from TumorSynthLib.commands import (
+    given,
+    input_files,
+    inputs,
+    option_files,
+    option_mask,
+    options_of,
+    recorded,
+    reuse_memory,
+    tell,
+    write_edit,
+)
 from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.outputs import Staging, check_apart
 
@@ -20,9 +32,9 @@ ANIMATION, SHEET, TABLE = "series.png", "contact-sheet.png", "features.csv"
 
 def draw(args: argparse.Namespace) -> int:
     """`tumorsynth shape`."""
+    from TumorSynthLib.edit.options import EditRequest
     from TumorSynthLib.provenance import check_repeatable, sidecar_path
-    from TumorSynthLib.requests import EditRequest
-    from TumorSynthLib.volume import check_output, read_image, read_mask
+    from TumorSynthLib.volume import check_output, read_image
 
     start = time.perf_counter()
     entry = recorded(args)
@@ -30,12 +42,12 @@ def draw(args: argparse.Namespace) -> int:
     paths = {"mask": out, "sidecar": sidecar_path(out)}
     if args.report:
         paths["report"] = _report_file(args.report)
-    check_apart(paths.values(), [args.like, args.inside, args.features, args.repeat])
+    check_apart(paths.values(), [args.like, *option_files(args), args.repeat])
     spacing = _spacing(args, entry)
     options, notes = options_of(args, entry)
     if args.like and options.get("at") is None:
         raise InputError("--like needs --at X Y Z: where on the image the mask's centre is to lie, LPS mm")
-    if (args.inside or args.nearest) and not args.like:
+    if {"inside", "nearest"} & given(args).keys() and not args.like:
         raise InputError(
             "--inside and --nearest belong to a place on an image: give --like IMAGE and --at X Y Z"
         )
@@ -46,9 +58,13 @@ def draw(args: argparse.Namespace) -> int:
         if entry is not None:
             notes += check_repeatable(entry, editor.bundle)
         like = read_image(args.like) if args.like else None
-        inside = read_mask(args.inside, like, args.inside_label) if args.inside else None
+        masks = {
+            name: option_mask(OPTIONS[name], value, like, getattr(args, f"{name}_label", None))
+            for name, value in given(args).items()
+            if OPTIONS[name].kind == "mask"
+        }
         read = time.perf_counter()
-        result = editor.shape(EditRequest(**options, inside=inside), spacing, like, bar)
+        result = editor.shape(EditRequest(**options, **masks), spacing, like, bar)
         edited = time.perf_counter()
     _write_shape(args, paths, result, like)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
@@ -114,7 +130,7 @@ def run_series(args: argparse.Namespace) -> int:
     paths = _series_paths(args, folder, len(values))
     check_apart(
         [path for step in paths["steps"] for path in step.values()],
-        [*input_files(args).values(), args.features, args.inside],
+        [*input_files(args).values(), *option_files(args)],
     )
     with Bar(args.quiet) as bar:
         from TumorSynthLib.editor import Editor

@@ -31,18 +31,19 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from TumorSynthLib import __version__
+from TumorSynthLib.edit.edits import names
+from TumorSynthLib.edit.options import Option, from_message
 from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
 from TumorSynthLib.memory import give_back, reuse_memory
 from TumorSynthLib.threads import share_cores
 
 PROTOCOL = 1
 PREFIX = "tumorsynth-"  # of the folder's name: no other one is ever removed
-EDITS = ("synthesize", "remove", "retexture", "reshape", "move", "insert", "series")
+EDITS = names(changes=True)
 MODELS_KEPT = 2
 RESULT_KEYS = (
     "asked",
@@ -216,9 +217,9 @@ class Worker:
             raise InputError(f"this version of the engine can't {edit}: update the extension")
         volume = self._volume(request["volume"])
         mask = self.folder.mask(request["mask"], volume.array.shape) if request.get("mask") else None
-        options = self._options(request.get("request") or {}, volume)
-        series = (options.pop("feature", None), options.pop("values", None)) if edit == "series" else ()
-        wanted = _request(options)
+        given = dict(request.get("request") or {})
+        series = (given.pop("feature", None), given.pop("values", None)) if edit == "series" else ()
+        wanted = from_message(given, lambda row, entry: self._image(row, entry, volume.array.shape))
         progress = self._progress(request, edit, wanted, len(series[1]) if series and series[1] else 1)
         images = (volume,) if mask is None else (volume, mask)
         found = getattr(editor, edit)(*images, *series, wanted, progress)
@@ -230,18 +231,12 @@ class Worker:
             "results": [self._result(f"r{request['id']}-{i}", r, mask) for i, r in enumerate(results)],
         }
 
-    def _options(self, given: Mapping[str, Any], volume) -> dict[str, Any]:
-        """Arguments of an `EditRequest`, images read from the folder."""
-        options = dict(given)
-        if options.get("donor"):
-            image = self._volume(options["donor"]["volume"])
-            options["donor"] = (image, self.folder.mask(options["donor"]["mask"], image.array.shape))
-        if options.get("inside"):
-            options["inside"] = self.folder.mask(options["inside"], volume.array.shape)
-        for name in ("to", "at"):
-            if options.get(name) is not None:
-                options[name] = tuple(float(v) for v in options[name])
-        return options
+    def _image(self, row: Option, entry: Mapping[str, Any], shape):
+        """What a request holds in place of an entry of the exchange."""
+        if row.kind == "donor":
+            image = self._volume(entry["volume"])
+            return image, self.folder.mask(entry["mask"], image.array.shape)
+        return self.folder.mask(entry, shape)
 
     def _result(self, name: str, result, mask) -> dict[str, Any]:
         """An `EditResult` as JSON; the change of voxels, and the mask where it isn't the one given, as files."""
@@ -335,19 +330,6 @@ class Worker:
     def _check_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise Cancelled("the edit was cancelled; nothing has been changed")
-
-
-def _request(options: Mapping[str, Any]):
-    """The `EditRequest` of some options; an unknown one is the user's error."""
-    from TumorSynthLib.requests import EditRequest
-
-    known = {f.name for f in fields(EditRequest)}
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise InputError(
-            f"the engine has no option {', '.join(map(repr, unknown))}: it knows {', '.join(sorted(known))}"
-        )
-    return EditRequest(**options)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """What the module's logic offers: the one contract between the panel, scripts, and the logic.
 
-Everything here is plain data, `typing` and docstrings: no import of Slicer, of Qt, or of the engine, so that the panel can be
-tested against a double of it. Get the real one by `slicer.util.getModuleLogic("TumorSynthRadiomics")`.
+Everything here is plain data, `typing` and docstrings: no import of Slicer or of Qt, and of the engine the tables of edits and
+options alone, so that the panel can be tested against a double of it. Get the real one by
+`slicer.util.getModuleLogic("TumorSynthRadiomics")`.
 
 Nodes go in, nodes come out. Positions are world RAS millimetres (as in Slicer's markups), volumes ml or mm³ as the feature
 says. A parent transform of a node counts, if it is linear. A message is one sentence that says what happened, why, and what to
@@ -13,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional, Protocol
 
+from TumorSynthLib.edit.edits import EDITS as _EDITS
+from TumorSynthLib.edit.options import OPTIONS as _OPTIONS
+
 from .rows import Check, FeatureRow, HistoryEntry, Measurement, ModelRow, Outcome
 
 __all__ = [
@@ -21,29 +25,21 @@ __all__ = [
 ]  # fmt: skip
 
 #: What can be done. `measure` changes nothing. All but `insert` need a segment.
-EDITS = ("measure", "remove", "synthesize", "retexture", "reshape", "move", "insert", "series")
+EDITS = tuple(name for name, edit in _EDITS.items() if edit.changes or name == "measure")
 
-#: Keyword options of `check`, `start` and the blocking methods; each edit ignores none silently: an option that it
-#: doesn't know is an error.
-#:   features    {feature or driver name: value}; what is not named is free. Shape features for reshape and insert.
+#: Options that only the scene knows; those of the engine are in the table `TumorSynthLib.edit.options`, where the module's names
+#: for them are (`massEffect`, and `to` for the place of an insert, too). An option that an edit doesn't have is an error.
 #:   donor       (volumeNode, segmentationNode, segmentID): the texture of another tumour.
-#:   to          (R, A, S) world mm: the new centre, for move and insert.
-#:   inside      (segmentationNode, segmentID): an organ that move and insert stay in.
-#:   nearest     take the nearest place where the tumour fits, if it doesn't fit at `to`.
-#:   massEffect  mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
-#:   grow        mm by which remove widens the segment.
+#:   to          (R, A, S) world mm: the new centre, for reshape, move and insert.
+#:   inside      (segmentationNode, segmentID): an organ that the tumour stays in.
 #:   feature, values  of series: which one runs through which values.
 #:   regions     {region: segment ID} for a model with several regions, such as a core and its rim; those left out are found by
 #:               the segments' names. The given segment is edited, the others stay as they are.
 #:   whole       remove takes all regions of the tumour, not only the given segment.
-#:   modality    one of the model's; None finds it from the intensities.
-#:   seed, steps, eta, samples, solve   see `TumorSynthLib.requests.EditRequest`.
 #:   device      auto, cpu, cuda or mps.
 #:   output      "inPlace" (default: the voxels of the volume node change, undo brings them back) or "newVolume".
-OPTIONS = (
-    "features", "donor", "to", "inside", "nearest", "massEffect", "grow", "feature", "values", "modality", "seed", "steps",
-    "eta", "samples", "solve", "device", "output", "regions", "whole",
-)  # fmt: skip
+SCENE_OPTIONS = ("feature", "values", "device", "output", "regions", "whole")
+OPTIONS = (*dict.fromkeys(row.slicer for row in _OPTIONS.values() if row.slicer), *SCENE_OPTIONS)
 
 ProgressCallback = Callable[[str, float, Optional[float]], None]
 """onProgress(stage, fraction, remainingSeconds): stage is one of `STAGES`, fraction 0…1 of the whole edit, remaining seconds

@@ -9,27 +9,16 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from TumorSynthLib import suitability
+from TumorSynthLib.edit.edits import EDITS as TABLE
+from TumorSynthLib.edit.options import IMAGES, of_edit
+from TumorSynthLib.edit.options import OPTIONS as ROWS
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.requests import EditRequest, resolved
+from TumorSynthLib.requests import EditRequest, resolved, split
 
 from .api import EDITS, OPTIONS, Check
 from .geometry import toLPS
 
 NOTED = 0.05  # population standard deviations from which a changed request is told
-NEEDS_PLACE = ("move", "insert")
-NO_SEGMENT = ("insert",)
-ENGINE_OPTIONS = (
-    "features",
-    "modality",
-    "seed",
-    "steps",
-    "eta",
-    "samples",
-    "solve",
-    "grow",
-    "nearest",
-    "mass_effect",
-)
 
 
 def checkOptions(edit: str, options: Mapping[str, Any]) -> None:
@@ -45,7 +34,12 @@ def checkOptions(edit: str, options: Mapping[str, Any]) -> None:
                 names=", ".join(unknown), known=", ".join(OPTIONS)
             )
         )
-    if edit in NEEDS_PLACE and options.get("to") is None:
+    for name, value in options.items():
+        rows = [row for row in ROWS.values() if row.slicer == name and row.asks(value)]
+        if rows and not any(edit in row.edits for row in rows):
+            text = _("{edit} has no option {name}: leave it out")
+            raise InputError(text.format(edit=edit, name=name))
+    if TABLE[edit].place and options.get("to") is None:
         raise InputError(_("say where to: place a point, the new centre of the tumour"))
     if edit == "retexture" and not (options.get("features") or options.get("donor")):
         raise InputError(_("choose another tumour to take the texture from, or set a feature"))
@@ -64,11 +58,12 @@ def engineOptions(edit: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises InputError: a value that isn't possible.
     """
-    found = {name: options[name] for name in ENGINE_OPTIONS if options.get(name) is not None}
-    if options.get("massEffect"):
-        found["mass_effect"] = float(options["massEffect"])
-    if options.get("to") is not None:
-        found["at" if edit == "insert" else "to"] = toLPS(options["to"])
+    found = {}
+    for name, row in of_edit(edit).items():
+        value = options.get(row.slicer) if row.slicer else None
+        if value is None or row.kind in IMAGES:
+            continue
+        found[name] = toLPS(value) if row.kind == "point" else float(value) if row.kind == "number" else value
     return found
 
 
@@ -78,8 +73,10 @@ def checkRequest(edit: str, options: Mapping[str, Any]) -> EditRequest:
     :raises InputError: an option out of range, an unknown feature, an impossible value.
     """
     request = EditRequest(**engineOptions(edit, options))
-    if edit in ("synthesize", "retexture", "move"):
+    if TABLE[edit].texture and not TABLE[edit].shape:
         resolved(request.features)
+    else:
+        split(request.features)
     return request
 
 

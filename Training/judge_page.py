@@ -1,0 +1,183 @@
+"""The part of the results page that tells whether an edit is seen: tables of `evaluate.py place` and `reading.py`."""
+
+from __future__ import annotations
+
+from goals import span
+
+PROVES = 0.85  # AUC that a detector needs on the first engine's edits, to say something of the others
+FIRST = ("bridge", "default")  # engines that a detector is proved on
+SEEN = 3
+HEAD = """## Is the edit seen?
+
+Every kind of edit by `evaluate.py place`, on the native grid, beside its **control**: the same number of the same healthy place
+untouched (*hidden*), of an untouched healthy place of the same image (*removed*), of the tumour that was there (others). Judged
+are the patients of `judged_patients.json`, on whom nothing is chosen; texture models have learned from those of them that are
+from `train`. In brackets: 95 % interval by patient of the comparison case by case.
+
+- *level*: 5 mm blocks off the nearest kind of tissue around, robust sd; *grain*, *power* (above .45 cycles per voxel): inside /
+  around; *step*: over the border / over a contour farther out; *neighbours*: correlation of grain, in plane and between slices,
+  less that around. Of tumours: made / real, and differences of correlations; *pattern*: correlation with the real tumour, both
+  smoothed.
+- *AUC*: boosted trees on patches / patch network / the named numbers, folds by patient; .5: not seen. †: the same detector
+  doesn't tell the edits of the engine `bridge` apart by .85, so it proves nothing. *seen*: the single features of patches that
+  tell most (AUC; above .5: higher where edited).
+- *reached*: share of asked features within .05 sd; in brackets the worst in sd; r: case-wise over z-scored features.
+"""
+
+
+def section(outs: list[dict]) -> list[str]:
+    """Tables of all engines together, by data set; readings; nothing where nothing was judged."""
+    places = [o for o in outs if o["task"] == "place"]
+    readings = [o for o in outs if o["task"] == "reading"]
+    if not places and not readings:
+        return []
+    lines = [HEAD]
+    for data in sorted({o["data"] for o in places}):
+        mine = sorted((o for o in places if o["data"] == data), key=lambda o: o["engine"] not in FIRST)
+        lines += _data(data, mine)
+    return lines + (_readings(readings) if readings else [])
+
+
+def _data(data: str, outs: list[dict]) -> list[str]:
+    keys = sorted(dict.fromkeys(k for o in outs for k in o["results"]), key=lambda k: k.split(" ")[0])
+    rows = [(key, o, o["results"][key]) for key in keys for o in outs if key in o["results"]]
+    weak = {
+        key: _weak(found) for key, o, found in reversed(rows) if o["engine"] in FIRST and "numbers" in found
+    }
+    lines = [f"### {data}", ""]
+    for columns, healthy in ((HEALTHY_COLUMNS, True), (TUMOUR_COLUMNS, False)):
+        part = [r for r in rows if "numbers" in r[2] and ("level" in r[2]["numbers"]) == healthy]
+        if part:
+            lines += _table(columns, part, weak) + [""] + _worst(part) + [""]
+    none = [f"{key}, {_engine(o)}: {found['refused'][0]}" for key, o, found in rows if "numbers" not in found]
+    lines += [f"None could be made: {'; '.join(none)}.", ""] if none else []
+    for command in sorted({c for o in outs for c in o.get("commands", {}).values()}):
+        lines.append(f"`{command}`  ")
+    return [*lines, ""]
+
+
+def _engine(out: dict) -> str:
+    return out["engine"] + (f", strength {out['strength']:g}" if out.get("strength") is not None else "")
+
+
+def _weak(found: dict) -> set[str]:
+    """Detectors that don't tell the first engine's edits."""
+    detectors = found.get("detectors", {})
+    return {n for n in ("trees", "network", "numbers") if n in detectors and detectors[n]["auc"] < PROVES}
+
+
+def beside(name: str):
+    """Cell: made (control), and the comparison's interval where there is one."""
+
+    def cell(found: dict) -> str:
+        n = found["numbers"].get(name)
+        if not n:
+            return ""
+        return f"{n['made']:.2f} ({n['control']:.2f}); {_signed(n)}{span(n['interval'])}"
+
+    return cell
+
+
+def against(name: str):
+    """Cell: the comparison alone."""
+
+    def cell(found: dict) -> str:
+        n = found["numbers"].get(name)
+        return f"{_signed(n)}{span(n['interval'])}" if n else ""
+
+    return cell
+
+
+def _signed(n: dict) -> str:
+    return f"{n['median']:+.2f}" if n["compared"] == "difference" else f"×{n['median']:.2f}"
+
+
+def _pattern(found: dict) -> str:
+    n = found["numbers"].get("pattern")
+    return f"{n['made']:.2f}" if n else ""
+
+
+def _reach(found: dict) -> str:
+    r = found.get("reach")
+    if not r:
+        return ""
+    tail = f"; r {r['pearson']:.2f} (worst {r['pearson_worst']:.2f})" if "pearson" in r else ""
+    return f"{r['within']:.2f} ({r['worst']['value']:.2f}){tail}"
+
+
+HEALTHY_COLUMNS = {
+    "level: made (control)": beside("level"),
+    "grain": beside("grain"),
+    "power": beside("power"),
+    "step": beside("step"),
+    "neighbours in plane": against("lag_plane"),
+    "between slices": against("lag_slice"),
+}
+TUMOUR_COLUMNS = {
+    "power, made / real": against("power"),
+    "specks": against("specks"),
+    "step": against("step"),
+    "border width": against("width"),
+    "grain": against("grain"),
+    "neighbours in plane": against("lag_plane"),
+    "between slices": against("lag_slice"),
+    "pattern": _pattern,
+    "reached": _reach,
+}
+
+
+def _table(columns: dict, rows: list, weak: dict) -> list[str]:
+    names = [*columns, "AUC: trees / network / numbers", "seen", "s"]
+    lines = [f"| edit, engine | patients | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
+    for key, out, found in rows:
+        cells = [cell(found) for cell in columns.values()]
+        refused = f", {len(found['refused'])} refused" if found.get("refused") else ""
+        cells += [_aucs(found, weak.get(key, set())), _seen(found), f"{found['seconds']:.1f}"]
+        size = f"{found['patients']}{refused}; {found['extent_mm']:.0f} mm"
+        lines.append(f"| {key}, {_engine(out)} | {size} | {' | '.join(cells)} |")
+    return lines
+
+
+def _aucs(found: dict, weak: set[str]) -> str:
+    detectors = found.get("detectors", {})
+    cells = []
+    for name in ("trees", "network", "numbers"):
+        d = detectors.get(name)
+        cells.append(f"{d['auc']:.2f}{span(d['interval'])}{'†' if name in weak else ''}" if d else "-")
+    return " / ".join(cells)
+
+
+def _seen(found: dict) -> str:
+    seen = found.get("detectors", {}).get("seen", {})
+    return ", ".join(f"{n} {v:.2f}" for n, v in list(seen.items())[:SEEN])
+
+
+def _worst(rows: list) -> list[str]:
+    """The worst case of the number that is farthest off in each row."""
+    lines = []
+    for key, out, found in rows:
+        told = []
+        for name, n in found["numbers"].items():
+            unit = "×" if n["compared"] == "ratio" else ""
+            value = f"{unit}{n['worst']['value']:{'.2f' if unit else '+.2f'}}"
+            told.append(f"{name} {value} ({n['worst']['case']})")
+        lines.append(f"Worst of {key}, {_engine(out)}: {', '.join(told)}.  ")
+    return ["<details><summary>Worst cases</summary>", "", *lines, "", "</details>"] if lines else []
+
+
+def _readings(outs: list[dict]) -> list[str]:
+    lines = ["### Blinded reading", ""]
+    lines += ["Accuracy of telling edited from untouched pictures, by `reading.py`; .5 is chance.", ""]
+    lines += [
+        "| data, edits, engine | pictures, readings | accuracy | untouched known, edited known | |",
+        "|" + "---|" * 5,
+    ]
+    for o in outs:
+        edits = ", ".join(o["edits"])
+        known = ", ".join(f"{o['known'][t]:.2f}" for t in ("real", "made"))
+        accuracy = f"{o['accuracy']:.2f}{span(o['interval'])}"
+        counts = f"{o['pictures']}, {o['readers']}"
+        lines.append(
+            f"| {o['data']}, {edits}, {_engine(o)} | {counts} | {accuracy} | {known} | {o.get('said', '')} |"
+        )
+    return [*lines, ""]

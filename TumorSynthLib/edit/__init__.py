@@ -1,0 +1,1 @@
+"""What is to be done to a tumour, decided before a voxel is drawn."""

@@ -1,0 +1,46 @@
+"""The edits, named once: what each is called, what it needs and what it can be asked for. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit.
+
+    :param does: one sentence for the help of the command line.
+    :param mask: it needs the mask of a tumour. :param place: the option without which it can't be done; "" is none.
+    :param texture, shape: it can be asked for features of that kind.
+    :param changes: it changes voxels of an image; the worker and Slicer's module offer it as an edit.
+    :param command: the command line has a command of that name.
+    """
+
+    name: str
+    does: str
+    mask: bool = True
+    place: str = ""
+    texture: bool = True
+    shape: bool = False
+    changes: bool = True
+    command: bool = True
+
+
+_ALL = (
+    Edit("measure", "Measure the radiomics features of a tumour.", texture=False, changes=False, command=False),
+    Edit("remove", "Put healthy tissue in place of a tumour.", texture=False),
+    Edit("synthesize", "Put a tumour with the asked features into a mask."),
+    Edit("retexture", "Give a tumour another texture in the same shape.", command=False),
+    Edit("reshape", "Give a tumour another size or form; texture and place are kept.", shape=True),
+    Edit("move", "Move a tumour to another place; with shape features, give it another form there.", place="to", shape=True),
+    Edit("insert", "Put a new tumour into healthy tissue.", mask=False, place="at", shape=True),
+    Edit("series", "Several values of one feature: volumes, masks, a table and pictures.", shape=True),
+    Edit("shape", "Draw a mask with the asked shape features, without an image or on one's grid.", mask=False,
+         texture=False, shape=True, changes=False),
+)  # fmt: skip
+EDITS = {edit.name: edit for edit in _ALL}
+
+
+def names(**wanted: bool) -> tuple[str, ...]:
+    """The edits with these properties, e.g. ``names(changes=True, mask=True)``."""
+    return tuple(e.name for e in _ALL if all(getattr(e, key) == value for key, value in wanted.items()))

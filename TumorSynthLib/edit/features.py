@@ -1,0 +1,100 @@
+"""Asked features: their full names and units, which can be asked for, and which values no tumour can have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.radiomics.identities import RANGES, TINY
+from TumorSynthLib.radiomics.table import FEATURES, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STEERABLE = ("firstorder", "glcm", "glrlm", "glszm")  # the classes that a texture request can hold
+INTENSITIES = {"Minimum", "10Percentile", "Median", "Mean", "90Percentile", "Maximum"}
+
+
+def resolved(features: Mapping[str, float] | None) -> dict[str, float]:
+    """A request to a texture by full feature names, checked one by one.
+
+    :raises InputError: an unknown name, a feature that texture can't have, or a value that no region can have.
+    """
+    texture, shape = split(features)
+    if shape:
+        raise InputError(
+            f"{next(iter(shape))} can't be asked of a texture: the mask's shape decides it; use reshape, insert or move"
+        )
+    return texture
+
+
+def split(features: Mapping[str, float] | None) -> tuple[dict[str, float], dict[str, float]]:
+    """The texture's and the shape's part of a request, by full feature names, checked one by one.
+
+    :raises InputError: an unknown name, a feature that can't be asked for, or a value that no tumour can have.
+    """
+    texture: dict[str, float] = {}
+    shape: dict[str, float] = {}
+    for given, value in (features or {}).items():
+        name, factor = resolve(given)
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise InputError(f"feature {given} is asked to be {value!r}: give a finite number")
+        cls = FEATURES[name].cls
+        if cls != "shape" and cls not in STEERABLE:
+            raise InputError(
+                f"{given} can't be asked of a tumour: it is measured, not steered; ask for shape, first-order, GLCM, "
+                "GLRLM or GLSZM features"
+            )
+        value = float(value) * factor
+        if cls == "shape":
+            shape[name] = value
+            continue
+        _check_possible(given, name, value)
+        if FEATURES[name].short == "StandardDeviation":
+            name, value = "original_firstorder_Variance", value * value
+        texture[name] = value
+    if shape:
+        from TumorSynthLib.shape import feasible
+
+        feasible.request(shape)
+    return texture, shape
+
+
+def steerable(features: Mapping[str, float], shape: bool = False) -> tuple[dict[str, float], list[str]]:
+    """Those of measured features that another mask can be given, and the names left out (size, audit features).
+
+    :param shape: keep those of the shape too.
+    """
+    kept, left = {}, []
+    for given, value in features.items():
+        feature = FEATURES[resolve(given)[0]]
+        if (feature.cls in STEERABLE and feature.size == "free") or (shape and feature.cls == "shape"):
+            kept[given] = value
+        else:
+            left.append(given)
+    return kept, left
+
+
+def storable(features: Mapping[str, float], dtype: np.dtype) -> None:
+    """Raise InputError where an asked intensity can't be stored in the image's type."""
+    import numpy as np
+
+    if not np.issubdtype(dtype, np.integer):
+        return
+    limits = np.iinfo(dtype)
+    for name, value in features.items():
+        if FEATURES[name].short in INTENSITIES and not limits.min <= value <= limits.max:
+            raise InputError(
+                f"{name} is asked to be {value:g}, but the image stores {limits.min} to {limits.max} only"
+            )
+
+
+def _check_possible(given: str, name: str, value: float) -> None:
+    """Raise InputError for a value that the feature's definition rules out."""
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if not low - TINY <= value <= high + TINY:
+        bound = f"between {low:g} and {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise InputError(f"{given} = {value:g} is impossible: the feature is always {bound}")

@@ -123,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
         _add_edit(commands, name)
     _add_shape(commands)
     _add_series(commands)
+    _add_batch(commands)
     _add_models(commands)
     _add_demo(commands)
     return top
@@ -136,6 +137,10 @@ def _command(name: str):
             from TumorSynthLib import model_commands
 
             return getattr(model_commands, name)(args)
+        if name == "batch":
+            from TumorSynthLib.study.command import batch
+
+            return batch(args)
         from TumorSynthLib import commands
 
         return getattr(commands, name)(args)
@@ -307,6 +312,34 @@ def _add_series(commands) -> None:
     )
     text = "numbers, or multiples of the tumour's own value, as in 0.5x,1x,2x; write --values=-50,0 where the first is negative"
     sub.add_argument("--values", metavar="A,B,C", required=True, help=text)
+
+
+def _add_batch(commands) -> None:
+    sub = _add(
+        commands, "batch", "Do a table of cases and edits; it can be stopped and goes on where it was."
+    )
+    sub.add_argument(
+        "table",
+        metavar="TABLE",
+        help="CSV, YAML or JSON: id, image, mask, label, edit, options, seed (see the documentation)",
+    )
+    sub.add_argument("--out", metavar="DIR", required=True, help="folder for the results and ledger.csv")
+    sub.add_argument(
+        "--out-layout", choices=("flat", "nnunet"), default="flat",
+        help="flat: a folder for each case (default); nnunet: nnU-Net's raw data set, DIR being its Dataset101_Name",
+    )  # fmt: skip
+    _add_model(sub)
+    sub.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)"
+    )
+    sub.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster, or its scheduler file")
+    sub.add_argument(
+        "--threads", type=int, default=1, metavar="N",
+        help="threads of each process; the same number gives the same voxels (default: 1)",
+    )  # fmt: skip
+    sub.add_argument("--retry", action="store_true", help="do failed jobs again")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_models(commands) -> None:

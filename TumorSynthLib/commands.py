@@ -25,42 +25,55 @@ MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 def extract(args: argparse.Namespace) -> int:
     """`tumorsynth extract`."""
     check_apart([args.out], [args.image, args.mask, args.settings])
+    bundle = None
+    if args.model:
+        from TumorSynthLib.models import find
+
+        bundle = find(args.model)
+    found, warnings, unit = extracted(args, bundle)
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    if args.out:
+        with Staging() as staging:
+            staging.file(args.out).write_text(as_json(found) + "\n", encoding="utf-8")
+    print(as_json(found) if args.json else _feature_table(found, unit))
+    return 0
+
+
+def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
+    """What `extract` prints as JSON, warnings, and the unit of the intensities ("HU" or none).
+
+    :param args: has `image`, `mask`, `label`, `settings`, `modality` and `region`.
+    :param bundle: the model to measure as; None measures by `settings`, a file, or pyradiomics' defaults.
+    """
+    from TumorSynthLib.radiomics.parameters import Parameters
     from TumorSynthLib.volume import read_image
 
-    bundle, parameters = _extraction(args)
+    parameters = Parameters.from_file(args.settings) if args.settings else Parameters()
     warnings = list(parameters.notes)
     if args.label is None:
         args.label = parameters.label
     volume = read_image(args.image)
     mask = painted_mask(args, volume, bundle)
     found: dict[str, Any] = {"features": None, "settings": None, "mask voxels": int(mask.sum())}
-    population, unit = None, ""
-    if bundle is not None:
-        from TumorSynthLib.editor import Editor
-
-        editor = Editor(bundle).painting(args.region)
-        modality = editor.modality(volume, args.modality)
-        found["features"] = editor.extract(volume, mask, modality, warn=warnings.append)
-        population = editor.population(modality)
-        found["settings"] = bundle.settings(modality).to_pyradiomics()
-        unit = bundle.json["intensity"][modality].get("unit", "")
-        found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
-        found |= {"region": args.region} if args.region else {}
-        found["percentiles"] = _percentiles(population, found["features"])
-    else:
+    if bundle is None:
         from TumorSynthLib.radiomics.extract import extract_image
 
         found["features"] = extract_image(
             volume, mask, parameters.settings, parameters.classes, parameters.image_types, warnings.append
         )
-        found |= parameters.as_record()
-    for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
-    if args.out:
-        with Staging() as staging:
-            staging.file(args.out).write_text(as_json(found) + "\n", encoding="utf-8")
-    print(as_json(found) if args.json else _feature_table(found, "HU" if unit == "HU" else ""))
-    return 0
+        return found | parameters.as_record(), warnings, ""
+    from TumorSynthLib.editor import Editor
+
+    editor = Editor(bundle).painting(args.region)
+    modality = editor.modality(volume, args.modality)
+    found["features"] = editor.extract(volume, mask, modality, warn=warnings.append)
+    found["settings"] = bundle.settings(modality).to_pyradiomics()
+    found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
+    found |= {"region": args.region} if args.region else {}
+    found["percentiles"] = _percentiles(editor.population(modality), found["features"])
+    unit = bundle.json["intensity"][modality].get("unit", "")
+    return found, warnings, "HU" if unit == "HU" else ""
 
 
 def painted_mask(args: argparse.Namespace, volume, bundle):
@@ -75,17 +88,6 @@ def painted_mask(args: argparse.Namespace, volume, bundle):
     from TumorSynthLib.volume import read_labelmap
 
     return parts(bundle, read_labelmap(args.mask, volume), bundle.region(args.region).name)[0]
-
-
-def _extraction(args: argparse.Namespace):
-    """The bundle, or None, and the parameters, to measure with."""
-    from TumorSynthLib.radiomics.parameters import Parameters
-
-    if args.model:
-        from TumorSynthLib.models import find
-
-        return find(args.model), Parameters()
-    return None, Parameters.from_file(args.settings) if args.settings else Parameters()
 
 
 def _percentiles(population, features: Mapping[str, float]) -> dict[str, float]:

@@ -34,7 +34,7 @@ def locked(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
         ) from None
     try:
         deadline = time.monotonic() + wait_s
-        while not _try_lock(file):
+        while not try_lock(file):
             if time.monotonic() > deadline:
                 raise ModelError(
                     f"another process is installing a model in {folder}; wait until it is done and try again"
@@ -45,7 +45,7 @@ def locked(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
         os.close(file)
 
 
-def _try_lock(file: int) -> bool:
+def try_lock(file: int) -> bool:
     """Take the lock; False if another process has it."""
     try:
         if os.name == "nt":

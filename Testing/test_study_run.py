@@ -1,0 +1,257 @@
+"""Batches as they are run: processes, results, failures, kills, full disks and clusters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import editor_case
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import study_case
+
+from TumorSynthLib import cli
+from TumorSynthLib.study.layouts import Layout
+from TumorSynthLib.study.ledger import NAME, Ledger
+from TumorSynthLib.study.processes import Processes
+from TumorSynthLib.study.run import Tally, run
+
+ROOT = Path(__file__).resolve().parents[1]
+EDIT = {"edit": "remove", "options": "steps=1"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return study_case.cases(tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    editor_case.model(folder / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUMORSYNTH_MODELS", str(folder))
+        yield folder
+
+
+def plan(folder, data, edits=(EDIT, {"edit": "extract"}), **more):
+    """A table of the cases times edits."""
+    rows = [
+        {"id": f"c{n}", "patient": f"p{n}", "image": image, "mask": mask, "model": "tiny", **edit, **more}
+        for n, (image, mask) in enumerate(data)
+        for edit in edits
+    ]
+    return study_case.table(folder / "plan.csv", rows)
+
+
+def batch(*args):
+    return cli.main(["batch", *map(str, args), "--quiet", "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def done(data, models, tmp_path_factory):
+    """A batch of two workers, in which one of seven jobs fails."""
+    folder = tmp_path_factory.mktemp("done")
+    table = plan(folder, data)
+    table.write_text(
+        table.read_text() + f"broken,p9,{folder / 'missing.nii.gz'},{data[0][1]},tiny,remove,steps=1\n"
+    )
+    return folder, table, batch(table, "--out", folder / "out", "--workers", 2)
+
+
+def test_a_failed_job_doesnt_stop_the_rest(done, data):
+    folder, _, code = done
+    assert code == 2
+    rows = study_case.rows(folder / "out")
+    assert sorted(row["state"] for row in rows) == ["done"] * 6 + ["failed"]
+    (failed,) = (row for row in rows if row["state"] == "failed")
+    assert failed["id"] == "broken" and "missing.nii.gz" in failed["error"]
+
+
+def test_results_are_whole_and_marked(done, data):
+    from TumorSynthLib.provenance import voxel_hash
+
+    folder, _, _ = done
+    for row in study_case.rows(folder / "out"):
+        if row["edit"] != "remove" or row["state"] != "done":
+            continue
+        paths = {role: folder / "out" / name for role, name in json.loads(row["outputs"]).items()}
+        image = sitk.ReadImage(str(paths["image"]))
+        assert "SYNTHETIC" in image.GetMetaData("descrip")
+        assert voxel_hash(sitk.GetArrayFromImage(image)) == row["result_sha256"] != row["input_sha256"]
+        record = json.loads(paths["sidecar"].read_text())
+        assert record["synthetic"] is True and record["batch"]["key"] == row["key"]
+        assert float(row["seconds"]) > 0 and row["model"] == "tiny" and row["modality"] == "CT"
+
+
+def test_features_are_a_table_of_their_own(done):
+    import csv
+
+    folder, _, _ = done
+    with open(folder / "out" / "features.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["c0", "c1", "c2"]
+    assert len({row["original_glcm_Contrast"] for row in rows}) == 3
+
+
+def test_again_nothing_is_done(done, monkeypatch, capsys):
+    folder, table, _ = done
+    before = {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("*")}
+    monkeypatch.setattr(Processes, "start", lambda *_: pytest.fail("a job was started"))
+    assert batch(table, "--out", folder / "out", "--json") == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"jobs": 7, "done": 6, "failed": 1, "ledger": str(folder / "out" / NAME)}
+    assert len(err.splitlines()) == 1 and "--retry" in err
+    assert {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("*")} == before
+
+
+def test_one_worker_gives_the_same_voxels(done, data, tmp_path):
+    folder, _, _ = done
+    table = plan(tmp_path, data[:2], [EDIT])
+    assert batch(table, "--out", tmp_path / "out", "--workers", 1) == 0
+    two = {row["key"]: row["result_sha256"] for row in study_case.rows(folder / "out")}
+    for row in study_case.rows(tmp_path / "out"):
+        assert row["result_sha256"] == two[row["key"]]
+
+
+def test_retry_does_failed_jobs_again(data, tmp_path):
+    image = tmp_path / "later.nii.gz"
+    rows = [{"id": "later", "image": image, "mask": data[0][1], "edit": "extract"}]
+    table = study_case.table(tmp_path / "plan.csv", rows)
+    assert batch(table, "--out", tmp_path / "out") == 2
+    image.write_bytes(data[0][0].read_bytes())
+    assert batch(table, "--out", tmp_path / "out") == 2
+    assert batch(table, "--out", tmp_path / "out", "--retry") == 0
+    (row,) = study_case.rows(tmp_path / "out")
+    assert row["state"] == "done"
+
+
+def test_nnunet_layout(data, tmp_path, capsys):
+    table = plan(tmp_path, data, [EDIT, {**EDIT, "seed": 1}])
+    assert batch(table, "--out", tmp_path / "lung", "--out-layout", "nnunet") == 2
+    assert "Dataset101" in capsys.readouterr().err
+    out = tmp_path / "Dataset101_Tiny"
+    assert batch(table, "--out", out, "--out-layout", "nnunet", "--workers", 2) == 0
+    content = json.loads((out / "dataset.json").read_text())
+    assert (
+        content["numTraining"] == 6
+        and content["channel_names"] == {"0": "CT"}
+        and content["synthetic"] is True
+    )
+    images, labels = (sorted(p.name for p in (out / name).iterdir()) for name in ("imagesTr", "labelsTr"))
+    assert [name.replace("_0000", "") for name in images] == labels and len(labels) == 6
+    for fold in json.loads((out / "splits_final.json").read_text()):
+        train, val = ({case.split("_")[0] for case in fold[part]} for part in ("train", "val"))
+        assert not train & val and len(fold["train"]) == 4 and len(fold["val"]) == 2
+    image = sitk.ReadImage(str(out / "imagesTr" / images[0]))
+    label = sitk.ReadImage(str(out / "labelsTr" / labels[0]))
+    assert image.GetOrigin() == label.GetOrigin() and image.GetSize() == label.GetSize()
+    assert label.GetPixelIDTypeAsString() == "8-bit unsigned integer"
+
+
+class Killing(Processes):
+    """Kills the process of its first job, `times` times, when it is under way."""
+
+    times = 1
+
+    def start(self, job):
+        super().start(job)
+        if self.times:
+            self.times -= 1
+            (process,) = (p for p, busy in self._busy.items() if busy is job)
+            os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("times, states", [(1, ["done", "done"]), (2, ["done", "failed"])])
+def test_a_killed_worker_loses_and_repeats_nothing(data, tmp_path, times, states):
+    from TumorSynthLib.study.plan import read_plan
+
+    jobs = read_plan(plan(tmp_path, data[:2], [{"edit": "extract"}]))
+    layout = Layout(tmp_path / "out")
+    executor = Killing(layout, 1)
+    executor.times = times
+    with Ledger(layout.folder) as ledger:
+        run(jobs, ledger, executor, Tally(2, 0))
+    rows = study_case.rows(layout.folder)
+    assert sorted(row["state"] for row in rows) == states and len({row["key"] for row in rows}) == 2
+    if times == 2:
+        assert "signal 9" in next(row["error"] for row in rows if row["state"] == "failed")
+    assert not [p for p in layout.folder.rglob(".tumorsynth*")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_batch_goes_on(data, tmp_path, number):
+    """After each way to end the whole batch, the next run does what was left and nothing twice."""
+    table, out = (
+        plan(tmp_path, data, [{"edit": "extract"}, {"edit": "extract", "options": "modality=CT"}]),
+        tmp_path / "out",
+    )
+    command = [sys.executable, "-m", "TumorSynthLib", "batch", table, "--out", out]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (out / NAME).exists() or len(study_case.rows(out)) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    first = study_case.rows(out)
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
+    assert batch(table, "--out", out) == 0
+    rows = study_case.rows(out)
+    assert len(rows) == 6 == len({row["key"] for row in rows}) and rows[: len(first)] == first
+    assert not [p for p in out.rglob(".tumorsynth*")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits differ")
+def test_a_full_disk_stops_the_batch(data, tmp_path):
+    """Files that can't grow stand for a disk without room: what is done stays, the rest is still to be done."""
+    table, out = plan(tmp_path, data, [{"edit": "extract"}]), tmp_path / "out"
+    code = (
+        "import resource, sys; from TumorSynthLib import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", code, "batch", str(table), "--out", str(out)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "make room" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert study_case.rows(out) == [] and not list(out.rglob("*.json"))
+    assert batch(table, "--out", out) == 0
+    assert [row["state"] for row in study_case.rows(out)] == ["done"] * 3
+
+
+def test_another_version_of_the_model_is_refused(data, tmp_path, models):
+    """A job is of the model that was planned, which its hash tells."""
+    from dataclasses import replace
+
+    from TumorSynthLib.study.perform import Bench
+    from TumorSynthLib.study.plan import read_plan
+
+    (job,) = read_plan(plan(tmp_path, data[:1], [EDIT]))
+    row = Bench(Layout(tmp_path / "out")).do(replace(job, model_sha256="0" * 64))
+    assert row["state"] == "failed" and "another version" in row["error"]
+
+
+def test_workers_are_few(tmp_path, capsys):
+    assert batch("nowhere.csv", "--out", tmp_path / "out", "--workers", 0) == 2
+    assert "--workers" in capsys.readouterr().err
+    assert batch("nowhere.csv", "--out", tmp_path / "out") == 2
+    assert "nowhere.csv" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_voxels_outside_the_mask_stay(done, data):
+    folder, _, _ = done
+    for row in study_case.rows(folder / "out"):
+        if row["edit"] == "remove" and row["state"] == "done":
+            image, mask = data[int(row["id"][1])]
+            before, inside, after = (
+                sitk.GetArrayFromImage(sitk.ReadImage(str(p)))
+                for p in (image, mask, folder / "out" / json.loads(row["outputs"])["image"])
+            )
+            assert np.array_equal(before[inside == 0], after[inside == 0])

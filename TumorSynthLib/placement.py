@@ -27,6 +27,12 @@ BODY_SHARE = 0.1  # of the 99th percentile: MR background is darker
 OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's rounding
 BONE_HU, BONE_SHARE = 250.0, 0.03  # in a CT, part of the tumour that may replace bone without a word
 RIM_MM, NEW_SHARE = 3.0, 0.1  # part of it beyond the old tumour and its rim; of less nothing is said
+LUNG_HU = -600.0  # of a coarse, smoothed CT: lung below it, vessels and chest wall above
+CALM_MM, CALMEST, BUSY_SD = (
+    4.0,
+    0.2,
+    8.0,
+)  # around a found place; share of the calmest ones; robust sd at most
 LUNG_SHARE = (0.15, 0.85)  # part of it in the lung, between which it crosses the lung's border
 
 
@@ -227,6 +233,61 @@ class _Places(_Grid):
         found = np.argwhere(covered < max(OUTSIDE * coarse.sum(), 0.5)) * steps
         order = np.argsort((((found - start) * self.spacing) ** 2).sum(1), kind="stable")[:200]
         return next((place for place in found[order] if not self.problem(place)), None)
+
+
+def found_place(
+    volume, part: Part, ct: bool, inside: np.ndarray | None = None, seed: int = 0, lung: bool = False
+) -> np.ndarray:
+    """A point (x, y, z) LPS mm where a tumour fits, by seed: one of the calmest places, away from vessels, bone and borders.
+
+    :param lung: it is to lie in the lung, where the image shows one and no organ is given.
+    :raises InputError: it fits nowhere. Other parameters as in `placed`.
+    """
+    from scipy import ndimage
+    from scipy.signal import fftconvolve
+
+    places = _Places(volume, part, ct, inside, None)
+    seen = places.frame.view(volume.array)[tuple(slice(None, None, s) for s in places.steps)].astype(
+        np.float32
+    )
+    step_mm = places.spacing * np.array(places.steps)
+    allowed = places.map
+    if lung and ct and not places.organ:
+        air = ndimage.gaussian_filter(seen, 1.0) < LUNG_HU
+        allowed = allowed & air if (allowed & air).mean() > LEAST / 5 else allowed
+    busy = _busy(seen, allowed, ct)
+    around = np.ceil((np.array(part.mask.shape) * places.spacing + 2 * CALM_MM) / step_mm).astype(int)
+    window = np.minimum(np.maximum(around, 1), seen.shape)
+    score = ndimage.uniform_filter(busy, window, mode="nearest")
+    coarse = np.zeros((np.array(part.mask.shape) - 1) // places.steps + 1, np.float32)
+    coarse[tuple((np.argwhere(part.mask) // places.steps).T)] = 1
+    if (np.array(coarse.shape) > seen.shape).any():
+        raise InputError("the tumour fits nowhere in the image: make it smaller")
+    leaves = fftconvolve((~allowed).astype(np.float32), coarse[::-1, ::-1, ::-1], mode="valid")
+    found = np.argwhere(leaves < max(OUTSIDE * coarse.sum(), 0.5))
+    if not len(found):
+        raise InputError(
+            "the tumour fits nowhere in the organ or body: make it smaller, or name another organ"
+        )
+    cost = score[tuple((found + np.array(coarse.shape) // 2).T)]
+    order = np.argsort(cost, kind="stable")[: max(1, int(np.ceil(CALMEST * len(found))))]
+    for index in np.random.default_rng(seed).permutation(order):
+        start = np.minimum(found[index] * places.steps, places.size - part.mask.shape)
+        if not places.problem(start):
+            return places.centre(start)
+    raise InputError("the tumour fits nowhere in the organ or body: make it smaller, or name another organ")
+
+
+def _busy(seen: np.ndarray, allowed: np.ndarray, ct: bool) -> np.ndarray:
+    """How far a coarse image (D, H, W) is from the tissue that prevails where a tumour may lie; the rest is farthest."""
+    inside = seen[allowed]
+    middle = np.median(inside)
+    unit = max(1.4826 * float(np.median(np.abs(inside - middle))), 1e-3)
+    off = np.minimum(np.abs(seen - middle) / unit, BUSY_SD)
+    off[~allowed] = BUSY_SD
+    if ct:
+        off[seen > BONE_HU] = BUSY_SD
+    return off
 
 
 def centre_of_mass(volume, mask: np.ndarray) -> np.ndarray:

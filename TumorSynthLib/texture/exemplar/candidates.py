@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .lenders import LEVEL, NO_LENDER, SCALE, STRANGE, Atlas, Pieces
+from .lenders import LEVEL, NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces
 from .spatial import distance, grid_points
 
 
@@ -43,6 +43,18 @@ class CandidateConfig:
     """So many of the best shifts are looked through for ones that differ."""
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a voxel's copy costs by itself, in squared units of the features."""
+
+    strange: float = 4.0
+    """Tissue that isn't around the hole, per unit of strangeness (0 to 3)."""
+    surface: float = 2.0
+    """Tissue of another depth below the skin, per squared unit of the feature SURFACE."""
+    far: float = 0.010
+    """A shift, per mm."""
+
+
 NO_LENDER_COST = 60.0
 """Cost of a hole's voxel whose copy mustn't lend (units of features, squared)."""
 UNKNOWN_COST = 12.0
@@ -64,15 +76,14 @@ def find_pieces(
     known,
     spacing,
     reach: float,
-    strange: float,
-    far: float,
+    costs: Costs,
     seed: int,
     config: CandidateConfig,
 ) -> Pieces:
     """Candidate pieces for the hole `fill` with the tissue `known` around it."""
     rng = np.random.default_rng(seed)
     size = np.array(spacing)
-    search = _Search(atlas, size, reach, strange, far, config)
+    search = _Search(atlas, size, reach, costs, config)
     ring = np.argwhere(known & (distance(fill, spacing, config.ring_mm) < config.ring_mm))
     inner = np.argwhere(fill)
     found: dict[tuple[int, ...], None] = {}
@@ -109,8 +120,9 @@ def _parts(inner, size, rng, config: CandidateConfig):
 class _Search:
     """All shifts of a grid in all banks, and the best of them for one part of the hole."""
 
-    def __init__(self, atlas: Atlas, size, reach: float, strange: float, far: float, config: CandidateConfig):
-        self.atlas, self.config, self.strange = atlas, config, strange
+    def __init__(self, atlas: Atlas, size, reach: float, costs: Costs, config: CandidateConfig):
+        self.atlas, self.config = atlas, config
+        self.strange, self.surface = costs.strange, costs.surface
         share = (4 / 3) * np.pi * reach**3 / config.most_shifts
         step_mm = max(config.grid_mm, float(share ** (1 / 3))) if size[0] < 3 else config.grid_mm
         self.step = np.maximum(1, np.round(step_mm / size)).astype(int)
@@ -125,7 +137,7 @@ class _Search:
         )
         self.flat = atlas.offsets(Pieces(self.shifts, self.banks))
         self.length_cost = (
-            2 * far * np.concatenate([length[moved], *(length[fits] for _ in atlas.mirrors[1:])])
+            2 * costs.far * np.concatenate([length[moved], *(length[fits] for _ in atlas.mirrors[1:])])
         )
 
     def best(self, compared: np.ndarray, asked: np.ndarray, count: int) -> list[tuple[int, ...]]:
@@ -144,11 +156,15 @@ class _Search:
         return [self._refined(i, compared) for i in kept]
 
     def _score(self, compared, asked) -> np.ndarray:
-        odd = self.atlas.look(self.atlas.flat(asked)[:, None] + self.flat)[..., STRANGE]
+        there = self.atlas.flat(asked)
+        copy = self.atlas.look(there[:, None] + self.flat)
+        odd = copy[..., STRANGE]
         missing = odd == NO_LENDER
         score = NO_LENDER_COST * missing.mean(0) + self.strange / SCALE * np.where(
             missing, 3 * SCALE, odd
         ).mean(0)
+        depth = self.atlas.look(there)[:, None, SURFACE].astype(np.float32)
+        score += self.surface / SCALE**2 * ((copy[..., SURFACE] - depth) ** 2).mean(0)
         score += self.length_cost
         if len(compared):
             there = self.atlas.flat(compared)

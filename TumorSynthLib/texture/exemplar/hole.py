@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .spatial import ROBUST, blur, dilate, in_plane, near_box
+from .spatial import FAR_MM, ROBUST, blur, dilate, in_plane, near_box
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,36 @@ class HoleConfig:
     lung_share: float = 0.3
     """More air than this in the 8 mm around the mask: the tumour lies in air-filled tissue, which is lent,
     too."""
+    least_air_mm2: float = 100.0
+    """Air that touches less of the box's sides than this is inside of the patient (bowel, cortical bone in MR): no skin."""
+    surface_mm: float = 6.0
+    """So far from the skin, on both sides, tissue and air are lent along the surface."""
+    air_zone_mm: float = 2.0
+    """The zone reaches so far out of the skin: its blur."""
     outside_hu: float = -960.0
     """CT: air around the mask that is mostly lower than this is outside of the patient, no lung."""
 
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """Where tissue is: `body` bool (D, H, W); `in_air`: the tumour lies in lung, all of the box counts as
-    body."""
+    """Where tissue is; arrays (D, H, W).
+
+    body: bool, tissue that doesn't touch air; usable: bool, body and the skin with some of the air beyond; depth:
+    mm below the skin, negative outside; bone: bool, what a rim must not take; in_air: the tumour lies in lung, then
+    all of the box counts as body.
+    """
 
     body: np.ndarray
+    usable: np.ndarray
+    depth: np.ndarray
+    bone: np.ndarray
     in_air: bool
 
 
 def surroundings(
     image: np.ndarray, mask: np.ndarray, spacing, is_ct: bool, config: HoleConfig
 ) -> Surroundings:
-    """Body and air around the mask."""
+    """Body, surface and bone around the mask."""
     if is_ct:
         threshold = config.air_hu
     else:
@@ -72,8 +85,36 @@ def surroundings(
     in_air = bool(ring.any() and air[ring].mean() > config.lung_share)
     if in_air and is_ct:
         in_air = bool(np.median(image[ring & air]) > config.outside_hu)
-    body = np.ones_like(mask) if in_air else blur(air, (0, 1, 1)) <= 0.3
-    return Surroundings(body, in_air)
+    bone = _bone(image, mask, config) if is_ct else np.zeros_like(mask)
+    if in_air:
+        everywhere = np.ones_like(mask)
+        return Surroundings(everywhere, everywhere, np.full(mask.shape, FAR_MM, np.float32), bone, True)
+    body, depth = blur(air, (0, 1, 1)) <= 0.3, _depth(air, spacing, config)
+    return Surroundings(body, body | (np.abs(depth) <= config.surface_mm), depth, bone, False)
+
+
+def _depth(air, spacing, config: HoleConfig) -> np.ndarray:
+    """Distance (mm) to the skin: positive in the patient, negative outside. Outside is air that reaches a side of the box."""
+    parts, count = ndimage.label(air)
+    sides = np.concatenate([parts[:, [0, -1]].reshape(-1), parts[:, :, [0, -1]].reshape(-1)])
+    touching = (
+        np.bincount(sides, minlength=count + 1) * np.sqrt(np.prod(spacing[1:])) * spacing[0]
+        >= config.least_air_mm2
+    )
+    touching[0] = False
+    outside = touching[parts]
+    if not outside.any() or outside.all():
+        return np.full(air.shape, -FAR_MM if outside.any() else FAR_MM, np.float32)
+    inner, outer = (ndimage.distance_transform_edt(m, spacing) for m in (~outside, outside))
+    half = 0.5 * spacing[1]
+    return np.where(outside, half - outer, inner - half).astype(np.float32)
+
+
+def _bone(image, mask, config: HoleConfig) -> np.ndarray:
+    """CT: bone and the pixel around it; nothing where the tumour itself is as dense."""
+    if np.percentile(image[mask], 90) > config.bone_hu:
+        return np.zeros_like(mask)
+    return ndimage.binary_dilation(blur(image, (0, 0.7, 0.7)) > config.bone_hu, np.ones((1, 3, 3)))
 
 
 def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, config: HoleConfig):
@@ -85,9 +126,10 @@ def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, c
     )
     if grow <= 0:
         return mask.copy(), 0.0
-    hole = mask | (dilate(mask, spacing, grow) & around.body)
+    tissue = around.usable & (around.depth > 0) & ~around.bone
+    hole = mask | (dilate(mask, spacing, grow) & tissue)
     if grow_mm is None and grow < spacing[0]:
-        hole = next_slices(image, hole, mask, spacing, around.body, config)
+        hole = next_slices(image, hole, mask, spacing, around.body & ~around.bone, config)
     return hole, float(grow)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .hole import Surroundings
 from .spatial import dilate, element_strides, known_blur, robust_sd
 
 SCALE = 12
@@ -43,6 +44,13 @@ class LenderConfig:
     """A unit of the features is at least this share of the range of levels around, so that seams don't all
     cost alike at borders of tissues."""
     unit_share_lung: float = 1 / 16
+    skin_mm: float = 3.0
+    """Tissue nearer to the surface is skin: it isn't strange where it is as deep as what it replaces."""
+    surface_mm: float = 5.0
+    """Depth below the skin over which tissue is lent along the surface."""
+    surface_outside_mm: float = 4.0
+    surface_weight: float = 1.0
+    """Units of the features per mm at the skin."""
     min_weight: float = 0.3
     """A voxel lends where at least this share of its surroundings is known."""
 
@@ -67,36 +75,43 @@ class Tissue:
     low: tuple[float, float, float]
 
 
-def describe(image, hole, zone, body, may_lend, spacing, in_air: bool, config: LenderConfig) -> Tissue:
+def describe(image, hole, zone, around: Surroundings, may_lend, spacing, config: LenderConfig) -> Tissue:
     """Level, grain and features of the tissue around a hole."""
     thick = spacing[0] > 2 * spacing[1]
     across = config.low_thick if thick else config.low_voxels * spacing[1] / spacing[0]
     low = (across, config.low_voxels, config.low_voxels)
-    known = ~hole & body
+    known = ~hole & around.usable
     level, weight = known_blur(image, known, low)
     lend = (
-        body
+        around.usable
         & may_lend
         & ~dilate(hole, spacing, config.margin_voxels * spacing[1])
         & (weight > config.min_weight)
     )
     grain = np.where(known, image - level, 0).astype(np.float32)
-    around = _around(hole | zone, known & ~zone, spacing, config)
-    sigma = robust_sd(grain[around]) + 1e-3
-    lo, hi = np.percentile(level[around], [2, 98]) if around.any() else (0.0, 0.0)
-    unit = max(sigma, (hi - lo) * (config.unit_share_lung if in_air else config.unit_share))
+    near = _near(hole | zone, known & around.body & (around.depth > config.skin_mm) & ~zone, spacing, config)
+    sigma = robust_sd(grain[near]) + 1e-3
+    lo, hi = np.percentile(level[near], [2, 98]) if near.any() else (0.0, 0.0)
+    unit = max(sigma, (hi - lo) * (config.unit_share_lung if around.in_air else config.unit_share))
     sides = (0, config.fine_voxels, config.fine_voxels)
     fine = np.where(known, known_blur(image, known, sides)[0], level)
-    features = [w * _bounded(f, around, unit) for w, f in ((1.0, fine), (config.level_weight, level))]
-    features.append(np.zeros_like(level))
+    features = [w * _bounded(f, near, unit) for w, f in ((1.0, fine), (config.level_weight, level))]
+    features.append(_surface(around.depth, config))
     strange = np.clip(np.maximum(lo - level, level - hi) / (sigma + 0.1 * (hi - lo)), 0, 3).astype(np.float32)
+    strange[around.depth < config.skin_mm] = 0  # judged by its depth
     whole = np.round(np.stack(features, -1) * SCALE).astype(np.int16)
     return Tissue(image, known, lend, level, grain, whole, strange, sigma, low)
 
 
-def _around(fill, known, spacing, config: LenderConfig) -> np.ndarray:
+def _near(fill, known, spacing, config: LenderConfig) -> np.ndarray:
     near = dilate(fill, spacing, config.around_mm) & known
     return near if near.sum() >= 100 else known
+
+
+def _surface(depth, config: LenderConfig) -> np.ndarray:
+    """Feature of the distance to the skin: steep at the skin, level deep below it."""
+    at = np.maximum(depth, -config.surface_outside_mm)
+    return config.surface_weight * config.surface_mm * np.tanh(at / config.surface_mm)
 
 
 def _bounded(feature, around, unit: float) -> np.ndarray:

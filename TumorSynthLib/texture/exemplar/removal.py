@@ -137,10 +137,9 @@ class _Removal:
         around = surroundings(self.image, self.mask, self.spacing, self.is_ct, c.hole)
         hole, grow = hole_of(self.image, self.mask, self.spacing, around, 0.0 if strict else grow_mm, c.hole)
         hole &= ~self.avoid
-        narrow = np.zeros_like(hole) if strict else self._zone_in_plane(hole, around.body)
-        tissue = describe(
-            self.image, hole, narrow, around.body, self.may_lend, self.spacing, around.in_air, c.lenders
-        )
+        changeable = around.usable & (around.depth > -c.hole.air_zone_mm) & ~around.bone & ~self.avoid
+        narrow = np.zeros_like(hole) if strict else self._zone_in_plane(hole, changeable)
+        tissue = describe(self.image, hole, narrow, around, self.may_lend, self.spacing, c.lenders)
         self._check_lenders(tissue.lend)
         self.tick(0.1)
         fill, known = hole | narrow, tissue.known & ~narrow
@@ -151,8 +150,7 @@ class _Removal:
             known,
             self.spacing,
             self.reach,
-            c.shift_map.strange,
-            c.shift_map.far,
+            c.shift_map.costs,
             seed,
             c.candidates,
         )
@@ -177,7 +175,7 @@ class _Removal:
             if strict
             else ((c.zone_lung_mm if around.in_air else c.zone_mm) if zone_mm is None else zone_mm)
         )
-        labels = self._whole_zone(labels, hole, zone_mm, around.body, atlas, pieces)
+        labels = self._whole_zone(labels, hole, zone_mm, changeable, atlas, pieces)
         level = joined_level(tissue, atlas, pieces, labels, hole, self.spacing, self.is_ct, c.membrane)
         values = grain_stage.filled(
             tissue, atlas, pieces, labels, level, hole, zone_mm, self.spacing, self.is_ct, c.grain
@@ -192,9 +190,9 @@ class _Removal:
         )
         return values, hole, (labels >= 0) & ~hole, facts, ()
 
-    def _zone_in_plane(self, hole, body):
+    def _zone_in_plane(self, hole, changeable):
         near = dilate(hole, in_plane(self.spacing), self.config.map_zone_mm)
-        return near & ~hole & body & ~self.avoid
+        return near & ~hole & changeable
 
     def _check_lenders(self, lend):
         if lend.sum() < 50:
@@ -209,7 +207,7 @@ class _Removal:
         at = np.argwhere(fill)
         return Atlas(tissue, np.array(pad), (at.min(0) + at.max(0)) / 2)
 
-    def _whole_zone(self, labels, hole, zone_mm: float, body, atlas: Atlas, pieces):
+    def _whole_zone(self, labels, hole, zone_mm: float, changeable, atlas: Atlas, pieces):
         """The labels with the zone in all directions: its outer part goes on with the nearest piece."""
         fill = labels >= 0
         if zone_mm <= 0:
@@ -218,12 +216,7 @@ class _Removal:
         near = ndimage.distance_transform_edt(
             ~fill[box], self.spacing, return_distances=False, return_indices=True
         )
-        wide = (
-            (distance(hole, self.spacing, zone_mm)[box] <= zone_mm)
-            & body[box]
-            & ~fill[box]
-            & ~self.avoid[box]
-        )
+        wide = (distance(hole, self.spacing, zone_mm)[box] <= zone_mm) & changeable[box] & ~fill[box]
         more = np.argwhere(wide)
         piece = labels[box][tuple(near[(slice(None), *more.T)])]
         more = more + [b.start for b in box]

@@ -8,13 +8,13 @@ image editing, ICCV 2009, describe the idea.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
 
-from .candidates import NO_LENDER_COST
-from .lenders import NO_LENDER, SCALE, STRANGE, Atlas, Pieces
+from .candidates import NO_LENDER_COST, Costs
+from .lenders import NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces
 from .spatial import grid_points, neighbours
 
 
@@ -22,19 +22,16 @@ from .spatial import grid_points, neighbours
 class ShiftMapConfig:
     """Costs in squared units of the features."""
 
+    costs: Costs = field(default_factory=Costs)
     block_mm: float = 6.0
     labels: int = 28
     """Pieces that a block may choose from: its cheapest ones."""
-    far: float = 0.010
-    """Cost of a shift per mm."""
     step: float = 1.0
     """Cost of a seam, besides what differs there."""
     tie: float = 2.0
     """A seam's step from slice to slice, in units of one's in plane."""
     border: float = 2.0
     """Weight of what differs from the known voxels next to a block."""
-    strange: float = 4.0
-    """Cost of tissue that isn't around the hole."""
     unknown: float = 8.0
     """Cost of a known voxel whose copy is unknown."""
     inner_samples: int = 20
@@ -139,16 +136,19 @@ def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapCon
     )
     own = atlas.look(outer)[..., :STRANGE].astype(np.int32)
     length = np.sqrt(((pieces.shifts * np.array(spacing)) ** 2).sum(1))
+    depth, costs = atlas.look(inner)[..., SURFACE].astype(np.float32), config.costs
     unary = np.empty((len(inner), len(pieces)), np.float32)
     for k, offset in enumerate(atlas.offsets(pieces)):
-        odd = atlas.look(inner + offset)[..., STRANGE]
-        cost = np.where(odd == NO_LENDER, NO_LENDER_COST + 3 * config.strange, odd * (config.strange / SCALE))
+        lent = atlas.look(inner + offset)
+        missing, strange = lent[..., STRANGE] == NO_LENDER, lent[..., STRANGE] * (costs.strange / SCALE)
+        cost = np.where(missing, NO_LENDER_COST + 3 * costs.strange, strange)
+        cost += costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2
         copy = atlas.look(outer + offset)
         apart = ((copy[..., :STRANGE] - own) ** 2).sum(-1) / np.float32(SCALE**2)
         apart = np.where(copy[..., STRANGE] == NO_LENDER, config.unknown, apart)
         unary[:, k] = (inner_weight * cost).sum(1) + config.border * share * (outer_weight * apart).sum(1)
     # ties are broken by chance, so that another seed is another result
-    return unary + (config.far * length + 1e-4 * rng.random(unary.shape)).astype(np.float32)
+    return unary + (costs.far * length + 1e-4 * rng.random(unary.shape)).astype(np.float32)
 
 
 def _faces(atlas, pieces, blocks, options, axis: int, rng, config: ShiftMapConfig):
@@ -224,7 +224,7 @@ def refine(
     open_ = (options != options[:, :1]).any(1)
     ids = np.full(fill.shape, -1)
     ids[fill] = np.arange(len(nodes))
-    unary = np.where(atlas.lends(place[:, None] + offsets[options]), 0, NO_LENDER_COST).astype(np.float32)
+    unary = _of_itself(atlas, place, place[:, None] + offsets[options], config.costs)
     edges = []
     for axis, sign, rows, beside in neighbours(nodes, fill.shape):
         if sign > 0:
@@ -248,6 +248,14 @@ def refine(
     labels = np.full(fill.shape, -1)
     labels[fill] = options[np.arange(len(options)), choice]
     return labels
+
+
+def _of_itself(atlas: Atlas, places, copies, costs: Costs) -> np.ndarray:
+    """Cost of copies (n, L) for voxels (n,) by themselves: mustn't lend, or lies at another depth."""
+    lent = atlas.look(copies)
+    depth = atlas.look(places)[:, None, SURFACE].astype(np.float32)
+    missing = NO_LENDER_COST * (lent[..., STRANGE] == NO_LENDER)
+    return (missing + costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2).astype(np.float32)
 
 
 def _nearby(nodes, blocks: Blocks, chosen) -> np.ndarray:

@@ -39,6 +39,8 @@ class CandidateConfig:
     """Known voxels so near are compared."""
     ring_samples: int = 64
     inner_samples: int = 48
+    structure: float = 3.0
+    """Voxels of vessels and fasciae are so many times likelier to be compared."""
     best: int = 400
     """So many of the best shifts are looked through for ones that differ."""
 
@@ -55,7 +57,7 @@ class Costs:
     """A shift, per mm."""
 
 
-NO_LENDER_COST = 60.0
+NO_LENDER_COST = 400.0
 """Cost of a hole's voxel whose copy mustn't lend (units of features, squared)."""
 UNKNOWN_COST = 12.0
 """Cost of a ring's voxel whose copy is unknown."""
@@ -83,14 +85,16 @@ def find_pieces(
     """Candidate pieces for the hole `fill` with the tissue `known` around it."""
     rng = np.random.default_rng(seed)
     size = np.array(spacing)
-    search = _Search(atlas, size, reach, costs, config)
-    ring = np.argwhere(known & (distance(fill, spacing, config.ring_mm) < config.ring_mm))
     inner = np.argwhere(fill)
+    search = _Search(atlas, size, reach, costs, (inner.min(0), inner.max(0)), config)
+    ring = np.argwhere(known & (distance(fill, spacing, config.ring_mm) < config.ring_mm))
+    chance = 1 + config.structure * atlas.structure(atlas.flat(ring))
     found: dict[tuple[int, ...], None] = {}
     for centre, radius, share in _parts(inner, size, rng, config):
-        near = ring[((ring * size - centre) ** 2).sum(1) < (1.2 * radius) ** 2]
+        at_ring = ((ring * size - centre) ** 2).sum(1) < (1.2 * radius) ** 2
+        near = ring[at_ring]
         mine = inner[((inner * size - centre) ** 2).sum(1) < radius**2]
-        compared = _some(near, config.ring_samples * (3 if share > 1 else 2) // 2, rng)
+        compared = _some(near, config.ring_samples * (3 if share > 1 else 2) // 2, rng, chance[at_ring])
         asked = _some(mine, config.inner_samples, rng)
         for piece in search.best(compared, asked, share * config.each):
             found[piece] = None
@@ -98,8 +102,10 @@ def find_pieces(
     return Pieces(table[:, 1:], table[:, 0])
 
 
-def _some(points: np.ndarray, count: int, rng) -> np.ndarray:
-    return points[rng.choice(len(points), min(count, len(points)), replace=False)]
+def _some(points: np.ndarray, count: int, rng, chance: np.ndarray | None = None) -> np.ndarray:
+    """Up to `count` of the points, drawn with a chance each."""
+    share = None if chance is None or not len(points) else chance / chance.sum()
+    return points[rng.choice(len(points), min(count, len(points)), replace=False, p=share)]
 
 
 def _parts(inner, size, rng, config: CandidateConfig):
@@ -117,10 +123,16 @@ def _parts(inner, size, rng, config: CandidateConfig):
     return [*parts, ((inner * size).mean(0), np.inf, 2)]
 
 
+def _lands(shifts, atlas: Atlas, box) -> np.ndarray:
+    """Shifts that leave at least a part of the hole's box (first and last voxel) in the image."""
+    inner = np.array(atlas.shape) - 2 * atlas.pad
+    return ((box[1] + shifts >= 0) & (box[0] + shifts < inner)).all(1)
+
+
 class _Search:
     """All shifts of a grid in all banks, and the best of them for one part of the hole."""
 
-    def __init__(self, atlas: Atlas, size, reach: float, costs: Costs, config: CandidateConfig):
+    def __init__(self, atlas: Atlas, size, reach: float, costs: Costs, box, config: CandidateConfig):
         self.atlas, self.config = atlas, config
         self.strange, self.surface = costs.strange, costs.surface
         share = (4 / 3) * np.pi * reach**3 / config.most_shifts
@@ -129,7 +141,7 @@ class _Search:
         self.limit = (reach / size).astype(int)
         grid = grid_points(-(self.limit // self.step), self.limit // self.step + 1) * self.step
         length = np.sqrt(((grid * size) ** 2).sum(1))
-        fits = length <= reach
+        fits = (length <= reach) & _lands(grid, atlas, box)
         moved = fits & (length > config.least_shift_mm)
         self.shifts = np.concatenate([grid[moved], *(grid[fits] for _ in atlas.mirrors[1:])])
         self.banks = np.repeat(

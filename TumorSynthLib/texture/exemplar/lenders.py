@@ -20,6 +20,8 @@ BOUND = 8.0
 """Features saturate here (units): beyond, tissue is just different."""
 NO_LENDER = -1
 """Value of the last channel where a voxel mustn't lend."""
+STRUCTURE_FROM, STRUCTURE_TO = 1.0, 4.0
+"""Units between which a difference of the finer feature from the level goes from noise to structure."""
 FINE, LEVEL, SURFACE, STRANGE = range(4)
 """Channels of the atlas."""
 
@@ -72,6 +74,7 @@ class Tissue:
     features: np.ndarray
     strange: np.ndarray
     sigma: float
+    level_weight: float
     low: tuple[float, float, float]
 
 
@@ -100,7 +103,7 @@ def describe(image, hole, zone, around: Surroundings, may_lend, spacing, config:
     strange = np.clip(np.maximum(lo - level, level - hi) / (sigma + 0.1 * (hi - lo)), 0, 3).astype(np.float32)
     strange[around.depth < config.skin_mm] = 0  # judged by its depth
     whole = np.round(np.stack(features, -1) * SCALE).astype(np.int16)
-    return Tissue(image, known, lend, level, grain, whole, strange, sigma, low)
+    return Tissue(image, known, lend, level, grain, whole, strange, sigma, config.level_weight, low)
 
 
 def _near(fill, known, spacing, config: LenderConfig) -> np.ndarray:
@@ -145,6 +148,7 @@ class Atlas:
         self.pad = np.asarray(pad, np.int64)
         self.centre = np.asarray(centre) + self.pad
         self.mirrors = ((), *mirrors)
+        self.level_weight = tissue.level_weight
         self.shape = tuple(int(n + 2 * p) for n, p in zip(tissue.image.shape, self.pad))
         self.strides = element_strides(self.shape)
         self.size = int(np.prod(self.shape))
@@ -176,6 +180,13 @@ class Atlas:
         """Features at flat places: int16 (..., 4), the last channel how strange, NO_LENDER where it mustn't
         lend."""
         return self.packed[places].view(np.int16).reshape(*places.shape, 4)
+
+    def structure(self, places: np.ndarray) -> np.ndarray:
+        """How much of a fine structure (vessel, fascia) is at flat places: 0 to 1, by what the finer feature differs
+        from the level beyond the noise."""
+        seen = self.look(places)
+        apart = np.abs(seen[..., FINE] - seen[..., LEVEL] / self.level_weight).astype(np.float32) / SCALE
+        return np.clip((apart - STRUCTURE_FROM) / (STRUCTURE_TO - STRUCTURE_FROM), 0, 1)
 
     def lends(self, places: np.ndarray) -> np.ndarray:
         """Whether tissue at flat places may be copied."""

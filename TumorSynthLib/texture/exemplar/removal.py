@@ -24,6 +24,9 @@ from .membrane import MembraneConfig, joined_level
 from .shiftmap import ShiftMapConfig, block_size, blocks_of, choose, refine
 from .spatial import dilate, distance, in_plane, near_box
 
+MIRRORS = ((2,), (1,), (1, 2))
+"""Axes along which tissue is mirrored as further candidates: in the plane, where noise and anatomy allow it."""
+
 
 @dataclass(frozen=True)
 class RemovalConfig:
@@ -35,6 +38,8 @@ class RemovalConfig:
     """Width of the transition elsewhere."""
     map_zone_mm: float = 2.0
     """The pieces are chosen with this zone in plane; the rest of the zone goes on with the nearest piece."""
+    mirror_below: float = 7.0
+    """Tissue is lent mirrored, too, where there is less than so many times the hole's voxels."""
     hole: HoleConfig = field(default_factory=HoleConfig)
     lenders: LenderConfig = field(default_factory=LenderConfig)
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
@@ -205,7 +210,8 @@ class _Removal:
         block = block_size(self.spacing, self.config.shift_map)
         pad = [int(self.reach / s) + 4 + 2 * int(b) for s, b in zip(self.spacing, block)]
         at = np.argwhere(fill)
-        return Atlas(tissue, np.array(pad), (at.min(0) + at.max(0)) / 2)
+        few = tissue.lend.sum() < self.config.mirror_below * fill.sum()
+        return Atlas(tissue, np.array(pad), (at.min(0) + at.max(0)) / 2, MIRRORS if few else ())
 
     def _whole_zone(self, labels, hole, zone_mm: float, changeable, atlas: Atlas, pieces):
         """The labels with the zone in all directions: its outer part goes on with the nearest piece."""

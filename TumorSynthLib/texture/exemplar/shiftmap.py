@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from .candidates import NO_LENDER_COST, Costs
 from .lenders import NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces
@@ -32,10 +32,12 @@ class ShiftMapConfig:
     """A seam's step from slice to slice, in units of one's in plane."""
     border: float = 2.0
     """Weight of what differs from the known voxels next to a block."""
+    structure: float = 2.0
+    """A known voxel of a vessel, a fascia or another fine structure counts so many times more: it is to go on."""
     unknown: float = 8.0
     """Cost of a known voxel whose copy is unknown."""
     inner_samples: int = 20
-    border_samples: int = 40
+    border_samples: int = 64
     face_samples: int = 64
     rounds: int = 16
     sweeps: int = 9
@@ -101,12 +103,13 @@ def choose(
 
 
 def _sampled(atlas: Atlas, blocks: Blocks, which: np.ndarray, low, high, count: int, rng):
-    """For each block up to `count` voxels of a kind between two corners: flat places, weights (sum 1), share
-    of the kind."""
+    """For each block up to `count` voxels of a kind (`which` > 0; higher ones first) between two corners: flat
+    places, weights (sum 1), share of the kind."""
     offsets = grid_points(low, high)
     where = atlas.flat(blocks.corner)[:, None] + (offsets * atlas.strides).sum(1)
     has = which[where]
-    key = rng.random(where.shape, np.float32) - has
+    key = rng.random(where.shape, np.float32) - which[where]
+    has = has > 0
     count = min(count, where.shape[1])
     some = (
         np.argpartition(key, count - 1, axis=1)[:, :count] if count < where.shape[1] else np.argsort(key, 1)
@@ -128,12 +131,17 @@ def _half_band(blocks: Blocks) -> np.ndarray:
 def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapConfig) -> np.ndarray:
     """Cost of each piece for each block by itself: float32 (N, K)."""
     pad = [(p, p) for p in atlas.pad]
-    is_fill, is_known = (np.pad(m, pad).reshape(-1) for m in (fill, known))
+    is_fill, is_known = (np.pad(m, pad).reshape(-1).astype(np.float32) for m in (fill, known))
+    near = np.flatnonzero(
+        np.pad(ndimage.binary_dilation(fill, iterations=4), pad).reshape(-1) & (is_known > 0)
+    )
+    is_known[near] += atlas.structure(near) > 0.5  # vessels are few voxels: none is left out
     band, zero = _half_band(blocks), np.zeros(3, int)
     inner, inner_weight, _ = _sampled(atlas, blocks, is_fill, zero, blocks.size, config.inner_samples, rng)
     outer, outer_weight, share = _sampled(
         atlas, blocks, is_known, -band, blocks.size + band, config.border_samples, rng
     )
+    outer_weight = outer_weight * (1 + config.structure * atlas.structure(outer))
     own = atlas.look(outer)[..., :STRANGE].astype(np.int32)
     length = np.sqrt(((pieces.shifts * np.array(spacing)) ** 2).sum(1))
     depth, costs = atlas.look(inner)[..., SURFACE].astype(np.float32), config.costs

@@ -166,6 +166,21 @@ def test_an_engine_that_edits_do_not_have_is_refused():
     )  # today's has that name whether there is a choice or not
 
 
+def test_engine_and_strength_go_to_edits_that_have_them(monkeypatch):
+    place = SimpleNamespace(case=SimpleNamespace(modality="CT"))
+    asked = []
+    monkeypatch.setattr(judge_edits, "EditRequest", lambda **options: asked.append(options))
+    row = SimpleNamespace(edits=("synthesize",))
+    monkeypatch.setattr(
+        judge_edits, "OPTIONS", {"strength": row, "engine": SimpleNamespace(edits=("remove", "synthesize"))}
+    )
+    maker = judge_edits.Maker(editor=None, places=[], engine="exemplar", strength=0.3)
+    maker._wish(place, "own")
+    maker._wish(place, "removed")
+    assert (asked[0]["strength"], asked[0]["engine"]) == (0.3, "exemplar")
+    assert "strength" not in asked[1] and asked[1]["engine"] == "exemplar"
+
+
 def test_samples_come_back_from_disk_as_they_were(tmp_path):
     mask = np.zeros((4, 5, 6), bool)
     mask[1:3, 2:4, 1:5] = True

@@ -12,7 +12,6 @@ inserted  a new tumour at the healthy place, of that place's volume; nothing els
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -26,10 +25,16 @@ from arms import request_of
 from judged_cases import Place, allowed
 from scipy import ndimage
 
+from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
 
 EDITS = ("hidden", "removed", "slider+", "slider-", "own", "donor", "grown", "shrunk", "moved", "inserted")
+#: Which of the editor's methods makes it.
+METHODS = {
+    "hidden": "remove", "removed": "remove", "slider+": "synthesize", "slider-": "synthesize", "own": "synthesize",
+    "donor": "retexture", "grown": "reshape", "shrunk": "reshape", "moved": "move", "inserted": "insert",
+}  # fmt: skip
 HEALTHY = ("hidden", "removed")  # judged as healthy tissue; the others as tumours
 SAME_MASK = ("slider+", "slider-", "own", "donor")
 SIZES = {"grown": 1.5, "shrunk": 0.6}
@@ -78,12 +83,10 @@ class Maker:
     refused: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        known = {f.name for f in dataclasses.fields(EditRequest)}
         for name in ("engine", "strength"):
             value = getattr(self, name)
-            if value is not None and name not in known and (name, value) != ("engine", "bridge"):
+            if value is not None and name not in OPTIONS and (name, value) != ("engine", "bridge"):
                 raise InputError(f"--{name}: edits of this version have none; leave it out")
-        self.known = known
         if self.kept:
             self.kept.mkdir(parents=True, exist_ok=True)
 
@@ -94,10 +97,10 @@ class Maker:
     def made(self, i: int, edit: str) -> Sample | None:
         """The edit of place i; None where it can't be made there: the reason is in `refused`."""
         place = self.places[i]
-        path = self.kept / f"{self._name(i, edit)}.npz" if self.kept else None
-        if path and path.exists():
-            return read_sample(path, place)
         try:
+            path = self.kept / f"{self._name(i, edit)}.npz" if self.kept else None
+            if path and path.exists():
+                return read_sample(path, place)
             sample = self._make(i, edit)
         except InputError as error:
             self.refused.append(f"{place.key} {edit}: {error}")
@@ -121,22 +124,25 @@ class Maker:
         ]
         digest = hashlib.sha256(json.dumps(of).encode())
         digest.update(place.hole.tobytes() if place.hole is not None else b"")
+        digest.update(self._mate(i).key.encode() if edit == "donor" else b"")
         stem = f"{place.case.id}_{place.case.modality}_{edit}_{self.engine or 'default'}"
         return f"{stem}_{digest.hexdigest()[:16]}"
 
-    def _wish(self, place: Place, **options) -> EditRequest:
+    def _wish(self, place: Place, edit: str, **options) -> EditRequest:
+        """A request with engine and strength where the edit has them."""
         own = {"engine": self.engine, "strength": self.strength}
-        own = {n: v for n, v in own.items() if v is not None and n in self.known}
+        own = {n: v for n, v in own.items() if v is not None and _has(edit, n)}
         return EditRequest(modality=place.case.modality, seed=self.seed, **own, **options)
 
     def _make(self, i: int, edit: str) -> Sample:
         place = self.places[i]
-        volume, mask, facts = place.volume, place.mask, {}
+        volume, mask = place.volume, place.mask
         if edit in ("hidden", "inserted") and place.hole is None:
             raise InputError("no healthy place is large enough")
-        run, target, request, facts = self._planned(i, edit)
+        request, facts = self._planned(i, edit)
+        target = {"hidden": [place.hole], "inserted": []}.get(edit, [mask])
         start = time.perf_counter()
-        result = run(volume, target, request) if target is not None else run(volume, request)
+        result = getattr(self.editor, METHODS[edit])(volume, *target, request)
         seconds = time.perf_counter() - start
         after = place.hole if edit == "hidden" else mask if edit == "removed" else result.mask
         changed = result.volume.array != volume.array
@@ -147,32 +153,29 @@ class Maker:
             facts |= {"spread": {n: result.spread[n] for n in wanted if n in result.spread}}
         return Sample(box, result.volume.array[box].copy(), after, seconds, facts)
 
-    def _planned(self, i: int, edit: str):
-        """The editor's method, the mask it is given (None: none), the request, and what is to be kept of it."""
-        place, editor = self.places[i], self.editor
-        if edit in HEALTHY:
-            avoid = {"avoid": place.mask} if edit == "hidden" and "avoid" in self.known else {}
-            target = place.hole if edit == "hidden" else place.mask
-            return editor.remove, target, self._wish(place, **avoid), {}
-        if edit.startswith("slider"):
+    def _planned(self, i: int, edit: str) -> tuple[EditRequest, dict]:
+        """The request, and what is to be kept of it."""
+        place, options, facts = self.places[i], {}, {}
+        if edit == "hidden":
+            options = {"avoid": place.mask} if _has(edit, "avoid") else {}
+        elif edit.startswith("slider"):
             name, value = self._slid(i, 1 if edit.endswith("+") else -1)
-            return editor.synthesize, place.mask, self._wish(place, features={name: value}), {"feature": name}
-        if edit == "own":
-            own = request_of(editor.extract(place.volume, place.mask, place.case.modality))
-            return editor.synthesize, place.mask, self._wish(place, features=own), {}
-        if edit == "donor":
+            options, facts = {"features": {name: value}}, {"feature": name}
+        elif edit == "own":
+            own = request_of(self.editor.extract(place.volume, place.mask, place.case.modality))
+            options = {"features": own}
+        elif edit == "donor":
             lender = self._mate(i)
-            wish = self._wish(place, donor=(lender.volume, lender.mask))
-            return editor.retexture, place.mask, wish, {"lender": lender.case.patient}
-        if edit in SIZES:
-            ml = SIZES[edit] * place.volume.volume_of(place.mask) / 1000
-            return editor.reshape, place.mask, self._wish(place, features={"volume_ml": ml}), {}
-        if edit == "moved":
-            return editor.move, place.mask, self._wish(place, to=self._target(place), nearest=True), {}
-        centre = tuple(place.volume.points(np.argwhere(place.hole).mean(0)[None, ::-1])[0].tolist())
-        ml = place.volume.volume_of(place.hole) / 1000
-        wish = self._wish(place, at=centre, nearest=True, features={"volume_ml": ml})
-        return editor.insert, None, wish, {}
+            options, facts = {"donor": (lender.volume, lender.mask)}, {"lender": lender.case.patient}
+        elif edit in SIZES:
+            options = {"features": {"volume_ml": SIZES[edit] * place.volume.volume_of(place.mask) / 1000}}
+        elif edit == "moved":
+            options = {"to": self._target(place), "nearest": True}
+        elif edit == "inserted":
+            centre = place.volume.points(np.argwhere(place.hole).mean(0)[None, ::-1])[0]
+            ml = place.volume.volume_of(place.hole) / 1000
+            options = {"at": tuple(centre.tolist()), "nearest": True, "features": {"volume_ml": ml}}
+        return self._wish(place, edit, **options), facts
 
     def _slid(self, i: int, sign: int) -> tuple[str, float]:
         """Which feature a slider asks in place i, and its value: one population's sd off the tumour's own."""
@@ -217,6 +220,11 @@ class Maker:
         at = at[deep >= np.percentile(deep, 80)]
         rng = np.random.default_rng([self.seed, *place.key.encode()])
         return tuple(place.volume.points(at[rng.integers(len(at))][None, ::-1].astype(float))[0].tolist())
+
+
+def _has(edit: str, option: str) -> bool:
+    """Whether an edit has an option in this version."""
+    return option in OPTIONS and METHODS[edit] in OPTIONS[option].edits
 
 
 def library_hash() -> str:

@@ -14,7 +14,7 @@ TRAINING = sorted((ROOT / "Training").rglob("*.py"))
 TESTS = sorted((ROOT / "Testing").rglob("*.py"))
 
 REQUIRED = {"numpy", "scipy", "SimpleITK", "pydicom", "torch", "safetensors"}
-OPTIONAL = {"monai", "einops", "certifi", "pywt", "distributed"}  # used where they are installed
+OPTIONAL = {"monai", "einops", "certifi", "pywt", "distributed", "yaml"}  # used where they are installed
 HEAVY = ("torch", "monai", "scipy", "SimpleITK", "pydicom", "einops", "safetensors")
 SLICER = {"slicer", "qt", "vtk", "ctk", "mrml", "PythonQt", "vtkmodules"}
 

@@ -1,29 +1,35 @@
 """The bank of real tumours that insertions take their tissue from."""
 
-import json
-
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from test_carry import SPACING, changed_of, scene
 
 from TumorSynthLib.errors import ModelError
-from TumorSynthLib.texture.exemplar.bank import Bank, packed, write
+from TumorSynthLib.texture.exemplar.bank import Bank, packed
 from TumorSynthLib.texture.exemplar.carry import tumour_of
 from TumorSynthLib.texture.exemplar.graft import grafted
 from TumorSynthLib.texture.exemplar.place import detached
 
 
-@pytest.fixture
-def bank(tmp_path):
-    tumours = []
+@pytest.fixture(scope="module")
+def tumours():
+    """Mattes of two tumours, their entries and tensors."""
+    mattes, entries, tensors = [], [], {}
     for k, radius in enumerate((5, 8)):
         image, empty, mask = scene(radius=radius, seed=k)
         matte = detached(tumour_of(image, empty, mask, changed_of(mask), SPACING, True, 4.0)[0])
         facts = {"case": f"c{radius}", "modality": "CT", "blur_mm": 0.8, "volume_ml": mask.sum() / 1000}
-        tumours.append((matte, packed(matte, f"{k:03d}", {**facts, "features": {"mean": 10.0 * radius}})))
-    write(tmp_path / "bank.safetensors", [pack for _, pack in tumours])
-    return Bank(tmp_path / "bank.safetensors"), [matte for matte, _ in tumours]
+        parts, entry = packed(matte, f"{k:03d}", {**facts, "features": {"mean": 10.0 * radius}})
+        mattes.append(matte)
+        entries.append(entry)
+        tensors |= parts
+    return mattes, entries, tensors
+
+
+@pytest.fixture
+def bank(tumours):
+    mattes, entries, tensors = tumours
+    return Bank(entries, lambda: tensors), mattes
 
 
 def test_a_tumour_comes_out_of_the_bank_as_it_went_in(bank):
@@ -50,18 +56,14 @@ def test_the_nearest_lender_is_chosen_by_features_and_by_size(bank):
 
 
 @pytest.mark.parametrize("change", [{"shape": [10**4, 10**4, 10**4]}, {"shape": "x"}, {"features": None}])
-def test_odd_entries_are_refused(bank, tmp_path, change):
-    there, _ = bank
-    entries = [{**dict(one.entry), **change} for one in there.lenders]
-    save_file(load_file(str(there.path)), str(tmp_path / "odd.safetensors"), {"bank": json.dumps(entries)})
+def test_odd_entries_are_refused(tumours, change):
+    _, entries, tensors = tumours
     with pytest.raises(ModelError, match="install the model again"):
-        Bank(tmp_path / "odd.safetensors")
+        Bank([{**entry, **change} for entry in entries], lambda: tensors)
 
 
-def test_a_tensor_that_unpacks_to_more_is_refused(bank, tmp_path):
-    there, _ = bank
-    entries = [{**dict(one.entry), "shape": [3, 3, 3]} for one in there.lenders]
-    save_file(load_file(str(there.path)), str(tmp_path / "odd.safetensors"), {"bank": json.dumps(entries)})
-    odd = Bank(tmp_path / "odd.safetensors")
+def test_a_tensor_that_unpacks_to_more_is_refused(tumours):
+    _, entries, tensors = tumours
+    odd = Bank([{**entry, "shape": [3, 3, 3]} for entry in entries], lambda: tensors)
     with pytest.raises(ModelError, match="another size"):
         odd.matte(odd.lenders[0])

@@ -1,16 +1,15 @@
 """A bank of real tumours, small and 8 bit, that a model lends to insertions and to requests by numbers.
 
-One safetensors file; its metadata say of each tumour where it comes from and what its features are. Tensors are bytes packed
-by zlib, which are unpacked to the size that the metadata state and no further.
+A bundle's manifest says of each tumour where it comes from and what its features are; one file holds their arrays, bytes packed
+by zlib, which are unpacked to the size that the manifest states and no further.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -20,6 +19,7 @@ from TumorSynthLib.texture.exemplar.matte import IN_PLANE, Matte, sigma_of
 from TumorSynthLib.texture.exemplar.spatial import blur
 
 FILE = "bank.safetensors"
+KINDS = ("mask", "opacity", "colour", "voxels")
 MAX_VOXELS = 4_000_000
 """Of one tumour's box; a bank's are a hundredth of it."""
 LEVELS = 255
@@ -45,23 +45,28 @@ class Lender:
 
 
 class Bank:
-    """The tumours of a bank file.
+    """The tumours of a bank.
 
+    :param entries: of the manifest, one a tumour; `load` gives the tensors by name.
     :raises ModelError: it is damaged.
     """
 
-    def __init__(self, path: Path):
-        from safetensors import SafetensorError, safe_open
-
-        self.path = path
+    def __init__(self, entries: Sequence[Mapping], load: Callable[[], Mapping[str, np.ndarray]]):
         try:
-            with safe_open(str(path), "numpy") as file:
-                found = json.loads((file.metadata() or {})["bank"])
-            self.lenders = tuple(_lender(entry) for entry in found)
-        except (OSError, AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            self.lenders = tuple(_lender(entry) for entry in entries)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"the bank of tumours {path} is damaged ({error}): install the model again"
+                f"the model's bank of tumours is damaged ({error}): install the model again"
             ) from error
+        self._load = load
+
+    @classmethod
+    def of_bundle(cls, bundle) -> Bank | None:
+        """The bank of a `models.Bundle`; None where it has none."""
+        entry = bundle.json.get("bank")
+        if not entry:
+            return None
+        return cls(entry["tumours"], lru_cache(maxsize=1)(lambda: bundle.tensors(FILE, "numpy")))
 
     def of(self, modality: str) -> tuple[Lender, ...]:
         """The tumours of one modality."""
@@ -99,15 +104,8 @@ class Bank:
 
     def matte(self, lender: Lender) -> Matte:
         """A lender's matte, detached from what it lay on."""
-        from safetensors import safe_open
-
-        entry, name = lender.entry, str(lender.entry["name"])
-        shape = tuple(int(n) for n in entry["shape"])
-        with safe_open(str(self.path), "numpy") as file:
-            parts = {
-                kind: _unpacked(file.get_tensor(f"{name}.{kind}"), shape)
-                for kind in ("mask", "opacity", "colour", "voxels")
-            }
+        entry, tensors, shape = lender.entry, self._load(), tuple(int(n) for n in lender.entry["shape"])
+        parts = {kind: _unpacked(tensors[f"{entry['name']}.{kind}"], shape) for kind in KINDS}
         low, high = (float(v) for v in entry["range"])
         scale = (high - low) / LEVELS
         mask, opacity = parts["mask"] > 0, parts["opacity"].astype(np.float32) / LEVELS
@@ -195,11 +193,3 @@ def _unpacked(data: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if len(plain) != size or packing.unconsumed_tail:
         raise ModelError("a tumour of the bank has another size than it states: install the model again")
     return np.frombuffer(plain, np.uint8).reshape(shape)
-
-
-def write(path: Path, tumours: Sequence[tuple[dict[str, np.ndarray], dict[str, object]]]) -> None:
-    """A bank file of packed tumours."""
-    from safetensors.numpy import save_file
-
-    tensors = {name: value for part, _ in tumours for name, value in part.items()}
-    save_file(tensors, str(path), {"bank": json.dumps([entry for _, entry in tumours])})

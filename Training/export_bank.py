@@ -1,0 +1,188 @@
+"""Give a model bundle a bank of real tumours, which insertions and requests by numbers take their tissue from.
+
+    python Training/export_bank.py --bundle Resources/Models/lung-nodule-ct --data DATA/nsclc_ct DATA/lidc_ct \\
+        --licence "CC BY 3.0" --tumours 24 [--version 0.8.0] [--pictures OUT]
+
+Each folder of --data holds a `train` folder in the layout of layouts.py (`sts`). Tumours of patients that judge edits
+(judged_patients.json) are left out. Of the rest those are taken that lie whole in their image and whose scan lends to removal,
+one for each group that they form by size and features. The bundle is written anew with all it had,
+plus bank.safetensors and `bank` in its manifest. --pictures writes each tumour as it comes out of the bank.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import common  # noqa: F401  (puts the checkout on the path)
+import numpy as np
+from judged_cases import reserved
+from layouts import cases
+
+from TumorSynthLib.editor import Editor
+from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.models.bundle import Bundle, load_bundle
+from TumorSynthLib.models.write import write_bundle
+from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
+from TumorSynthLib.region import Frame
+from TumorSynthLib.texture.exemplar.bank import FILE, Bank, packed
+from TumorSynthLib.texture.exemplar.carry import contact_of, tumour_of
+from TumorSynthLib.texture.exemplar.matte import composed
+from TumorSynthLib.texture.exemplar.place import detached
+from TumorSynthLib.texture.exemplar.removal import remove
+from TumorSynthLib.texture.exemplar.scan import blur_mm
+
+MAX_BYTES = 750_000
+LUNG_HU = -850.0
+"""Behind tumours of the lung in the picture."""
+LARGEST_VOXELS = 40_000
+"""Of a tumour in the bank: larger ones would fill it."""
+
+
+def candidates(folders: list[Path], modality: str):
+    """Cases of the training patients that judge nothing, in the order of their names."""
+    kept = reserved()
+    for folder in folders:
+        for case in sorted(cases("sts", folder / "train"), key=lambda c: c.id):
+            if case.modality == modality and case.patient not in kept:
+                yield folder.name, case
+
+
+def measured(editor: Editor, case, modality: str):
+    """Image, mask, features and volume (ml) of a tumour; None where it is cut by its image's border, or too large."""
+    volume, labels = case.load()
+    mask = labels == 1
+    border = np.ones(mask.shape, bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    if not 200 <= mask.sum() <= LARGEST_VOXELS or (mask & border).sum() > 0.02 * mask.sum():
+        return None
+    try:
+        features = editor.extract(volume, mask, modality, TEXTURE_CLASSES)
+    except InputError:
+        return None
+    return volume, mask, features, float(volume.volume_of(mask)) / 1000
+
+
+def representatives(table: np.ndarray, count: int) -> list[int]:
+    """Rows nearest to the middles of so many groups (k-means), so that each kind of tumour has a typical one."""
+    from sklearn.cluster import KMeans
+
+    scaled = (table - np.median(table, 0)) / np.maximum(table.std(0), 1e-9)
+    scaled = np.clip(scaled, -3, 3)
+    middles = KMeans(min(count, len(table)), n_init=4, random_state=0).fit(scaled).cluster_centers_
+    far = ((scaled[:, None] - middles) ** 2).sum(2)
+    return list(dict.fromkeys(int(i) for i in far.argmin(0)))
+
+
+def taken_out(volume, mask: np.ndarray, ct: bool):
+    """The detached matte of a tumour."""
+    frame = Frame.of(volume.direction)
+    image, tumour = frame.view(volume.array), frame.view(mask)
+    spacing = tuple(float(s) for s in frame.take(volume.spacing[::-1]))
+    removed = remove(image, tumour, spacing, is_ct=ct)
+    changed = removed.hole | removed.zone
+    reach = float(removed.facts["grow_mm"]) + float(removed.facts["zone_mm"])
+    if ct and contact_of(removed.values, tumour, spacing, ct) is not None and removed.facts["lung"]:
+        raise InputError("it lies on the chest's wall, whose trace it would carry elsewhere")
+    matte, _ = tumour_of(image, removed.values, tumour, changed, spacing, ct, reach)
+    return detached(matte, ct), blur_mm(image, spacing)
+
+
+def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, licence: str):
+    """Entries and tensors of one modality."""
+    population, found = editor.population(modality), []
+    for data, case in candidates(folders, modality):
+        one = measured(editor, case, modality)
+        if one is not None:
+            found.append((data, case, *one))
+    names = [n for n in population.names if n in found[0][4]] if population else list(found[0][4])
+    table = np.array([[one[4][n] for n in names] + [np.log2(one[5])] * 6 for one in found])
+    entries, tensors = [], {}
+    for index in representatives(table, count):
+        data, case, volume, mask, features, ml = found[index]
+        try:
+            matte, blur = taken_out(volume, mask, modality == "CT")
+        except InputError as error:
+            print(f"{case.id}: left out, {error}")
+            continue
+        facts = {
+            "case": case.id, "data": data, "licence": licence, "modality": modality, "blur_mm": round(blur, 3),
+            "volume_ml": round(ml, 4), "features": {n: float(f"{features[n]:.6g}") for n in names},
+        }  # fmt: skip
+        parts, entry = packed(matte, f"{modality}.{len(entries):03d}", facts)
+        size = sum(p.nbytes for p in (*tensors.values(), *parts.values()))
+        if size > MAX_BYTES:
+            break
+        entries.append(entry)
+        tensors |= parts
+        print(f"{case.id}: {ml:.2f} ml, {sum(p.nbytes for p in parts.values()) / 1000:.0f} kB")
+    return entries, tensors
+
+
+def pictures(bank: Bank, folder: Path) -> None:
+    """Middle slices of all tumours as they come out of the bank, in one PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    side = int(np.ceil(np.sqrt(len(bank.lenders))))
+    figure, axes = pyplot.subplots(side, side, figsize=(1.6 * side, 1.6 * side))
+    for axis in np.ravel(axes):
+        axis.axis("off")
+    for axis, lender in zip(np.ravel(axes), bank.lenders):
+        matte = bank.matte(lender)
+        around = LUNG_HU if matte.in_lung else float(np.median(matte.colour[matte.mask])) - 120
+        values = composed(matte, np.full(matte.mask.shape, around, np.float32))
+        low, high = (-1350, 150) if matte.in_lung else (around - 60, around + 300)
+        axis.imshow(values[len(values) // 2], cmap="gray", vmin=low, vmax=high)
+        axis.set_title(f"{lender.case[-14:]} {lender.volume_ml:.1f} ml", fontsize=5)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "bank.png", dpi=150)
+
+
+def add(a) -> Bundle:
+    """Write the bundle with its bank, open it again and return it."""
+    bundle = load_bundle(a.bundle)
+    editor = Editor(bundle)
+    files = {name: bundle.tensors(name, "torch") for name in bundle.json["files"] if name != FILE}
+    manifest = {k: v for k, v in bundle.json.items() if k not in ("files", "bank")}
+    entries, tensors = [], {}
+    share = max(1, a.tumours // len(bundle.modalities))
+    for modality in bundle.modalities:
+        more, parts = bank_of(editor, modality, a.data, share, a.licence)
+        entries += more
+        tensors |= parts
+    size = sum(t.nbytes for t in tensors.values())
+    if size > MAX_BYTES:
+        raise ModelError(
+            f"the bank would have {size / 1e6:.2f} MB, {MAX_BYTES / 1e6:.2f} at most: fewer --tumours"
+        )
+    manifest["bank"] = {"tumours": entries}
+    manifest["version"] = a.version or manifest["version"]
+    bundle = write_bundle(a.bundle, manifest, files | {FILE: tensors})
+    bank = Bank.of_bundle(bundle)
+    print(f"{a.bundle}: {len(bank.lenders)} tumours, {size / 1e6:.2f} MB")
+    if a.pictures:
+        pictures(bank, a.pictures)
+    return bundle
+
+
+def parse(arguments: list[str] | None = None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bundle", type=Path, required=True)
+    p.add_argument("--data", type=Path, nargs="+", required=True, help="folders with a `train` folder each")
+    p.add_argument(
+        "--licence", required=True, help="of these data; it has to allow that patches are passed on"
+    )
+    p.add_argument("--tumours", type=int, default=24, help="of all modalities together, at most")
+    p.add_argument("--version", help="the bundle's new version; default: as it was")
+    p.add_argument("--pictures", type=Path, help="folder for a picture of the bank")
+    return p.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        add(parse())
+    except (InputError, ModelError, OSError) as error:
+        raise SystemExit(f"export_bank: {error}") from None

@@ -125,3 +125,61 @@ def test_no_torch_is_needed():
         ).stdout.strip()
         == "False"
     )
+
+
+def test_windows_make_up_the_mask(tumour):
+    from TumorSynthLib.texture.exemplar.windows import windows
+
+    mask = tumour[1]
+    parts = windows(mask, SPACING)
+    assert len(parts) == 8 and np.array_equal(np.sum(parts, axis=0), mask.astype(int))
+    assert max(p.sum() for p in parts) - min(p.sum() for p in parts) <= 8
+    small = np.zeros((4, 4, 4), bool)
+    small[1:3, 1:3, 1:3] = True
+    assert len(windows(small, SPACING)) == 1
+
+
+def test_spread_within_is_that_between_parts(tumour):
+    from TumorSynthLib.radiomics.settings import Settings
+    from TumorSynthLib.texture.exemplar.windows import spread_within
+
+    image, mask = tumour
+    steep = image + 10.0 * np.indices(mask.shape)[2]
+    settings = Settings(binWidth=5.0)
+    calm, far = (spread_within(a, mask, SPACING, settings, ("firstorder",)) for a in (image, steep))
+    assert far["original_firstorder_Mean"] > 3 * calm["original_firstorder_Mean"] > 0
+
+
+def test_strength_brings_features_nearer_and_keeps_less_of_the_pattern(tumour):
+    from TumorSynthLib.radiomics.extract import extract
+    from TumorSynthLib.radiomics.settings import Settings
+
+    image, mask = tumour
+    settings, name = Settings(binWidth=10.0), "original_glcm_Correlation"
+
+    def measure(box, classes):
+        return extract(np.rint(box).astype(int), mask, SPACING, settings, classes)
+
+    own = measure(image, ("glcm",))[name]
+    slider = Slider(image, mask, SPACING, measure, {name: 0.1})
+    off, kept, most = [], [], []
+    for strength in (0.0, 0.3, 0.6):
+        made = slider.moved({name: min(own + 0.3, 0.99)}, strength, seed=1)
+        off.append(abs(made.reached[name] - own - 0.3))
+        kept.append(np.corrcoef(made.values[mask], image[mask])[0, 1])
+        again = slider.moved({name: min(own + 0.3, 0.99)}, strength, seed=1)
+        np.testing.assert_array_equal(made.values, again.values)
+        most.append(made.stage)
+    assert most[0] != "voxels" and most[1:] == ["voxels", "voxels"]
+    assert off[0] > off[1] >= off[2] and kept[0] > kept[1] >= kept[2]
+
+
+def test_no_voxel_moves_further_than_the_strength_allows(tumour):
+    from TumorSynthLib.texture.exemplar.voxels import Voxels
+
+    image, mask = tumour
+    bands = Bands(image, mask, SPACING)
+    space = Voxels(bands, tissue_limits(bands), (-np.inf, np.inf), bands.own, 0.3)
+    change = space.values(np.full(len(space.fields), 3.0)) - bands.own
+    assert 0.5 < np.abs(change / (1.2 * space.sd)).max() < 1 + 1e-9
+    assert np.abs(space.values(np.zeros(len(space.fields))) - bands.own).max() < 1e-9

@@ -29,7 +29,7 @@ class LimitConfig:
     noise: float = 3.0
     unknown: float = 1.5
     core: float = 0.4
-    around: float = 5.0
+    around: float = 20.0
     knee: float = 0.1
 
 

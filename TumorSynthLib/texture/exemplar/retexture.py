@@ -3,7 +3,8 @@
     made = retexture(image, mask, spacing, {"original_glcm_Contrast": 30.0}, measure, spread)
 
 Nothing is drawn. Stages, each only where the one before leaves the request unmet: the tumour as it is; seven numbers on its own
-bands (`numbers.py`) with its level kept, then free. What tissue doesn't allow (`limits.py`) isn't done: the request is taken to
+bands (`numbers.py`) with its level kept, then free; voxels moved a little (`voxels.py`), as far as
+`strength` allows. What tissue doesn't allow (`limits.py`) isn't done: the request is taken to
 the limit, and a warning says to which value.
 """
 
@@ -17,8 +18,9 @@ import numpy as np
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.limits import Limits, tissue_limits
-from TumorSynthLib.texture.exemplar.numbers import CONFIG as NUMBER_CONFIG
-from TumorSynthLib.texture.exemplar.numbers import NUMBERS, Goal, NumberConfig, Renderer, Solution, solve
+from TumorSynthLib.texture.exemplar.numbers import NUMBERS, Numbers
+from TumorSynthLib.texture.exemplar.search import Goal, Solution, solve
+from TumorSynthLib.texture.exemplar.voxels import Voxels
 from TumorSynthLib.texture.request import scales_of, sigma
 
 Measure = Callable[[np.ndarray, tuple[str, ...]], Mapping[str, float]]
@@ -32,6 +34,7 @@ class RetextureConfig:
     :param few: features up to which all are met exactly; more are met as nearly as the look allows.
     :param met: standard deviations within which a feature counts as met.
     :param near: the same, in the features' units, at which the next tier isn't tried.
+    :param enough: the same, at which the tumour is left as it is.
     :param coarse_unit: of the spread: the least unit of error where many features are asked for.
     :param beyond: standard deviations that a slider is pushed by to find the end of its range.
     """
@@ -39,6 +42,7 @@ class RetextureConfig:
     few: int = 3
     met: float = 0.05
     near: float = 0.02
+    enough: float = 0.004
     coarse_unit: float = 0.25
     beyond: float = 6.0
 
@@ -51,7 +55,7 @@ class Retextured:
     """What became of a tumour.
 
     :param values: (D, H, W) float32; unchanged outside the mask.
-    :param stage: the last that was needed: "own", "level kept" or "level free".
+    :param stage: the last that was needed: "own", "level kept", "level free" or "voxels".
     :param numbers: the seven numbers by name (`NUMBERS`): log gains, robust standard deviations, log power.
     :param reached: the asked features of `values`; `missed`: those not met, by reached minus asked in standard deviations.
     """
@@ -82,7 +86,7 @@ class Slider:
     def __init__(
         self, image: np.ndarray, mask: np.ndarray, spacing, measure: Measure, spread: Mapping[str, float],
         population=None, bounds: tuple[float, float] = (-np.inf, np.inf),
-        config: RetextureConfig = CONFIG, numbers: NumberConfig = NUMBER_CONFIG,
+        config: RetextureConfig = CONFIG,
     ) -> None:  # fmt: skip
         if not mask.any():
             raise InputError("the mask is empty: draw the tumour first, or give another label")
@@ -91,7 +95,7 @@ class Slider:
                 "the tumour has voxels that are not finite (NaN or infinite): repair the image, or leave them out"
             )
         self.image, self._measure, self.spread = np.asarray(image, np.float32), measure, spread
-        self.bounds, self.config, self.numbers = bounds, config, numbers
+        self.bounds, self.config = bounds, config
         self.bands = Bands(image, mask, spacing)
         self.limits: Limits = tissue_limits(self.bands, population)
 
@@ -101,22 +105,34 @@ class Slider:
         found = self._measure(self.bands.put(values, self.image), classes)
         return {n: float(found[n]) for n in names}
 
-    def moved(self, asked: Mapping[str, float]) -> Retextured:
-        """The tumour with some features asked to be different, each as near as tissue allows."""
+    def moved(self, asked: Mapping[str, float], strength: float = 0.0, seed: int = 0) -> Retextured:
+        """The tumour with some features asked to be different, each as near as tissue allows.
+
+        :param strength: 0: seven numbers only; else single voxels may be moved by this times 4 local standard deviations for
+            what the numbers leave; but not where the level is asked for, whose end is tissue's.
+        :param seed: of those moves.
+        """
         goal = self._goal(asked)
         stage, values, found = self._solved(goal)
+        if strength > 0 and found.worst > self.config.near and not (goal.exact and goal.level):
+            better = self._voxels(goal, values, found, strength, seed)
+            stage, values = ("voxels", better) if better is not None else (stage, values)
         reached = self.measured(values, goal.names)
         off = {n: (reached[n] - v) / sigma(self.spread, n, v) for n, v in asked.items()}
         missed = {n: d for n, d in off.items() if abs(d) > self.config.met}
         warnings = self._advice(asked, reached, missed) if goal.exact else ()
-        return Retextured(
-            self.bands.put(values, self.image),
-            stage,
-            dict(zip(NUMBERS, map(float, found.theta))),
-            reached,
-            missed,
-            warnings,
-        )
+        made = self.bands.put(values, self.image)
+        return Retextured(made, stage, dict(zip(NUMBERS, map(float, found.theta))), reached, missed, warnings)
+
+    def _voxels(
+        self, goal: Goal, values: np.ndarray, before: Solution, strength: float, seed: int
+    ) -> np.ndarray | None:
+        """Voxels (n,) moved until the features are nearer; None where that gains nothing."""
+        space = Voxels(self.bands, self.limits, self.bounds, values, strength, seed)
+        found = solve(space, lambda v: self.measured(v, goal.names), goal)
+        made = space.without_specks(space.values(found.theta))
+        left = goal.error(self.measured(made, goal.names))
+        return made if np.abs(left).sum() < np.abs(before.error).sum() else None
 
     def reachable(self, name: str, own: float | None = None) -> tuple[float, float]:
         """Lowest and highest value of one feature that tissue allows, the other features left free."""
@@ -141,15 +157,13 @@ class Slider:
         """Stage, voxels (n,) and numbers of the first tier that meets a goal, else of the nearest."""
         best: tuple[str, np.ndarray, Solution] | None = None
         own = goal.error(self.measured(self.bands.own, goal.names))
-        if np.abs(own).max() < self.numbers.enough:
+        if np.abs(own).max() < self.config.enough:
             return "own", self.bands.own, Solution(np.zeros(len(NUMBERS)), own)
         for stage in ("level kept", "level free")[int(goal.level or not goal.exact) :]:
-            render = Renderer(self.bands, self.limits, self.bounds, stage == "level kept", self.numbers)
-            found = solve(
-                render, lambda v: self.measured(v, goal.names), goal, best and best[2], self.numbers
-            )
+            space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept")
+            found = solve(space, lambda v: self.measured(v, goal.names), goal, best and best[2])
             if best is None or found.worst < best[2].worst:
-                best = stage, render.values(found.theta), found
+                best = stage, space.values(found.theta), found
             if found.worst < self.config.near:
                 break
         return best

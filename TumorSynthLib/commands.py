@@ -47,6 +47,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
     :param bundle: the model to measure as; None measures by `settings`, a file, or pyradiomics' defaults.
     """
     from TumorSynthLib.radiomics.parameters import Parameters
+    from TumorSynthLib.suitability import parts_said
     from TumorSynthLib.volume import read_image
 
     parameters = Parameters.from_file(args.settings) if args.settings else Parameters()
@@ -55,6 +56,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
         args.label = parameters.label
     volume = read_image(args.image)
     mask = painted_mask(args, volume, bundle)
+    warnings += parts_said(mask, volume.spacing)
     found: dict[str, Any] = {"features": None, "settings": None, "mask voxels": int(mask.sum())}
     if bundle is None:
         from TumorSynthLib.radiomics.extract import extract_image
@@ -66,7 +68,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
     from TumorSynthLib.editor import Editor
 
     editor = Editor(bundle).painting(args.region)
-    modality = editor.modality(volume, args.modality)
+    modality = editor.modality(volume, args.modality, warnings.append)
     found["features"] = editor.extract(volume, mask, modality, warn=warnings.append)
     found["settings"] = bundle.settings(modality).to_pyradiomics()
     found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}

@@ -72,9 +72,17 @@ class Editor:
             self._regions[chosen.name] = editor
         return self._regions[chosen.name]
 
-    def modality(self, volume: Volume, wanted: str | None = None) -> str:
-        """The model's modality that an image has. Raises InputError where it has none of them."""
-        return suitability.modality_of(self.bundle, wanted, volume)[0]
+    def modality(
+        self, volume: Volume, wanted: str | None = None, warn: Callable[[str], None] | None = None
+    ) -> str:
+        """The model's modality that an image has. Raises InputError where it has none of them.
+
+        :param warn: takes a sentence where the header or the intensities leave doubts.
+        """
+        modality, doubts = suitability.modality_of(self.bundle, wanted, volume)
+        for text in doubts if warn else ():
+            warn(text)
+        return modality
 
     def population(self, modality: str) -> Population | None:
         """Features of the model's training tumours; None where the model has none for the modality."""

@@ -5,43 +5,150 @@ What can't work is an InputError; what may work less well is a warning.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy import ndimage
 
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame
 from TumorSynthLib.resampling import bounding_box
 
 AIR, FAT = -200.0, -20.0  # HU: a CT shows air or lung below the first almost always, and fat below the second
+FEW_BELOW_FAT = 0.001  # share of voxels below it that a CT hardly goes without
+MANY_BELOW_FAT = 0.01  # share that no other modality has: splines and filters leave single voxels
+EVEN_BELOW_FAT = 0.004  # share from which CT is guessed where both could be
+RARE_AIR = 1e-4  # share of voxels below AIR that counts as none
+OFFSET = 1024.0  # of CT values that are stored without their sign
+SOFT_TISSUE, BETWEEN = (
+    (-150.0, 200.0),
+    (-674.0, -174.0),
+)  # HU: dense tissue, and what lies between lung and fat
+MIN_SOFT_TISSUE, MAX_BETWEEN = (
+    0.05,
+    0.3,
+)  # share of the image that is dense, and of that, how much may lie between
 COARSE, TOO_COARSE = 2.0, 8.0  # image spacing relative to the model's
 MAX_VOXELS = 12_000_000  # of the working region; at 400 bytes a voxel about 5 GB
 BYTES_PER_VOXEL = 400  # peak memory of the network per working voxel, measured at 1.5 million voxels
+MIN_PART, MIN_PART_VOXELS = (
+    0.05,
+    8,
+)  # share of the largest part, and voxels, from which a part is a tumour of its own
 LOOKED_AT = 2_000_000  # voxels of a large image that are looked at to tell its modality
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an image's intensities say about one modality; all empty where nothing is unusual.
+
+    :param impossible: no image of this modality has them, whatever anyone says.
+    :param unlike: they look like another modality; believed if the user or the DICOM header says so.
+    :param doubt: unusual, but possible.
+    """
+
+    impossible: str = ""
+    unlike: str = ""
+    doubt: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return not (self.impossible or self.unlike)
 
 
 def modality_of(bundle, wanted: str | None, volume) -> tuple[str, list[str]]:
     """The model's modality that the image has, and warnings.
 
-    :param wanted: as the user says; None takes the only one that the intensities agree with.
-    :raises InputError: the intensities don't fit; `ModelError` where the model doesn't know the modality.
+    Who says it is believed in this order: the user, the DICOM header, the intensities.
+
+    :param wanted: as the user says; None asks header and intensities.
+    :raises InputError: the intensities don't fit, or contradict the header; `ModelError` where the model doesn't know the
+        modality.
     """
     values = _look(volume.array)
-    if wanted is not None or len(bundle.modalities) == 1:
-        modality = bundle.modality(wanted)
-        problem, warning = _judge(values, volume, modality, bundle.json["intensity"][modality])
-        if problem:
-            raise InputError(f"the image doesn't look like {modality}: {problem}")
-        return modality, [warning] if warning else []
-    fitting = [m for m in bundle.modalities if not _judge(values, volume, m, bundle.json["intensity"][m])[0]]
-    if len(fitting) == 1:
-        warning = _judge(values, volume, fitting[0], bundle.json["intensity"][fitting[0]])[1]
-        return fitting[0], [warning] if warning else []
-    if not fitting:
-        known = ", ".join(bundle.modalities)
+    if values.min() == values.max() and volume.array.min() == volume.array.max():
+        modality = bundle.modality(wanted) if wanted or len(bundle.modalities) == 1 else bundle.modalities[0]
         raise InputError(
-            f"the image runs from {values.min():g} to {values.max():g} and looks like none of {known}, which "
+            f"the image doesn't look like {modality}: all voxels have the value {values.min():g}; give an image with contrast"
+        )
+    if wanted is not None:
+        return _as_told(bundle, bundle.modality(wanted), values, volume)
+    if volume.modality in ("CT", "MR", "PT"):
+        return _as_header_says(bundle, values, volume)
+    return _guessed(bundle, values, volume)
+
+
+def _as_told(bundle, modality: str, values: np.ndarray, volume) -> tuple[str, list[str]]:
+    """The modality that the user says, with what speaks against it as warnings."""
+    found = judged(values, volume, modality, bundle.json["intensity"][modality])
+    if found.impossible:
+        raise InputError(f"the image doesn't look like {modality}: {found.impossible}")
+    warnings = (
+        [f"the image doesn't look like {modality}, which is believed: {found.unlike}"] if found.unlike else []
+    )
+    header = volume.modality
+    if header in ("CT", "MR", "PT") and not _is_kind(header, modality, bundle):
+        warnings.append(
+            f"the DICOM tag Modality says {header}, but {modality} is asked for, which is believed"
+        )
+    return modality, warnings + ([found.doubt] if found.doubt else [])
+
+
+def _as_header_says(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]:
+    """The model's modality that the DICOM header says; intensities choose where the model has several of its kind."""
+    header = volume.modality
+    candidates = [m for m in bundle.modalities if _is_kind(header, m, bundle)]
+    if not candidates:
+        raise InputError(
+            f"the DICOM tag Modality says {header}, but model {bundle.id!r} works on {', '.join(bundle.modalities)}: choose "
+            "a model for it, or say --modality if the tag is wrong"
+        )
+    if len(candidates) > 1:
+        return bundle.modality(None), []
+    (modality,) = candidates
+    found = judged(values, volume, modality, bundle.json["intensity"][modality])
+    if found.impossible or (found.unlike and header == "CT"):
+        raise InputError(
+            f"the DICOM tag Modality says {header}, but the image doesn't look like {modality}: "
+            f"{found.impossible or found.unlike}"
+        )
+    text = f"the DICOM tag Modality says {header}, which is believed, but the image doesn't look like {modality}: {found.unlike}"
+    return modality, [t for t in (text if found.unlike else "", found.doubt) if t]
+
+
+def _guessed(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]:
+    """The only modality that the intensities agree with."""
+    known = bundle.modalities
+    found = {m: judged(values, volume, m, bundle.json["intensity"][m]) for m in known}
+    if len(known) == 1 and not found[known[0]].fits:
+        one = found[known[0]]
+        raise InputError(f"the image doesn't look like {known[0]}: {one.impossible or one.unlike}")
+    fitting = [m for m in known if found[m].fits]
+    if not fitting:
+        raise InputError(
+            f"the image runs from {values.min():g} to {values.max():g} and looks like none of {', '.join(known)}, which "
             f"model {bundle.id!r} works on: check its intensities, or say --modality"
         )
-    return bundle.modality(None), []
+    warnings = []
+    if len(fitting) > 1:
+        ct = float((values < FAT).mean()) >= EVEN_BELOW_FAT
+        kind = [m for m in fitting if is_ct(m, bundle.json["intensity"][m]) == ct]
+        if len(kind) != 1:
+            return bundle.modality(None), []
+        warnings = [
+            f"{kind[0]} was guessed from the intensities, which don't tell clearly: say --modality to be sure"
+        ]
+        fitting = kind
+    doubt = found[fitting[0]].doubt
+    return fitting[0], warnings + ([doubt] if doubt else [])
+
+
+def _is_kind(header: str, modality: str, bundle) -> bool:
+    """Whether a model's modality is of the kind that a DICOM header names: CT, MR or PT."""
+    if is_ct(modality, bundle.json["intensity"][modality]):
+        return header == "CT"
+    pet = modality.upper() in ("PET", "PT", "SUV")
+    return header == ("PT" if pet else "MR")
 
 
 def is_ct(modality: str, mapping: dict) -> bool:
@@ -85,6 +192,7 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
         raise InputError(
             "the mask has fewer than 8 voxels: too few for a texture; check the label or draw a larger mask"
         )
+    warnings += parts_said(part, volume.spacing)
     voxels = working_voxels(volume, box, bundle)
     if voxels > MAX_VOXELS:
         extent = " × ".join(f"{(s.stop - s.start) * d:.0f}" for s, d in zip(box[::-1], volume.spacing))
@@ -98,6 +206,22 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
             "the mask touches the border of the image: the model sees no surroundings on that side"
         )
     return warnings
+
+
+def parts_said(mask: np.ndarray, spacing) -> list[str]:
+    """A warning where a mask (K, J, I) is of several tumours: separate parts that are no crumbs of the largest."""
+    labels, count = ndimage.label(mask[bounding_box(mask)] if mask.any() else mask, np.ones((3, 3, 3)))
+    if count < 2:
+        return []
+    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    large = sizes[sizes >= max(MIN_PART * sizes[0], MIN_PART_VOXELS)]
+    if len(large) < 2:
+        return []
+    volumes = ", ".join(f"{n * float(np.prod(spacing)) / 1000:.2g}" for n in large[:5])
+    return [
+        f"the mask has {len(large)} separate parts ({volumes} ml{' …' if len(large) > 5 else ''}): they are measured and "
+        "edited together, as one tumour; give a mask of one of them to change it alone"
+    ]
 
 
 def working_voxels(volume, box: tuple[slice, ...], bundle) -> int:
@@ -132,48 +256,71 @@ def _look(array: np.ndarray) -> np.ndarray:
     return array[::step, ::step, ::step]
 
 
-def _judge(values: np.ndarray, volume, modality: str, mapping: dict) -> tuple[str, str]:
-    """Why the intensities can't be of this modality, and what is unusual about them; both empty where all is well."""
-    low, high = float(values.min()), float(values.max())
-    if is_ct(modality, mapping) and low > AIR:
-        low = float(volume.array.min())  # air may be rare: look at every voxel before refusing
-    if low == high:
-        return f"all voxels have the value {low:g}; give an image with contrast", ""
+def judged(values: np.ndarray, volume, modality: str, mapping: dict) -> Judgement:
+    """What the intensities say about a modality.
+
+    :param values: evenly spaced voxels of the image.
+    :param mapping: how the model maps this modality's intensities.
+    """
     if is_ct(modality, mapping):
-        return _judge_ct(low, high)
-    return _judge_scale(values, low, mapping)
+        return _judged_ct(values, volume)
+    return _judged_scale(values, mapping)
 
 
-def _judge_ct(low: float, high: float) -> tuple[str, str]:
+def _judged_ct(values: np.ndarray, volume) -> Judgement:
+    low, high = float(values.min()), float(values.max())
+    if low > AIR:
+        low = float(volume.array.min())  # air may be rare: look at every voxel before refusing
     found = f"its values run from {low:g} to {high:g}"
-    if low > FAT:
-        return (
-            f"{found}, but CT in HU has air at -1000 and fat at -100; rescale it to HU, or choose the modality it has",
-            "",
-        )
     if high < AIR or low < -33000 or high > 70000:
-        return f"{found}, which can't be HU; rescale the image", ""
-    return "", f"{found}, without air: check that it is CT in HU" if low > AIR else ""
+        return Judgement(impossible=f"{found}, which can't be HU; rescale the image")
+    if low > FAT:
+        return Judgement(
+            unlike=f"{found}, but CT in HU has air at -1000 and fat at -100; rescale it to HU, or choose the modality it has"
+        )
+    if (values < FAT).mean() < FEW_BELOW_FAT:
+        return Judgement(doubt=f"{found}, hardly any below {FAT:g}: check that it is CT in HU")
+    if (values < AIR).mean() < RARE_AIR:
+        return Judgement(doubt=f"{found}, without air: check that it is CT in HU")
+    return Judgement()
 
 
-def _judge_scale(values: np.ndarray, low: float, mapping: dict) -> tuple[str, str]:
-    if low < AIR:
-        return f"its values go down to {low:g}, as in CT; choose the modality it has, or a model for CT", ""
+def _judged_scale(values: np.ndarray, mapping: dict) -> Judgement:
+    low, below = float(values.min()), float((values < FAT).mean())
+    if below >= MANY_BELOW_FAT:
+        return Judgement(
+            unlike=f"its values go down to {low:g}, as in CT; choose the modality it has, or a model for CT"
+        )
+    doubts = []
+    if low < FAT:
+        doubts.append(f"its values go down to {low:g} in single voxels: check that it isn't CT")
+    elif _is_offset_ct(values):
+        doubts.append(
+            f"its values look like CT stored {OFFSET:g} too high: check; if it is CT, subtract {OFFSET:g}, if not, say "
+            "--modality"
+        )
     limits = mapping.get("range")
-    if not limits:
-        return "", ""
-    # Without the background, which may be most of the image.
-    bright, usual = float(np.percentile(values[values > values.min()], 99)), float(limits[1])
-    unit = mapping.get("unit", "grey level")
-    text = f"its 99th percentile is {bright:.4g} where the model knows up to {usual:.4g} {unit}"
-    if bright < 0.01 * usual or bright > 20 * usual:
-        return f"{text}; rescale its intensities as the model's description says", ""
-    return (
-        "",
-        f"{text}: rescale it if the result looks wrong"
-        if bright < 0.05 * usual or bright > 2 * usual
-        else "",
+    if limits:
+        # Without the background, which may be most of the image.
+        bright, usual = float(np.percentile(values[values > values.min()], 99)), float(limits[1])
+        unit = mapping.get("unit", "grey level")
+        text = f"its 99th percentile is {bright:.4g} where the model knows up to {usual:.4g} {unit}"
+        if bright < 0.01 * usual or bright > 20 * usual:
+            return Judgement(impossible=f"{text}; rescale its intensities as the model's description says")
+        if bright < 0.05 * usual or bright > 2 * usual:
+            doubts.append(f"{text}: rescale it if the result looks wrong")
+    return Judgement(doubt="; ".join(doubts))
+
+
+def _is_offset_ct(values: np.ndarray) -> bool:
+    """Whether values from 0 have CT's two peaks, dense tissue and air or lung, with little between them."""
+    if (values < 0).mean() >= MANY_BELOW_FAT or not (values == np.rint(values)).all():
+        return False
+    dense, between = (
+        float(((values > low + OFFSET) & (values < high + OFFSET)).mean())
+        for low, high in (SOFT_TISSUE, BETWEEN)
     )
+    return dense >= MIN_SOFT_TISSUE and between <= MAX_BETWEEN * dense
 
 
 def _mm(spacing) -> str:

@@ -247,7 +247,10 @@ def parse(arguments: list[str] | None = None):
     p.add_argument("--strength", type=float, help="of sliders, 0 (the least change) to 1 (drawn anew)")
     p.add_argument("--places", type=int, help="patients, in a fixed order (default: all)")
     p.add_argument(
-        "--scale", type=float, default=1.0, help="of hidden places' lengths: the largest that is tried"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="of hidden places' lengths: the largest that is tried (default: 1, real tumours)",
     )
     p.add_argument("--quick", action="store_true", help=f"{QUICK_PLACES} patients, no patch network")
     p.add_argument(
@@ -289,7 +292,10 @@ def measured(a) -> Iterator[dict]:
     )
     past = earlier(a.json) if a.update else {}
     out = {"task": "place", "model": bundle.id, "version": bundle.version, "command": command(a, bundle.id)}
-    out |= {"engine": a.engine or "default", "strength": a.strength, "data": a.data.name}
+    out |= {"engine": a.engine or "default", "strength": a.strength}
+    out |= {
+        "data": a.data.name + (f", hidden places at {a.scale:g} of a tumour's size" if a.scale != 1 else "")
+    }
     out |= {
         "cases": [p.key for p in places],
         "results": past.get("results", {}),

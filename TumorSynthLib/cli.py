@@ -19,11 +19,13 @@ from TumorSynthLib import __version__
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import Option, of_edit
 from TumorSynthLib.errors import Cancelled, ImageWarning, InputError, TumorSynthError
+from TumorSynthLib.terminal import sturdy_streams
 from TumorSynthLib.threads import share_cores
 
 DEBUG_VARIABLE = "TUMORSYNTH_DEBUG"
 OUT_IMAGE = ("IMAGE", "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it")
 SAFETY = "For research use only; not for diagnosis."
+LONGEST_MESSAGE = 2000  # characters; a number of 5,000 digits isn't repeated whole
 FEATURES_HELP = (
     'features file: {"features": {NAME: VALUE, …}} as `extract --json` prints it, or the inner object'
 )
@@ -41,6 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = _stop_cleanly()
     share_cores()
     try:
+        with sturdy_streams() as (out, _):
+            code = _run(argv)
+            out.flush()
+            if out.lost is None or isinstance(out.lost, BrokenPipeError):  # `| head` has what it wants
+                return code
+            return code or _unprinted(argv, out.lost)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         args = parser().parse_args(argv)
         with _told_warnings():
             return args.run(args) or 0
@@ -48,18 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("stopped; nothing was written", Cancelled.exit_code)
     except TumorSynthError as error:
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
-        return 0
-    except MemoryError:
-        return _fail("there is not enough memory: close other programs, or edit a smaller region", 1)
+    except OSError as error:  # a file, a folder or the disk refuses; those that matter have a better message
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; check the file, its folder and the disk", 2)
     except Exception as error:
+        if isinstance(error, MemoryError) or "not enough memory" in str(error):  # torch's is a RuntimeError
+            return _fail("there is not enough memory: close other programs, or edit a smaller region", 2)
         return _fail(
             f"internal error: {type(error).__name__}: {error}; set {DEBUG_VARIABLE}=1 to see where", 1
         )
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+
+def _unprinted(argv: Sequence[str] | None, error: OSError) -> int:
+    """Exit code where the result couldn't be printed: 0 where it is in files."""
+    args = parser().parse_args(argv)
+    only_printed = args.command == "extract" or getattr(args, "action", "") in (
+        "list",
+        "info",
+        "verify",
+        "params",
+    )
+    code = InputError.exit_code if only_printed and not getattr(args, "out", None) else 0
+    return _fail(f"the result can't be printed ({error.strerror or error})", code)
 
 
 @contextlib.contextmanager
@@ -84,12 +109,14 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print("tumorsynth: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
+    print("tumorsynth: " + line, file=sys.stderr)
     return code
 
 
 class _Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, as a class of its own.
+    """Ctrl-C, SIGTERM or the like, as a class of its own.
 
     Where a plain KeyboardInterrupt leaves `exec` of a text (importing torch runs hundreds), CPython notes it and ends the
     process by SIGINT, although it was caught since.
@@ -97,12 +124,17 @@ class _Stopped(KeyboardInterrupt):
 
 
 def _stop_cleanly() -> dict:
-    """Make Ctrl-C and SIGTERM (e.g. of a cluster's scheduler) raise `_Stopped`; returns the handlers of before by signal."""
+    """Make Ctrl-C and the signals of a closed terminal or a cluster's scheduler raise `_Stopped`; returns the handlers of
+    before by signal."""
 
     def stop(number, frame):
         raise _Stopped
 
     wanted = [signal.SIGTERM]
+    for name in ("SIGHUP", "SIGXCPU"):  # a closed terminal, a cluster's limit of CPU time; not on Windows
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # ignored under nohup
+            wanted.append(number)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
         wanted.append(signal.SIGINT)
     try:

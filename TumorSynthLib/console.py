@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from TumorSynthLib.terminal import shown
+
 #: Share of an edit's time by stage: (start, end) of the bar.
 STAGES = {
     "prepare": (0.0, 0.05, "reading the region"),
@@ -38,14 +40,14 @@ class Bar:
         done = start + (end - start) * min(max(fraction, 0.0), 1.0)
         line = f"{self.title}[{'#' * round(done * WIDTH):<{WIDTH}}] {done:4.0%} {text}"
         if line != self.last:
-            shown = line[: shutil.get_terminal_size().columns - 1].ljust(len(self.last or ""))
-            print("\r" + shown, end="", file=sys.stderr, flush=True)
+            text = line[: shutil.get_terminal_size().columns - 1].ljust(len(self.last or ""))
+            _draw("\r" + text)
             self.last = line
 
     def close(self) -> None:
         """Take the bar off the screen."""
         if self.on and self.last:
-            print("\r" + " " * len(self.last) + "\r", end="", file=sys.stderr, flush=True)
+            _draw("\r" + " " * len(self.last) + "\r")
             self.last = None
 
     def __enter__(self) -> Bar:
@@ -53,6 +55,13 @@ class Bar:
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+def _draw(text: str) -> None:
+    getattr(sys.stderr, "draw", sys.stderr.write)(
+        text
+    )  # a `terminal.Sturdy` would show the return as a character
+    sys.stderr.flush()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -82,8 +91,11 @@ def size(count: float) -> str:
 
 
 def as_json(value: Any) -> str:
-    """JSON text; numbers that JSON lacks (NaN, infinity) become null."""
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    """JSON text; numbers that JSON lacks (NaN, infinity) become null, characters that the terminal lacks are escaped."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    if shown(text, getattr(sys.stdout, "encoding", None)) == text:
+        return text
+    return json.dumps(plain(value), indent=1, ensure_ascii=True, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

@@ -70,11 +70,9 @@ def models_install(args: argparse.Namespace) -> int:
 
     plan = plan_install(args.source, sha256=args.sha256)
     print("\n".join(plan.lines()), file=sys.stderr)
-    if not args.yes and sys.stdin.isatty() and sys.stderr.isatty():
-        print("Install? [Y/n] ", end="", file=sys.stderr, flush=True)
-        if input().strip().lower() not in ("", "y", "yes"):
-            print("nothing was installed", file=sys.stderr)
-            return 0
+    if not args.yes and not _agreed():
+        print("nothing was installed", file=sys.stderr)
+        return 0
     stages = {"download": (0.0, 0.8, "downloading"), "unpack": (0.8, 0.9, "unpacking"), "copy": (0.0, 0.9, "copying"),
               "check": (0.9, 1.0, "checking")}  # fmt: skip
     with Bar(stages=stages) as bar:
@@ -82,6 +80,17 @@ def models_install(args: argparse.Namespace) -> int:
     told = {name: getattr(bundle, name) for name in ("id", "version", "folder", "licence", "sha256")}
     print(as_json(told) if args.json else f"installed {bundle.id} {bundle.version} in {bundle.folder}")
     return 0
+
+
+def _agreed() -> bool:
+    """Ask on a terminal; elsewhere there is nobody to ask."""
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    print("Install? [Y/n] ", end="", file=sys.stderr, flush=True)
+    try:
+        return input().strip().lower() in ("", "y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def models_remove(args: argparse.Namespace) -> int:
@@ -125,7 +134,7 @@ def models_params(args: argparse.Namespace) -> int:
     text = pyradiomics_params(find(args.model), args.modality)
     if args.out:
         check_apart([args.out], [])
-        with Staging() as staging:
+        with Staging(last=True) as staging:
             staging.file(args.out).write_text(text, encoding="utf-8")
     if args.json:
         print(as_json({"model": args.model, "yaml": text}))

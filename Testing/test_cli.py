@@ -366,7 +366,7 @@ def test_failure_while_writing_leaves_nothing(run, data, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(provenance, "write_sidecar", fail)  # the image is in the staging folder by then
     code, _, err = run(*edit("remove", data, tmp_path / "sub" / "x.nii"))
-    assert code in (1, 130) and len(err) == 1
+    assert code in (2, 130) and len(err) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -385,7 +385,7 @@ def wait_until_at_work(process):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signal_stops_cleanly(data, tmp_path, number):
     command = [
         sys.executable,
@@ -402,7 +402,7 @@ def test_signal_stops_cleanly(data, tmp_path, number):
         preexec_fn=listen_to_ctrl_c,
     )
     wait_until_at_work(process)
-    process.send_signal(number)
+    process.send_signal(getattr(signal, number))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"
     assert list(tmp_path.iterdir()) == []
@@ -489,3 +489,40 @@ def test_models_verify_damaged(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TUMORSYNTH_MODELS", str(tmp_path / "home"))
     code, _, err = run("models", "verify", "bad")
     assert code == 3 and len(err) == 1 and "damaged" in err[0]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"Manufacturer": "none", "EchoTime": 0.03}', "[1, 2]", "{not json", "", "\ufeff{}"]
+)
+def test_a_json_file_that_is_no_record_is_never_overwritten(run, data, tmp_path, text):
+    """BIDS, for one, keeps a file of that name."""
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    code, _, err = run(*edit("remove", data, tmp_path / "x.nii.gz"))
+    assert code == 2 and len(err) == 1 and "isn't the record of an edit" in err[0]
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == text and sorted(tmp_path.iterdir()) == before
+
+
+def test_an_own_record_is_replaced(run, data, tmp_path):
+    for seed in (1, 2):
+        assert run(*edit("remove", data, tmp_path / "x.nii.gz", "--seed", seed))[0] == 0
+        assert json.loads((tmp_path / "x.json").read_text())["request"]["seed"] == seed
+
+
+@pytest.mark.parametrize("name", ["f.csv", "f.tsv"])
+def test_extract_writes_a_table(run, data, tmp_path, name):
+    import csv
+
+    code, out, _ = run("extract", *data, "--json", "--out", tmp_path / name)
+    found = json.loads(out)["features"]
+    with open(tmp_path / name, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="," if name.endswith("csv") else "\t"))
+    assert code == 0 and {r["feature"]: float(r["value"]) for r in rows if r["value"]} == {
+        n: v for n, v in found.items() if v is not None
+    }
+
+
+@pytest.mark.parametrize("name", ["f.xlsx", "f.nii.gz", "f.txt"])
+def test_extract_refuses_other_files_before_any_work(run, data, tmp_path, name):
+    code, _, err = run("extract", "no-image", "no-mask", "--out", tmp_path / name)
+    assert code == 2 and ".json, .csv or .tsv" in err[0]

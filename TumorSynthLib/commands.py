@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
-import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.memory import reuse_memory
+from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
+from TumorSynthLib.small_files import read_small
 
+SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
 
 def extract(args: argparse.Namespace) -> int:
     """`tumorsynth extract`."""
     check_apart([args.out], [args.image, args.mask, args.settings])
+    _check_table(args.out)
     bundle = None
     if args.model:
         from TumorSynthLib.models import find
@@ -34,8 +39,8 @@ def extract(args: argparse.Namespace) -> int:
     for text in warnings:
         print(f"warning: {text}", file=sys.stderr)
     if args.out:
-        with Staging() as staging:
-            staging.file(args.out).write_text(as_json(found) + "\n", encoding="utf-8")
+        with Staging(last=True) as staging:
+            staging.file(args.out).write_text(_features_text(args.out, found, unit), encoding="utf-8")
     print(as_json(found) if args.json else _feature_table(found, unit))
     return 0
 
@@ -102,19 +107,47 @@ def _percentiles(population, features: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def _check_table(out: str | None) -> None:
+    """Raise InputError for a file that features aren't written to."""
+    if out is not None and Path(out).suffix.lower() not in ("", ".json", *SEPARATORS):
+        raise InputError(f"--out {out}: give a name that ends in .json, .csv or .tsv")
+    if out is not None:
+        from TumorSynthLib.volume import check_folder
+
+        check_folder(Path(out).parent)
+
+
+def _features_text(out: str, found: Mapping[str, Any], unit: str) -> str:
+    """What goes into the file: all that is known as JSON, or the features as a table."""
+    separator = SEPARATORS.get(Path(out).suffix.lower())
+    if separator is None:
+        return as_json(found) + "\n"
+    head, rows = _feature_rows(found, unit, lambda value: repr(value) if is_finite(value) else "")
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
 def _feature_table(found: Mapping[str, Any], unit: str) -> str:
+    return table(*_feature_rows(found, unit, number), right=(1, 3))
+
+
+def _feature_rows(
+    found: Mapping[str, Any], unit: str, shown: Callable[[float], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the features; values as `shown` gives them, one that couldn't be measured is no number."""
     from TumorSynthLib.radiomics.table import unit_of
 
     percentiles = found.get("percentiles")
     head = ["feature", "value", "unit"] + (["percentile"] if percentiles is not None else [])
     rows = []
     for name, value in found["features"].items():
-        shown = unit_of(name, unit)
-        row = [name, number(value), "" if shown == "1" else shown]
+        measured = unit_of(name, unit)
+        row = [name, shown(value), "" if measured == "1" else measured]
         if percentiles is not None:
             row.append(f"{percentiles[name]:.0f}" if name in percentiles else "")
         rows.append(row)
-    return table(head, rows, right=(1, 3))
+    return head, rows
 
 
 def shape(args: argparse.Namespace) -> int:
@@ -201,13 +234,12 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 def output_paths(args: argparse.Namespace) -> dict[str, Path]:
     """All files that the edit will write, checked before any work."""
-    from TumorSynthLib.provenance import sidecar_path
+    from TumorSynthLib.provenance import check_sidecar, sidecar_path
     from TumorSynthLib.volume import check_folder, check_output
 
     out = check_output(args.out)
     paths = {"image": out, "sidecar": sidecar_path(out)}
-    if paths["sidecar"].is_dir():
-        raise InputError(f"can't write {paths['sidecar']}: it is a folder; give --out another name")
+    check_sidecar(paths["sidecar"])
     if getattr(args, "out_mask", None):
         paths["mask"] = check_output(args.out_mask)
     if args.report:
@@ -271,14 +303,9 @@ def read_features(path: str | Path) -> dict[str, float]:
 
     :raises InputError: missing, not JSON, or not names and numbers.
     """
+    data = read_small(path, MAX_FEATURES_FILE, "a features file, as `tumorsynth extract --json` prints it")
     try:
-        if Path(path).stat().st_size > MAX_FEATURES_FILE:
-            raise InputError(
-                f"{path} is too large for a features file: give what `tumorsynth extract --json` prints"
-            )
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"can't read the features file {path} ({error.strerror}): check its name") from None
+        data = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         hint = "give what `tumorsynth extract --json` prints"
         raise InputError(f"the features file {path} is not JSON ({error}): {hint}") from None
@@ -289,7 +316,7 @@ def read_features(path: str | Path) -> dict[str, float]:
         raise InputError(f'{path} holds no features: expected {{"features": {{NAME: VALUE, …}}}}')
     inner = {name: value for name, value in inner.items() if value is not None}  # null: could not be measured
     for name, value in inner.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_finite(value):
             raise InputError(f"{path}: the value of {name} is {str(value)[:40]!r}, expected a number")
     return inner
 
@@ -342,7 +369,7 @@ def option_files(args: argparse.Namespace) -> list[str]:
 
 
 def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:
-    with Staging() as staging:
+    with Staging(last=True) as staging:
         write_edit(staging, paths, result, input_files(args), args.keep_header)
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report

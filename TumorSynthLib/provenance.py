@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import threading
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,7 @@ from TumorSynthLib import __version__
 from TumorSynthLib.edit.features import split
 from TumorSynthLib.edit.options import OPTIONS, recorded
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.small_files import read_small
 
 if TYPE_CHECKING:
     from TumorSynthLib.models.bundle import Bundle
@@ -218,7 +220,7 @@ def write_sidecar(entry: Mapping[str, Any], image: str | os.PathLike) -> Path:
     """
     path = sidecar_path(image)
     text = json.dumps(plain(entry), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")  # a longer name may not be possible
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
@@ -233,6 +235,22 @@ def write_sidecar(entry: Mapping[str, Any], image: str | os.PathLike) -> Path:
     return path
 
 
+def check_sidecar(path: str | os.PathLike) -> None:
+    """Check, before any work, that no other file has the name that a record is to get: BIDS, for one, has its own there.
+
+    :raises InputError: something else is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    with contextlib.suppress(InputError, OSError):
+        if _is_record(_parsed(path)):
+            return
+    raise InputError(
+        f"{path} is there, and isn't the record of an edit: it would be overwritten; give --out another name"
+    )
+
+
 def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
     """The record in a sidecar, or in that of an image.
 
@@ -243,14 +261,7 @@ def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
         path = sidecar_path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}: an edit is repeated from the JSON file beside its result")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(
-            f"{path} is too large to be the record of an edit: give the JSON file beside a result"
-        )
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"can't read {path} as JSON: give the JSON file beside a result") from error
+    entry = _parsed(path)
     if not _is_record(entry):
         raise InputError(f"{path} isn't the record of an edit: give the JSON file beside a result")
     if entry["format"] > FORMAT:
@@ -258,6 +269,14 @@ def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} was written by a newer version ({entry['format']} > {FORMAT}): update this software"
         )
     return entry
+
+
+def _parsed(path: Path) -> Any:
+    data = read_small(path, MAX_BYTES, "the record of an edit")
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"can't read {path} as JSON: give the JSON file beside a result") from error
 
 
 def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,14 @@ ANIMATION, SHEET, TABLE = "series.png", "contact-sheet.png", "features.csv"
 def draw(args: argparse.Namespace) -> int:
     """`tumorsynth shape`."""
     from TumorSynthLib.edit.options import EditRequest
-    from TumorSynthLib.provenance import check_repeatable, sidecar_path
+    from TumorSynthLib.provenance import check_repeatable, check_sidecar, sidecar_path
     from TumorSynthLib.volume import check_output, read_image
 
     start = time.perf_counter()
     entry = recorded(args)
     out = check_output(args.out)
     paths = {"mask": out, "sidecar": sidecar_path(out)}
+    check_sidecar(paths["sidecar"])
     if args.report:
         paths["report"] = _report_file(args.report)
     check_apart(paths.values(), [args.like, *option_files(args), args.repeat])
@@ -88,7 +89,7 @@ def _write_shape(args: argparse.Namespace, paths: Mapping[str, Path], result, li
     from TumorSynthLib import provenance
     from TumorSynthLib.volume import write_volume
 
-    with Staging() as staging:
+    with Staging(last=True) as staging:
         write_volume(result.volume, staging.file(paths["mask"]), provenance.marks(result.provenance))
         files = {"like": args.like, "result": paths["mask"]}
         entry = provenance.with_files(result.provenance, {k: v for k, v in files.items() if v})
@@ -116,6 +117,7 @@ def _write_shape(args: argparse.Namespace, paths: Mapping[str, Path], result, li
 def run_series(args: argparse.Namespace) -> int:
     """`tumorsynth series`."""
     from TumorSynthLib import series
+    from TumorSynthLib.provenance import check_sidecar
 
     start = time.perf_counter()
     reuse_memory()
@@ -128,6 +130,8 @@ def run_series(args: argparse.Namespace) -> int:
     series.checked(args.feature, values)
     options, notes = options_of(args, None)
     paths = _series_paths(args, folder, len(values))
+    for step in paths["steps"]:
+        check_sidecar(step["sidecar"])
     check_apart(
         [path for step in paths["steps"] for path in step.values()],
         [*input_files(args).values(), *option_files(args)],
@@ -179,7 +183,7 @@ def _write_series(args, paths: Mapping[str, Any], editor, volume, mask, results:
     values = [result.provenance["series"]["value"] for result in results]
     frames, sheet = series_pictures(volume, results, mask, modality, values)
     animation, contact = encode_apng(there_and_back(frames)), encode_png(sheet)
-    with Staging() as staging:
+    with Staging(last=True) as staging:
         for step, result in zip(paths["steps"], results):
             write_edit(staging, step, result, input_files(args), args.keep_header)
         staging.file(paths["table"]).write_text(table_text(args.feature, results), encoding="utf-8")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING
 
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.radiomics.identities import RANGES, TINY
 from TumorSynthLib.radiomics.table import FEATURES, resolve
 
@@ -39,8 +39,12 @@ def split(features: Mapping[str, float] | None) -> tuple[dict[str, float], dict[
     texture: dict[str, float] = {}
     shape: dict[str, float] = {}
     for given, value in (features or {}).items():
+        if not isinstance(given, str):
+            raise InputError(
+                f"a feature is named {given!r:.40}: give pyradiomics' name, e.g. original_glcm_Contrast"
+            )
         name, factor = resolve(given)
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if not is_finite(value):
             raise InputError(f"feature {given} is asked to be {value!r}: give a finite number")
         cls = FEATURES[name].cls
         if cls != "shape" and cls not in STEERABLE:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from TumorSynthLib.edit.edits import EDITS, names
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.numeric import is_finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,7 @@ class Option:
                 return tuple(float(v) for v in value)
             if value is not None and self.kind == "box":
                 return tuple(slice(int(a), int(b)) for a, b in value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"{self.title} is {_shown(value)}, but must be {self.wanted}") from None
         return value
 
@@ -239,10 +240,7 @@ class EditRequest:
 
 
 def _numeric(row: Option, value: Any) -> bool:
-    try:
-        return not _is_switch(value) and math.isfinite(value) and row.low <= value <= row.high
-    except TypeError:
-        return False
+    return is_finite(value) and not _is_switch(value) and row.low <= value <= row.high
 
 
 def _is_switch(value: Any) -> bool:
@@ -251,7 +249,7 @@ def _is_switch(value: Any) -> bool:
 
 def _is_point(row: Option, value: Any) -> bool:
     try:
-        return len(value) == 3 and all(math.isfinite(v) for v in value)
+        return len(value) == 3 and all(map(is_finite, value))
     except TypeError:
         return False
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import ModelError
+from ..small_files import read_small
 from . import download
 from .folders import bundled_folder, expanded
 from .names import is_id, is_sha256, is_version
@@ -135,15 +136,4 @@ def _resolve(url: str, base: str) -> str:
 
 
 def _read_file(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_CATALOGUE_BYTES + 1)
-    except OSError as error:
-        raise ModelError(
-            f"catalogue {path} can't be read ({error.strerror}); check {CATALOGUE_VARIABLE}"
-        ) from None
-    if len(data) > MAX_CATALOGUE_BYTES:
-        raise ModelError(
-            f"catalogue {path} is larger than {MAX_CATALOGUE_BYTES >> 20} MB; check {CATALOGUE_VARIABLE}"
-        )
-    return data
+    return read_small(path, MAX_CATALOGUE_BYTES, f"a catalogue of models ({CATALOGUE_VARIABLE})", ModelError)

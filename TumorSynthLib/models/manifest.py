@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..numeric import is_finite
+from ..small_files import read_small
 from .names import MANIFEST, check_file_name, is_id, is_sha256, is_version
 
 FORMAT = 1
@@ -25,17 +25,11 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
     :raises ModelError: naming the key that is missing or wrong.
     """
     path = folder / MANIFEST
-    try:
-        if path.is_symlink():
-            raise ModelError(f"{path} is a link, so it is not opened; put the file itself there")
-        with open(path, "rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is not a model: it has no {MANIFEST}") from None
-    except OSError as error:
-        raise ModelError(
-            f"{path} can't be read ({os.strerror(error.errno or 0)}); check its permissions"
-        ) from None
+    if path.is_symlink():
+        raise ModelError(f"{path} is a link, so it is not opened; put the file itself there")
+    if not path.exists():
+        raise ModelError(f"{folder} is not a model: it has no {MANIFEST}")
+    data = read_small(path, MAX_MANIFEST_BYTES, "the description of a model", ModelError)
     return parse_manifest(data, str(path)), data
 
 
@@ -154,7 +148,7 @@ def _is_texts(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_finite(value)
 
 
 def _is_range(value: object) -> bool:

@@ -15,8 +15,8 @@ import pytest
 
 from TumorSynthLib import delta
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.exchange import PREFIX, Folder, new_folder, remove_forgotten
 from TumorSynthLib.pace import Pace
-from TumorSynthLib.worker import PREFIX, Folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,8 +156,9 @@ def test_errors_are_told_and_the_next_request_works(client):
     client.edit("synthesize", colour=1)
     assert "no option 'colour'" in client.answer()[0]["message"]
     client.edit("levitate")
-    assert "can't levitate" in client.answer()[0]["message"]
+    assert "can't 'levitate'" in client.answer()[0]["message"]
     client.line("this is no JSON")
+    assert client.answer()[0]["kind"] == "input"
     client.send(command="edit", edit="remove", model="no-such-model", volume=client.volume, request={})
     assert client.answer()[0]["kind"] == "model"
     client.edit("remove")
@@ -300,3 +301,120 @@ def test_pace_never_goes_back_and_counts_passes():
     assert told[0] == 0.0 and 0.2 < told[1] < 0.25 and told[2:] == [0.5, 0.5, 0.75]
     half = fractions[4]
     assert 0.4 < half < 0.7 and seen[4][1] == pytest.approx(5.0 * (1 - half) / half)
+
+
+ODD_LINES = {
+    "a list": "[1, 2]", "a number": "5", "null": "null", "a text": '"edit"', "deep nesting": "[" * 200000,
+    "closed nesting": "[" * 200000 + "]" * 200000, "not JSON": "hello", "NaN": '{"id": 1, "command": "warm", "model": NaN}',
+    "an id that is a list": '{"id": [1], "command": "measure"}', "an id that is a path": '{"id": "../x", "command": "edit"}',
+    "5,000 digits": '{"id": 1, "command": "warm", "seed": ' + "9" * 5000 + "}", "no command": '{"id": 1}',
+    "a model that is a number": '{"id": 1, "command": "warm", "model": 5}',
+    "no model": '{"id": 1, "command": "edit", "edit": "remove"}',
+    "a command that is a list": '{"id": 1, "command": ["edit"]}', "an edit that is nested": '{"id": 1, "command": "edit", '
+    '"model": "lung-nodule-ct", "edit": ' + "[" * 500 + "]" * 500 + "}",
+    "a request that is a text": '{"id": 1, "command": "edit", "edit": "remove", "model": "lung-nodule-ct", "request": "abc"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ODD_LINES)
+def test_any_line_gets_an_answer(client, what):
+    client.line(ODD_LINES[what])
+    event, _ = client.answer()
+    assert event["event"] == "error" and event["kind"] in ("input", "model"), event
+    client.send(command="nonsense")
+    assert "no command 'nonsense'" in client.answer()[0]["message"]
+
+
+def test_bytes_that_are_no_text_get_an_answer(client):
+    for odd in (b"\xff\xfe{}\n", b"\n\xed\xa0\x80\n"):
+        client.process.stdin.buffer.write(odd)
+        client.process.stdin.buffer.flush()
+        assert client.answer()[0]["kind"] == "input"
+
+
+@pytest.mark.parametrize("change", [
+    {"shape": "abc"}, {"shape": [1, 2]}, {"shape": [10**30, 1, 1]}, {"shape": [-1, -1, 4]}, {"shape": [0, 1, 1]}, {"shape": None},
+    {"dtype": "object"}, {"dtype": 5}, {"file": "../x"}, {"file": None}, {"file": "n" * 300}, {"spacing": [1, 1]},
+    {"spacing": [0, 1, 1]}, {"spacing": ["a", 1, 1]}, {"spacing": [10**400, 1, 1]}, {"origin": None}, {"direction": [0] * 9},
+    {"metadata": 5},
+], ids=str)  # fmt: skip
+def test_a_damaged_image_is_wrong_input(client, change):
+    client.send(
+        command="measure",
+        volume={**client.volume, **change},
+        mask={"file": "m", "box": [[0, n] for n in client.mask.shape]},
+    )
+    event, _ = client.answer()
+    assert event["event"] == "error" and event["kind"] == "input", event
+
+
+@pytest.mark.parametrize("mask", [
+    5, {"file": "m"}, {"file": "m", "box": [[0, 1]]}, {"file": "m", "box": [[5, 1], [0, 1], [0, 1]]},
+    {"file": "m", "box": [[-3, -1], [0, 1], [0, 1]]}, {"file": "m", "box": [[0, 10**12], [0, 1], [0, 1]]},
+    {"file": "m", "box": [["0", "1"], [0, 1], [0, 1]]},
+], ids=str)  # fmt: skip
+def test_a_damaged_mask_is_wrong_input(client, mask):
+    client.send(command="measure", volume=client.volume, mask=mask)
+    event, _ = client.answer()
+    assert event["event"] == "error" and event["kind"] == "input", event
+
+
+def test_a_request_that_waits_is_cancelled_and_the_one_before_too(client):
+    first = client.edit("synthesize", samples=64, solve=False)
+    second = client.edit("remove")
+    while client.receive().get("stage") != "texture":
+        pass
+    client.line({"command": "cancel", "id": second})
+    client.line({"command": "cancel", "id": first})
+    for number in (first, second):
+        event, _ = client.answer()
+        assert (event["id"], event["kind"]) == (number, "cancelled")
+    client.line({"command": "cancel", "id": first})  # it is over: nothing happens to later ones of that id
+    client.number = first - 1
+    assert client.edit("remove") == first and client.answer()[0]["event"] == "done"
+    client.number = second
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_end_it_at_once_and_nothing_is_left(name):
+    """Also in the middle of a computation that doesn't return to Python."""
+    code = (
+        "import sys, time, ctypes\n"
+        "from TumorSynthLib import worker\n"
+        "def busy(self, request): ctypes.CDLL(None).sleep(60)\n"
+        "worker.Worker._warm = busy\n"
+        "sys.exit(worker.main(sys.argv[1:]))\n"
+    )
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / (PREFIX + "x")
+        folder.mkdir()
+        (folder / "v").write_bytes(b"voxels of a patient")
+        command = [sys.executable, "-c", code, "--folder", str(folder)]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        process.stdin.write(b'{"id": 1, "command": "warm", "model": "x"}\n')
+        process.stdin.flush()
+        time.sleep(0.3)
+        process.send_signal(getattr(signal, name))
+        process.wait(5)
+        assert not folder.exists()
+        process.stdin.close()
+        process.stdout.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks differ")
+def test_forgotten_folders_go_and_those_in_use_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    used, held = new_folder()
+    forgotten, other = tmp_path / (PREFIX + "old"), tmp_path / "somebody's"
+    for folder in (forgotten, other):
+        folder.mkdir()
+    (tmp_path / (PREFIX + "link")).symlink_to(other)
+    mine = tmp_path / (PREFIX + "mine")
+    mine.mkdir()
+    remove_forgotten(mine)
+    assert not forgotten.exists() and used.is_dir() and other.is_dir() and mine.is_dir()
+    os.close(held)
+    remove_forgotten(mine)
+    assert not used.exists()

@@ -14,7 +14,8 @@ DIR, which the client makes and which both sides use by bare names; the worker r
     ← {"id": 1, "event": "error", "kind": "input|model|memory|cancelled|internal", "message": "…"}
 
 Other commands: `measure` (as edit), `preview` (the surface of a shape with asked features, LPS mm about its centre), `warm` (load
-the model), `cancel`, `quit`. A cancel is noticed at the next report of progress; a client that can't wait ends the process.
+the model), `cancel`, `quit`. A cancel names the id of a request, under way or waiting, and is noticed at the next report of
+progress; a client that can't wait ends the process. A line that is no request gets an error without an id.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import gc
 import json
 import os
 import queue
-import shutil
+import re
 import signal
 import sys
 import threading
@@ -36,13 +37,14 @@ from typing import Any
 
 from TumorSynthLib import __version__
 from TumorSynthLib.edit.edits import names
-from TumorSynthLib.edit.options import Option, from_message
+from TumorSynthLib.edit.options import OPTIONS, Option, from_message
 from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
+from TumorSynthLib.exchange import PREFIX, Folder, remove_forgotten, well_formed
 from TumorSynthLib.memory import give_back, reuse_memory
+from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.threads import share_cores
 
 PROTOCOL = 1
-PREFIX = "tumorsynth-"  # of the folder's name: no other one is ever removed
 EDITS = names(changes=True)
 MODELS_KEPT = 2
 RESULT_KEYS = (
@@ -56,19 +58,7 @@ RESULT_KEYS = (
     "spread",
     "differences",
 )
-TYPES = (
-    "bool",
-    "int8",
-    "uint8",
-    "int16",
-    "uint16",
-    "int32",
-    "uint32",
-    "int64",
-    "uint64",
-    "float32",
-    "float64",
-)
+MAX_LINE = 16 * 2**20  # bytes of a request; voxels go through files
 
 
 class OutOfMemory(TumorSynthError):
@@ -81,60 +71,6 @@ KINDS = (
 )  # fmt: skip
 
 
-class Folder:
-    """The exchange of arrays; names are bare, so that nothing else can be read or written."""
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-
-    def file(self, name: Any) -> Path:
-        """Path of a named file.
-
-        :raises InputError: the name is not a bare one.
-        """
-        if not isinstance(name, str) or not name or name != os.path.basename(name) or name in (".", ".."):
-            raise InputError(f"{name!r} is no name of a file in the exchange folder: use a bare name")
-        return self.path / name
-
-    def read(self, entry: Mapping[str, Any]):
-        """Array of `file`, `dtype`, `shape`, mapped and not copied."""
-        import numpy as np
-
-        shape = tuple(int(n) for n in entry["shape"])
-        if entry["dtype"] not in TYPES:
-            raise InputError(
-                f"the image holds {entry['dtype']} values, but an image of real numbers is needed"
-            )
-        path, dtype = self.file(entry["file"]), np.dtype(entry["dtype"])
-        if not path.is_file() or path.stat().st_size != dtype.itemsize * int(np.prod(shape)):
-            raise InputError(
-                f"the exchange file {path.name} is missing or has another size than {shape}: try again"
-            )
-        return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
-
-    def mask(self, entry: Mapping[str, Any], shape):
-        """(K, J, I) array of that shape from the bytes of a box: bool, or uint8 for a labelmap."""
-        import numpy as np
-
-        box = tuple(slice(int(a), int(b)) for a, b in entry["box"])
-        dtype = "uint8" if entry.get("dtype") == "uint8" else "bool"
-        mask = np.zeros(shape, dtype)
-        part = self.read({"file": entry["file"], "dtype": dtype, "shape": [s.stop - s.start for s in box]})
-        if mask[box].shape != part.shape:
-            raise InputError("the mask's box lies outside the image: try again")
-        mask[box] = part
-        return mask
-
-    def write(self, name: str, array) -> str:
-        """Write an array's bytes; returns the name."""
-        array.tofile(self.file(name))
-        return name
-
-    def remove(self) -> None:
-        if self.path.name.startswith(PREFIX):
-            shutil.rmtree(self.path, ignore_errors=True)
-
-
 class Worker:
     """Serves requests one after the other.
 
@@ -143,27 +79,44 @@ class Worker:
 
     def __init__(self, folder: Folder, send):
         self.folder, self.send = folder, send
-        self.cancelled = threading.Event()
+        self._waiting: dict[Any, bool] = {}  # requests by id, and whether they were cancelled
+        self._current: Any = None
         self._editors: dict[tuple[str, str, str], Any] = {}
         self._shapes: dict[tuple[str, str], Any] = {}
 
+    def expect(self, number: Any) -> None:
+        """A request of that id will be served: from now on it can be cancelled."""
+        self._waiting[number] = False
+
+    def cancel(self, number: Any) -> None:
+        """Stop a request, be it under way or waiting; one that is done or unknown is left alone."""
+        if number in self._waiting:
+            self._waiting[number] = True
+
     def serve(self, request: Mapping[str, Any]) -> None:
         """Do one request; whatever goes wrong becomes an error event."""
-        number = request.get("id")
+        number = self._current = request.get("id")
         try:
+            self._check_cancelled()
             with self._reported():
                 done = self._do(request)
             self.send({"id": number, "event": "done", **done})
         except TumorSynthError as error:
             kind = next(kind for cls, kind in KINDS if isinstance(error, cls))
             self.send({"id": number, "event": "error", "kind": kind, "message": str(error)})
+        except OSError as error:  # a full disk, a folder that is gone
+            what = f"{error.filename}: " if error.filename else ""
+            message = f"{what}{error.strerror or error}: check the disk and try again"
+            self.send({"id": number, "event": "error", "kind": "input", "message": message})
         except Exception as error:
             traceback.print_exc()
             self.send({"id": number, "event": "error", "kind": "internal", "message": _one_line(error)})
         finally:
+            self._current = None
+            self._waiting.pop(number, None)
             if (
                 request.get("command") != "preview"
-            ):  # it takes longer than a preview, of which many follow each other
+            ):  # of which many follow each other: it would take longer than they do
                 gc.collect()
                 give_back()
 
@@ -183,9 +136,9 @@ class Worker:
     def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
         command = request.get("command")
         actions = {"edit": self._edit, "measure": self._measure, "preview": self._preview, "warm": self._warm}
-        if command not in actions:
+        if not isinstance(command, str) or command not in actions:
             raise InputError(
-                f"the worker has no command {command!r}: this module and its engine don't fit together"
+                f"the worker has no command {_quoted(command)}: this module and its engine don't fit together"
             )
         return actions[command](request)
 
@@ -202,24 +155,19 @@ class Worker:
             self._editors.pop(next(iter(self._editors)))
         return editor
 
-    def _volume(self, entry: Mapping[str, Any]):
-        from TumorSynthLib.volume import Volume
-
-        spacing, origin, direction = (tuple(map(float, entry[k])) for k in ("spacing", "origin", "direction"))
-        return Volume(self.folder.read(entry), spacing, origin, direction, dict(entry.get("metadata") or {}))
-
     def _edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
         from TumorSynthLib.painted import parts
 
         edit = request.get("edit")
-        editor = self.editor(request["model"], request.get("device") or "auto")
+        editor = self.editor(*_model(request))
         if edit not in EDITS or not hasattr(editor, edit):
-            raise InputError(f"this version of the engine can't {edit}: update the extension")
-        volume = self._volume(request["volume"])
-        mask = self.folder.mask(request["mask"], volume.array.shape) if request.get("mask") else None
-        given = dict(request.get("request") or {})
-        series = (given.pop("feature", None), given.pop("values", None)) if edit == "series" else ()
-        wanted = from_message(given, lambda row, entry: self._image(row, entry, volume.array.shape))
+            raise InputError(f"this version of the engine can't {_quoted(edit)}: update the extension")
+        with well_formed("an edit"):
+            volume = self.folder.volume(request["volume"])
+            mask = self.folder.mask(request["mask"], volume.array.shape) if request.get("mask") else None
+            given = dict(request.get("request") or {})
+            series = _series(given) if edit == "series" else ()
+            wanted = from_message(given, lambda row, entry: self._image(row, entry, volume.array.shape))
         progress = self._progress(request, edit, wanted, len(series[1]) if series and series[1] else 1)
         images = (volume,) if mask is None else (volume, mask)
         found = getattr(editor, edit)(*images, *series, wanted, progress)
@@ -228,13 +176,13 @@ class Worker:
         mask = None if mask is None else parts(editor.bundle, mask, wanted.region)[0]
         return {
             "device": str(getattr(editor, "used_device", "") or results[0].provenance.get("device") or ""),
-            "results": [self._result(f"r{request['id']}-{i}", r, mask) for i, r in enumerate(results)],
+            "results": [self._result(f"r{request.get('id')}-{i}", r, mask) for i, r in enumerate(results)],
         }
 
     def _image(self, row: Option, entry: Mapping[str, Any], shape):
         """What a request holds in place of an entry of the exchange."""
         if row.kind == "donor":
-            image = self._volume(entry["volume"])
+            image = self.folder.volume(entry["volume"])
             return image, self.folder.mask(entry["mask"], image.array.shape)
         return self.folder.mask(entry, shape)
 
@@ -268,23 +216,32 @@ class Worker:
     def _measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         from TumorSynthLib.measurement import measure
 
-        editor = (
-            self.editor(request["model"], request.get("device") or "auto") if request.get("model") else None
-        )
-        options = request.get("request") or {}
-        if options.get("region"):
-            editor = editor.painting(options["region"])
-        volume = self._volume(request["volume"])
-        mask = self.folder.mask(request["mask"], volume.array.shape)
+        editor = self.editor(*_model(request)) if request.get("model") else None
+        with well_formed("a measurement"):
+            options = dict(request.get("request") or {})
+            region, modality = (_text(options, name) for name in ("region", "modality"))
+            volume = self.folder.volume(request["volume"])
+            mask = self.folder.mask(request["mask"], volume.array.shape)
+        if region and editor is not None:
+            editor = editor.painting(region)
         self.send(
-            {"id": request["id"], "event": "progress", "stage": "measure", "fraction": 0.0, "remaining": None}
+            {
+                "id": request.get("id"),
+                "event": "progress",
+                "stage": "measure",
+                "fraction": 0.0,
+                "remaining": None,
+            }
         )
-        return {"measurement": measure(editor, volume, mask, options.get("modality"))}
+        return {"measurement": measure(editor, volume, mask, modality)}
 
     def _preview(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Vertices (V, 3) float32 and faces (F, 3) int32 of a surface, as files."""
-        shapes = self._shape_model(request["model"])
-        surface = shapes.preview(request.get("features") or {}, int(request.get("seed") or 0))
+        shapes = self._shape_model(_model(request)[0])
+        with well_formed("a preview"):
+            features, seed = dict(request.get("features") or {}), request.get("seed") or 0
+        OPTIONS["seed"].check(seed)
+        surface = shapes.preview(features, seed)
         found = {"vertices": surface.vertices.astype("float32"), "faces": surface.faces.astype("int32")}
         return {
             name: {"file": self.folder.write(f"preview-{name}", array), "shape": list(array.shape)}
@@ -303,7 +260,7 @@ class Worker:
         return self._shapes[key]
 
     def _warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        editor = self.editor(request["model"], request.get("device") or "auto")
+        editor = self.editor(*_model(request))
         return {"device": str(editor.load().device) if hasattr(editor, "load") else ""}
 
     def _progress(self, request: Mapping[str, Any], edit: str, wanted, steps: int):
@@ -317,19 +274,48 @@ class Worker:
             stages.append("shape")
         drawn = 1 if edit == "remove" else wanted.samples
         passes = drawn + (edit in ("move", "reshape"))
-        pace = Pace(tuple(stages), passes, steps, request.get("estimate"))
+        estimate = request.get("estimate")
+        pace = Pace(tuple(stages), passes, steps, float(estimate) if is_finite(estimate) else None)
 
         def progress(stage: str, fraction: float) -> None:
             self._check_cancelled()
             whole, remaining = pace.at(stage, fraction)
-            event = {"id": request["id"], "event": "progress", "stage": stage, "fraction": whole}
+            event = {"id": request.get("id"), "event": "progress", "stage": stage, "fraction": whole}
             self.send({**event, "remaining": remaining})
 
         return progress
 
     def _check_cancelled(self) -> None:
-        if self.cancelled.is_set():
+        if self._waiting.get(self._current):
             raise Cancelled("the edit was cancelled; nothing has been changed")
+
+
+def _model(request: Mapping[str, Any]) -> tuple[str, str]:
+    """Model and device of a message."""
+    with well_formed("a model"):
+        model, device = _text(request, "model"), _text(request, "device")
+    if not model:
+        raise InputError("the message names no model: choose one")
+    return model, device or "auto"
+
+
+def _text(given: Mapping[str, Any], name: str) -> str | None:
+    value = given.get(name)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}, no text")
+    return value
+
+
+def _quoted(value: Any) -> str:
+    """For a message; of what is no text only the type is told, since its own text may be long or nested."""
+    return repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"
+
+
+def _series(given: dict[str, Any]) -> tuple[str | None, list[Any]]:
+    """Feature and values of a series, taken out of its options."""
+    feature, values = _text(given, "feature"), list(given.pop("values", None) or [])
+    given.pop("feature", None)
+    return feature, values
 
 
 def _one_line(error: Exception) -> str:
@@ -358,25 +344,72 @@ class _Lines:
 
 
 def _listen(worker: Worker, requests: queue.Queue, source) -> None:
-    """Thread: requests to the queue, cancellations at once; the process ends where stdin does."""
-    current = -1
-    for line in source:
-        try:
-            request = json.loads(line)
-        except ValueError:
-            print(f"not a request: {line[:80]!r}", file=sys.stderr)
-            continue
-        if request.get("command") == "cancel":
-            if request.get("id") == current:
-                worker.cancelled.set()
-        elif request.get("command") == "quit":
-            break
-        else:
-            current = request.get("id")
-            worker.cancelled.clear()
-            requests.put(request)
-    worker.folder.remove()
-    os._exit(0)  # from a thread, in the middle of whatever computation
+    """Thread: requests to the queue, cancellations at once; the process ends where stdin does, or where this fails."""
+    try:
+        while line := source.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                while not line.endswith(b"\n") and (line := source.readline(MAX_LINE)):
+                    pass
+                _refuse(worker, None, f"a request has more than {MAX_LINE >> 20} MB")
+            elif line.strip() and _heard(worker, requests, line):
+                break
+    finally:
+        _end(worker.folder)  # in the middle of whatever computation
+
+
+def _heard(worker: Worker, requests: queue.Queue, line: bytes) -> bool:
+    """Take one line; True where it asks for the end."""
+    try:
+        request = json.loads(line, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        _refuse(worker, None, f"a request is not JSON ({str(error)[:80]})")
+        return False
+    number = request.get("id") if isinstance(request, dict) else None
+    if not isinstance(request, dict):
+        _refuse(worker, None, f"a request is a {type(request).__name__}, not a JSON object")
+    elif request.get("command") == "quit":
+        return True
+    elif isinstance(number, bool) or not isinstance(number, (int, str, type(None))):
+        _refuse(worker, None, f"a request's id is a {type(number).__name__}, neither a number nor a text")
+    elif request.get("command") == "cancel":
+        worker.cancel(number)
+    elif isinstance(number, str) and not re.fullmatch("[0-9A-Za-z_-]{1,64}", number):  # files are named by it
+        _refuse(worker, None, "a request's id must have 1 to 64 letters, digits, - and _")
+    else:
+        worker.expect(number)
+        requests.put(request)
+    return False
+
+
+def _refuse(worker: Worker, number: Any, why: str) -> None:
+    worker.send({"id": number, "event": "error", "kind": "input", "message": f"{why}: it was left out"})
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _end(folder: Folder) -> None:
+    """End the process from any thread, without the folder."""
+    folder.remove()
+    os._exit(0)
+
+
+def _end_at_signals(folder: Folder) -> None:
+    """Let SIGTERM and SIGHUP end the process and remove the folder, at once, even in the middle of a computation.
+
+    A thread waits for them, since Python's handlers run only between two of the main thread's instructions.
+    """
+    numbers = {getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    if not hasattr(signal, "pthread_sigmask"):  # Windows ends processes without a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # in this thread and those that it will start
+
+    def wait() -> None:
+        signal.sigwait(numbers)
+        _end(folder)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -392,8 +425,12 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the application
     reuse_memory()
     share_cores()
+    exchange = Folder(folder)
+    exchange.hold()
+    _end_at_signals(exchange)
+    remove_forgotten(folder.absolute())
     lines, requests = _Lines(), queue.Queue()
-    worker = Worker(Folder(folder), lines.send)
+    worker = Worker(exchange, lines.send)
     threading.Thread(target=_listen, args=(worker, requests, sys.stdin.buffer), daemon=True).start()
     lines.send({"event": "ready", "pid": os.getpid(), "protocol": PROTOCOL, "version": __version__})
     while True:

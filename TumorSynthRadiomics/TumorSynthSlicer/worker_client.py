@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,10 +20,11 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from TumorSynthLib.errors import TumorSynthError
+from TumorSynthLib.exchange import new_folder
+from TumorSynthLib.locks import unlock
 
 from .pipes import endTree, makePipe
 
-PREFIX = "tumorsynth-"  # the worker removes no folder with another name
 CHUNK = 8 * 2**20  # bytes of a volume that are written at a time: a few milliseconds
 ENDS = ("done", "error")  # events after which a request gets no other one
 GRACE = 0.4  # seconds that a worker has to stop by itself
@@ -38,10 +38,10 @@ class Exchange:
     """The temporary folder through which arrays go."""
 
     def __init__(self):
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.path, held = new_folder()
         self._there: dict[str, tuple] = {}
         # Also where nobody has stopped the client, at the end of the process at the latest.
-        self._finalizer = weakref.finalize(self, shutil.rmtree, str(self.path), True)
+        self._finalizer = weakref.finalize(self, _removed, str(self.path), held)
 
     def sendVolume(self, key: str, volume, state) -> Iterator[float]:
         """Write an engine `Volume`'s voxels chunk by chunk, yielding the fraction done; nothing if they are there already.
@@ -111,6 +111,11 @@ class Exchange:
 
     def remove(self) -> None:
         self._finalizer()
+
+
+def _removed(path: str, held: int | None) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    unlock(held)
 
 
 class WorkerClient:

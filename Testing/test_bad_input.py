@@ -284,7 +284,8 @@ def test_wrong_features_file(attempt, case, tmp_path, content, message):
 
 
 def test_missing_features_file(attempt, case):
-    assert "there is no file nowhere.json, which should be a features file" in attempt(case[0], case[1], "--features", "nowhere.json")
+    shown = attempt(*case, "--features", "nowhere.json")
+    assert "there is no file nowhere.json, which should be a features file" in shown
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "missing", "manifest"])

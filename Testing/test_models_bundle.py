@@ -161,7 +161,7 @@ def test_a_missing_key_is_named(tmp_path, key):
         (b'{"format": NaN}', "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
-        (b" " * (16 * 2**20 + 1), "larger than 16 MB"),
+        (b" " * (16 * 2**20 + 1), "more than 16 MB"),
     ],
     ids=["broken", "list", "nan", "bytes", "deep", "huge"],
 )

@@ -414,7 +414,7 @@ def test_an_unreachable_catalogue_is_a_note_in_the_list(packed, tmp_path, monkey
     monkeypatch.setenv("TUMORSYNTH_CATALOGUE", str(tmp_path / "absent.json"))
     listing = list_models()
     assert [row["id"] for row in listing.models] == ["tiny"]
-    assert "can't be read" in listing.notes[0]
+    assert "there is no file" in listing.notes[0]
 
 
 def test_no_catalogue_means_nothing_to_install():

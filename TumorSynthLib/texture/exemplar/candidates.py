@@ -39,6 +39,10 @@ class CandidateConfig:
     """Known voxels so near are compared."""
     ring_samples: int = 64
     inner_samples: int = 48
+    first_samples: int = 20
+    """All shifts are first compared and asked in so many voxels only."""
+    shortlist: int = 2000
+    """So many go on to be compared in all samples."""
     structure: float = 3.0
     """Voxels of vessels and fasciae are so many times likelier to be compared."""
     best: int = 400
@@ -154,8 +158,7 @@ class _Search:
 
     def best(self, compared: np.ndarray, asked: np.ndarray, count: int) -> list[tuple[int, ...]]:
         """The best pieces that differ, (bank, z, y, x), each refined to the voxel."""
-        score = self._score(compared, asked)
-        order = np.argsort(score, kind="stable")[: self.config.best]
+        order = self._ranked(compared, asked)[: self.config.best]
         kept: list[int] = []
         for i in order:
             if len(kept) == count:
@@ -167,9 +170,19 @@ class _Search:
                 kept.append(int(i))
         return [self._refined(i, compared) for i in kept]
 
-    def _score(self, compared, asked) -> np.ndarray:
-        there = self.atlas.flat(asked)
-        copy = self.atlas.look(there[:, None] + self.flat)
+    def _ranked(self, compared, asked) -> np.ndarray:
+        """Numbers of the shifts, best first: all by a few voxels, the better ones by all."""
+        few = self.config.first_samples
+        rows = np.arange(len(self.shifts))
+        if len(rows) > self.config.shortlist:
+            rough = self._score(compared[:few], asked[:few], rows)
+            rows = np.sort(np.argsort(rough, kind="stable")[: self.config.shortlist])
+        return rows[np.argsort(self._score(compared, asked, rows), kind="stable")]
+
+    def _score(self, compared, asked, rows) -> np.ndarray:
+        """Cost of the shifts `rows`: what the hole's voxels would get, and what differs in the ring."""
+        flat, there = self.flat[rows], self.atlas.flat(asked)
+        copy = self.atlas.look(there[:, None] + flat)
         odd = copy[..., STRANGE]
         missing = odd == NO_LENDER
         score = NO_LENDER_COST * missing.mean(0) + self.strange / SCALE * np.where(
@@ -177,11 +190,11 @@ class _Search:
         ).mean(0)
         depth = self.atlas.look(there)[:, None, SURFACE].astype(np.float32)
         score += self.surface / SCALE**2 * ((copy[..., SURFACE] - depth) ** 2).mean(0)
-        score += self.length_cost
+        score += self.length_cost[rows]
         if len(compared):
             there = self.atlas.flat(compared)
             level = self.atlas.look(there)[:, None, LEVEL].astype(np.int32)
-            copy = self.atlas.look(there[:, None] + self.flat)
+            copy = self.atlas.look(there[:, None] + flat)
             apart = (copy[..., LEVEL] - level) ** 2
             score += 0.5 * np.where(copy[..., STRANGE] == NO_LENDER, UNKNOWN_COST, apart / SCALE**2).mean(0)
         return score

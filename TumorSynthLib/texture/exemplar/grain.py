@@ -9,13 +9,20 @@ import numpy as np
 from scipy import ndimage
 
 from .lenders import Atlas, Pieces, Tissue
-from .spatial import blur
+from .spatial import blur, known_blur
+
+UNKNOWN_SHARE = 1e-3
+"""Weight of a piece beyond the known tissue, where it has no grain: only where no other piece reaches."""
 
 
 @dataclass(frozen=True)
 class GrainConfig:
     feather_voxels: float = 1.5
     """Gaussian (voxels in plane) over which grain goes from one piece to the next."""
+    feather_fine_voxels: float = 0.8
+    """The same for the finest grain."""
+    split_voxels: float = 0.8
+    """Gaussian (voxels in plane) that parts the finest grain from the rest."""
     feather_thick: float = 0.3
     """The same across slices that are more than twice as thick as a pixel (voxels)."""
     feather_across: float = 0.8
@@ -42,19 +49,31 @@ def filled(
     """The image with its hole filled: `level` and the pieces' grain; in the zone it gives way to the image.
     float32 (D, H, W)."""
     box = _box_of(labels >= 0)
-    fill, inside = labels[box] >= 0, hole[box]
-    mean, power, squares = _feathered(tissue, atlas, pieces, labels, box, spacing, config)
-    own = _share_of_own(inside, fill, zone_mm, spacing)
-    grain = tissue.grain[box]
-    mean, power = (1 - own) * mean + own * grain, (1 - own) * power + own * grain**2
-    left = (1 - own) ** 2 * squares + own**2
-    gain = _variance_kept(
-        mean, power, left, fill, config.gain_ct if is_ct else config.gain_mr, config.window_voxels
-    )
+    fill, most = labels[box] >= 0, config.gain_ct if is_ct else config.gain_mr
+    own = _share_of_own(hole[box], fill, zone_mm, spacing)
+    made = own * tissue.level[box] + (1 - own) * level[box]
+    for band, feather in _bands(tissue, config):
+        sides = _sides(feather, spacing, config)
+        mean, power, squares = _feathered(band, tissue.known, atlas, pieces, labels, box, sides)
+        mean, power = (1 - own) * mean + own * band[box], (1 - own) * power + own * band[box] ** 2
+        left = (1 - own) ** 2 * squares + own**2
+        made += mean * _variance_kept(mean, power, left, fill, most, config.window_voxels)
     out = tissue.image.copy()
-    made = own * tissue.level[box] + (1 - own) * level[box] + mean * gain
     out[box] = np.where(fill, made, tissue.image[box])
     return out
+
+
+def _bands(tissue: Tissue, config: GrainConfig):
+    """The grain in two bands, each with the feather (voxels in plane) that suits its scale (Burt and Adelson, A
+    multiresolution spline, ACM TOG 1983): the finest would lose its strength over a wide one."""
+    sides = (0, config.split_voxels, config.split_voxels)
+    coarse = np.where(tissue.known, known_blur(tissue.grain, tissue.known, sides)[0], 0)
+    return (coarse, config.feather_voxels), (tissue.grain - coarse, config.feather_fine_voxels)
+
+
+def _sides(feather: float, spacing, config: GrainConfig) -> tuple[float, float, float]:
+    thick = spacing[0] > 2 * spacing[1]
+    return (config.feather_thick if thick else config.feather_across * feather, feather, feather)
 
 
 def _box_of(fill, more: int = 4):
@@ -62,12 +81,9 @@ def _box_of(fill, more: int = 4):
     return tuple(slice(max(0, int(a) - more), int(b) + more + 1) for a, b in zip(at.min(0), at.max(0)))
 
 
-def _feathered(tissue, atlas: Atlas, pieces: Pieces, labels, box, spacing, config: GrainConfig):
+def _feathered(grain, known, atlas: Atlas, pieces: Pieces, labels, box, feather):
     """Weighted mean of the pieces' grain in the box, of its square, and the sum of squared weights."""
-    source = atlas.banks(tissue.grain, np.float32(0))
-    thick = spacing[0] > 2 * spacing[1]
-    across = config.feather_thick if thick else config.feather_across * config.feather_voxels
-    feather = (across, config.feather_voxels, config.feather_voxels)
+    source, usable = atlas.banks(grain, np.float32(0)), atlas.banks(known, False)
     sub, first = labels[box], np.array([s.start for s in box]) + atlas.pad
     mean, power, total, squares = (np.zeros(sub.shape, np.float32) for _ in range(4))
     for piece, part in enumerate(ndimage.find_objects(sub + 1)):
@@ -76,14 +92,13 @@ def _feathered(tissue, atlas: Atlas, pieces: Pieces, labels, box, spacing, confi
         part = tuple(slice(max(0, s.start - 5), s.stop + 5) for s in part)
         weight = ndimage.gaussian_filter((sub[part] == piece).astype(np.float32), feather, truncate=2.5)
         start = first + [s.start for s in part] + pieces.shifts[piece]
-        copy = source[
-            (pieces.banks[piece], *(slice(int(a), int(a) + n) for a, n in zip(start, weight.shape)))
-        ]
+        there = (pieces.banks[piece], *(slice(int(a), int(a) + n) for a, n in zip(start, weight.shape)))
+        copy, weight = source[there], np.where(usable[there], weight, UNKNOWN_SHARE * weight)
         mean[part] += weight * copy
         power[part] += weight * copy**2
         total[part] += weight
         squares[part] += weight * weight
-    total = np.maximum(total, 1e-3)
+    total = np.maximum(total, 1e-4)
     return mean / total, power / total, squares / total**2
 
 

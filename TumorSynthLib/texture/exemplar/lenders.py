@@ -46,6 +46,13 @@ class LenderConfig:
     """A unit of the features is at least this share of the range of levels around, so that seams don't all
     cost alike at borders of tissues."""
     unit_share_lung: float = 1 / 16
+    calm_weight: float = 0.3
+    """Strangeness of tissue that is calmer than such tissue near the hole, per log of the ratio of grain."""
+    calm_from: float = 0.05
+    calm_voxels: float = 4.0
+    """Gaussian (voxels in plane) within which grain is compared."""
+    calm_levels: int = 6
+    """Classes of levels (quantiles near the hole) whose usual grain is told apart."""
     skin_mm: float = 3.0
     """Tissue nearer to the surface is skin: it isn't strange where it is as deep as what it replaces."""
     surface_mm: float = 5.0
@@ -101,6 +108,7 @@ def describe(image, hole, zone, around: Surroundings, may_lend, spacing, config:
     features = [w * _bounded(f, near, unit) for w, f in ((1.0, fine), (config.level_weight, level))]
     features.append(_surface(around.depth, config))
     strange = np.clip(np.maximum(lo - level, level - hi) / (sigma + 0.1 * (hi - lo)), 0, 3).astype(np.float32)
+    strange = np.clip(strange + config.calm_weight * _calm(grain, known, level, near, low, config), 0, 3)
     strange[around.depth < config.skin_mm] = 0  # judged by its depth
     whole = np.round(np.stack(features, -1) * SCALE).astype(np.int16)
     return Tissue(image, known, lend, level, grain, whole, strange, sigma, config.level_weight, low)
@@ -109,6 +117,27 @@ def describe(image, hole, zone, around: Surroundings, may_lend, spacing, config:
 def _near(fill, known, spacing, config: LenderConfig) -> np.ndarray:
     near = dilate(fill, spacing, config.around_mm) & known
     return near if near.sum() >= 100 else known
+
+
+def _calm(grain, known, level, near, low, config: LenderConfig) -> np.ndarray:
+    """How much calmer than tissue of the same level near the hole: log of the ratio of local grain, 0 to 1.
+
+    Joining prefers calm tissue, as it differs little from anything; without this, holes are filled too smoothly."""
+    window = config.calm_voxels / config.low_voxels
+    power = known_blur(grain**2, known, [window * s for s in low])[0]
+    rough = 0.5 * np.log(np.maximum(power, 1e-6))
+    if near.sum() < 100:
+        return np.zeros_like(level)
+    edges = np.percentile(level[near], np.linspace(0, 100, config.calm_levels + 1))
+    which = np.clip(np.searchsorted(edges, level[near], side="right") - 1, 0, config.calm_levels - 1)
+    usual = np.array(
+        [
+            np.median(rough[near][which == k]) if (which == k).any() else np.nan
+            for k in range(config.calm_levels)
+        ]
+    )
+    middle, there = 0.5 * (edges[1:] + edges[:-1]), np.isfinite(usual)
+    return np.clip(np.interp(level, middle[there], usual[there]) - rough - config.calm_from, 0, 1)
 
 
 def _surface(depth, config: LenderConfig) -> np.ndarray:

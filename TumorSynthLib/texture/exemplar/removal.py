@@ -40,6 +40,8 @@ class RemovalConfig:
     """The pieces are chosen with this zone in plane; the rest of the zone goes on with the nearest piece."""
     mirror_below: float = 7.0
     """Tissue is lent mirrored, too, where there is less than so many times the hole's voxels."""
+    mirror_voxels: int = 20000
+    """Only for holes smaller than this: the search takes four times as long."""
     hole: HoleConfig = field(default_factory=HoleConfig)
     lenders: LenderConfig = field(default_factory=LenderConfig)
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
@@ -210,7 +212,8 @@ class _Removal:
         block = block_size(self.spacing, self.config.shift_map)
         pad = [int(self.reach / s) + 4 + 2 * int(b) for s, b in zip(self.spacing, block)]
         at = np.argwhere(fill)
-        few = tissue.lend.sum() < self.config.mirror_below * fill.sum()
+        voxels = int(fill.sum())
+        few = tissue.lend.sum() < self.config.mirror_below * voxels and voxels < self.config.mirror_voxels
         return Atlas(tissue, np.array(pad), (at.min(0) + at.max(0)) / 2, MIRRORS if few else ())
 
     def _whole_zone(self, labels, hole, zone_mm: float, changeable, atlas: Atlas, pieces):

@@ -388,6 +388,36 @@ def test_params_reproduce_the_models_features_in_pyradiomics(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "scale", [(1, 1, 1), (1.004, 1.004, 1), (0.993, 0.993, 1.006), (1 + 3e-6,) * 3, (1 - 4e-4,) * 3]
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_params_hold_on_grids_near_the_models(tmp_path, scale, dtype):
+    """An image's grid may differ from the model's as little as scanners' do; features are still those of the file."""
+    radiomics = pytest.importorskip("radiomics")
+    from radiomics.featureextractor import RadiomicsFeatureExtractor
+
+    from TumorSynthLib.editor import Editor
+    from TumorSynthLib.volume import Volume
+
+    radiomics.setVerbosity(60)
+    bundle = tiny_bundle(tmp_path / "tiny", population={})
+    path = tmp_path / "params.yaml"
+    path.write_text(params(bundle), encoding="utf-8")
+    rng = np.random.default_rng(3)
+    array = (40 + 60 * rng.standard_normal((20, 40, 44))).astype(dtype)
+    mask = (
+        sum((axis - n / 2) ** 2 / (n / 3) ** 2 for axis, n in zip(np.indices(array.shape), array.shape)) < 1
+    )
+    volume = Volume(array, tuple(s * f for s, f in zip(bundle.spacing, scale)), (-20.0, 3.0, 40.0))
+    labels = volume.with_array(mask.astype(np.uint8)).sitk()
+    expected = RadiomicsFeatureExtractor(str(path)).execute(volume.sitk(), labels)
+    found = Editor(bundle).extract(volume, mask, "CT")
+    for name, value in expected.items():
+        if not name.startswith("diagnostics"):
+            assert found[name] == pytest.approx(float(value), rel=1e-3, abs=1e-6), name
+
+
 def test_params_without_a_population_ask_for_all_classes(tmp_path):
     yaml = pytest.importorskip("yaml")
     content = yaml.safe_load(params(tiny_bundle(tmp_path / "tiny", population={})))

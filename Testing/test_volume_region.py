@@ -138,11 +138,12 @@ def test_thin_images(slices):
     )
 
 
-def test_spacing_within_one_percent_is_not_resampled():
+def test_only_the_models_own_grid_is_not_resampled():
+    """pyradiomics' rule: spacings that agree to 1e-5, as numbers in headers do."""
     array, mask = tumour()
-    volume = Volume(array, (0.9766, 0.9766, 3.27))
-    assert Region.around(volume, mask, (0.977, 0.977, 3.27), 5).operators is None
-    assert Region.around(volume, mask, (1.0, 1.0, 3.27), 5).operators is not None
+    volume = Volume(array, (0.9765625, 0.9765625, 3.27))
+    assert Region.around(volume, mask, (0.976562, 0.976562, 3.27), 5).operators is None
+    assert Region.around(volume, mask, (0.977, 0.977, 3.27), 5).operators is not None
 
 
 @pytest.mark.parametrize(

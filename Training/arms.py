@@ -35,7 +35,7 @@ from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import Bundle
 from TumorSynthLib.painted import parts
 from TumorSynthLib.radiomics.sizing import at_size
-from TumorSynthLib.region import SAME_SPACING, Region
+from TumorSynthLib.region import Region
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.generator import TextureModel
 from TumorSynthLib.texture.solver import gaussian_field, solve
@@ -210,10 +210,9 @@ class Bench:
         return TextureModel.from_bundle(self.bundle, self.device)
 
     def measure(self, modality: str, volume: Volume, mask, classes=EVERY) -> dict[str, float]:
-        """As the product measures: a grid within 1 % of the model's is not resampled."""
+        """As the product measures: on the model's grid."""
         settings = self.bundle.settings(modality).to_pyradiomics()
-        same = np.allclose(volume.spacing, self.bundle.spacing, rtol=SAME_SPACING, atol=0)
-        settings["resampledPixelSpacing"] = None if same else list(self.bundle.spacing)
+        settings["resampledPixelSpacing"] = list(self.bundle.spacing)
         return pyradiomics_features(volume, mask, settings, classes)
 
     def draw(self, tumour: Tumour, arm: str, asked: dict, seed: int = 0, steps=None, classes=EVERY):

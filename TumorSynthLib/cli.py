@@ -407,11 +407,15 @@ def _add_models(commands) -> None:
     sub = _add(
         actions,
         "params",
-        "The pyradiomics parameter file (YAML) that gives a model's features.",
+        "The pyradiomics parameter file (YAML) that gives a model's features; --modality is needed where it has several.",
         "models_params",
     )
     sub.add_argument("model", **model)
-    sub.add_argument("--modality", metavar="NAME", help="one of the model's (default: the only one)")
+    sub.add_argument(
+        "--modality",
+        metavar="NAME",
+        help="one of the model's, which `models info` names (default: the only one)",
+    )
     sub.add_argument("--out", metavar="F.yaml", help="write it to a file")
     _add_output(sub, image=False)
 

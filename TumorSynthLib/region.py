@@ -30,11 +30,6 @@ from TumorSynthLib.resampling import (
 if TYPE_CHECKING:
     from TumorSynthLib.texture.band import Band
 
-SAME_SPACING = 0.01
-"""Relative difference of spacings below which an image is used on its own grid. Scanners report 0.9766 or 0.977 mm for
-the same grid; resampling between the two would only blur."""
-
-
 THICK = 1.2  # native spacing in units of the working grid's, from which voxels are damped and bounded
 SLACK = 0.25  # share of the range by which native voxels may lie outside it: one that the working grid hardly sees could run away
 DAMPING = 0.1
@@ -166,7 +161,7 @@ class Region:
 
         :param volume: a `Volume`.
         :param mask: (K, J, I) bool on the volume's grid.
-        :param spacing: (x, y, z) mm along LPS; None keeps the image's own grid, as do spacings within 1 % of it.
+        :param spacing: (x, y, z) mm along LPS; None keeps the image's own grid, as do spacings within 1e-5 of it.
         :param margin_mm: context on each side of the mask's bounding box; clipped at the image border.
         :param multiple: (z, y, x) numbers that the shape is made a multiple of.
         :param anchor: "file" puts the grid where pyradiomics puts it for the file as it is stored; "LPS" where it
@@ -368,7 +363,9 @@ def _plan(volume, mask: np.ndarray, spacing, anchor: str, window=None):
     working = native
     if spacing is not None:
         working = pyradiomics_spacing(native, np.array(spacing[::-1]), [s.stop - s.start for s in box])
-        if np.all(np.abs(working / native - 1.0) <= SAME_SPACING):
+        if np.allclose(
+            native, working
+        ):  # pyradiomics' own rule, so that its features are those of the region
             working = native
     flips = frame.flip if anchor == "file" else (False, False, False)
     lattices = [Lattice(n, a / b, flip) for n, a, b, flip in zip(sizes, native, working, flips)]

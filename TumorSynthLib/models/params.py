@@ -29,10 +29,7 @@ def pyradiomics_params(bundle: Bundle, modality: str | None = None) -> str:
     ]
     if setting.get("resampledPixelSpacing") is None:
         setting["resampledPixelSpacing"] = list(bundle.spacing)
-        lines += [
-            "# resampledPixelSpacing is the model's working grid. On an image whose own spacing is within 1 % of",
-            "# it, the model doesn't resample: leave that line out there.",
-        ]
+        lines.append("# resampledPixelSpacing is the model's working grid.")
     lines += ["imageType:", "  Original: {}", "featureClass:"]
     lines += [
         f"  {name}: {_scalar(features)}" for name, features in _feature_classes(bundle, modality).items()

@@ -47,7 +47,7 @@ def test_the_filter_equals_a_convolution(tumour):
 
     box = tumour[0][3:6]
     expected = np.stack([ndimage.convolve(s.astype(float), grain_kernel(), mode="nearest") for s in box])
-    np.testing.assert_allclose(Filter(box.shape).grain(box), expected, atol=1e-9)
+    np.testing.assert_allclose(Filter(box.shape).grain(box), expected, atol=1e-4)  # of some 100
 
 
 def test_a_change_without_grain_has_none(tumour):
@@ -160,14 +160,13 @@ def test_strength_brings_features_nearer_and_keeps_less_of_the_pattern(tumour):
     def measure(box, classes):
         return extract(np.rint(box).astype(int), mask, SPACING, settings, classes)
 
-    own = measure(image, ("glcm",))[name]
     slider = Slider(image, mask, SPACING, measure, {name: 0.1})
     off, kept, most = [], [], []
     for strength in (0.0, 0.3, 0.6):
-        made = slider.moved({name: min(own + 0.3, 0.99)}, strength, seed=1)
-        off.append(abs(made.reached[name] - own - 0.3))
+        made = slider.moved({name: 0.98}, strength, seed=1)
+        off.append(abs(made.reached[name] - 0.98))
         kept.append(np.corrcoef(made.values[mask], image[mask])[0, 1])
-        again = slider.moved({name: min(own + 0.3, 0.99)}, strength, seed=1)
+        again = slider.moved({name: 0.98}, strength, seed=1)
         np.testing.assert_array_equal(made.values, again.values)
         most.append(made.stage)
     assert most[0] != "voxels" and most[1:] == ["voxels", "voxels"]

@@ -31,7 +31,7 @@ class BandConfig:
     :param apart: robust standard deviations between core and surroundings, above which a voxel's share of tumour is read off its
         level instead of its depth.
     :param least_share: of tumour that a voxel counts with in a mean, so that there always is one.
-    :param passes: times that a change is freed of grain; once leaves some, as the mask's border makes it anew.
+    :param passes: times that a change is freed of grain, between which it is cut to the mask: the cut makes some anew.
     """
 
     cutoff: float = 0.40
@@ -41,7 +41,7 @@ class BandConfig:
     rim: float = 2.5
     apart: float = 4.0
     least_share: float = 0.05
-    passes: int = 3
+    passes: tuple[int, ...] = (2, 1)
 
 
 CONFIG = BandConfig()
@@ -71,20 +71,30 @@ def grain_kernel(config: BandConfig = CONFIG) -> np.ndarray:
 
 
 class Filter:
-    """The grain's filter for boxes of one shape (D, H, W), slice by slice; beyond the box its border is repeated."""
+    """The grain's filter for boxes of one shape (D, H, W), slice by slice, float32."""
 
     def __init__(self, shape: tuple[int, int, int], config: BandConfig = CONFIG):
         self.reach = config.kernel_voxels
         self.plane = shape[1:]
         self.size = [fft.next_fast_len(n + 4 * self.reach, real=True) for n in self.plane]
-        self.response = fft.rfft2(grain_kernel(config), self.size)
+        kernel = np.zeros(self.size, np.float32)
+        at = np.arange(-self.reach, self.reach + 1)
+        kernel[np.ix_(at, at)] = grain_kernel(config)  # symmetric, so that its response is real
+        self.response = fft.rfft2(kernel, workers=1).real
 
     def grain(self, box: np.ndarray) -> np.ndarray:
-        """What of a box (D, H, W) is finer than the cutoff, float64."""
+        """What of a box (D, H, W) is finer than the cutoff; beyond the box its border is repeated."""
         r = self.reach
-        padded = np.pad(np.asarray(box, np.float64), ((0, 0), (r, r), (r, r)), mode="edge")
-        found = fft.irfft2(fft.rfft2(padded, self.size, workers=1) * self.response, self.size, workers=1)
-        return found[:, 2 * r : 2 * r + self.plane[0], 2 * r : 2 * r + self.plane[1]]
+        padded = np.pad(np.asarray(box, np.float32), ((0, 0), (r, r), (r, r)), mode="edge")
+        return self._through(padded, self.response)[:, r : r + self.plane[0], r : r + self.plane[1]]
+
+    def without_grain(self, box: np.ndarray, times: int) -> np.ndarray:
+        """A box (D, H, W) freed of grain so many times; beyond it there is nothing."""
+        found = self._through(np.asarray(box, np.float32), (1 - self.response) ** times)
+        return found[:, : self.plane[0], : self.plane[1]]
+
+    def _through(self, box: np.ndarray, response: np.ndarray) -> np.ndarray:
+        return fft.irfft2(fft.rfft2(box, self.size, workers=1) * response, self.size, workers=1)
 
 
 class Bands:
@@ -164,10 +174,10 @@ class Bands:
 
     def without_grain(self, change: np.ndarray) -> np.ndarray:
         """A change (n,) of the mask's voxels without what is finer than the cutoff."""
-        box = np.zeros(self.mask.shape)
-        for _ in range(self.config.passes):
+        box = np.zeros(self.mask.shape, np.float32)
+        for times in self.config.passes:
             box[self.mask] = change
-            change = change - self.filter.grain(box)[self.mask]
+            change = self.filter.without_grain(box, times)[self.mask]
         return change
 
     def put(self, values: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -91,9 +91,13 @@ def _quantile(population, short: str, percent: float, default: float) -> float:
 
 def softly_held(change: np.ndarray, base: np.ndarray, low: float, high: float, knee: float) -> np.ndarray:
     """A change of `base` that ends between low and high, bending over `knee` before them; what lies beyond moves inwards only."""
-    up, down = np.maximum(high - base, 0.0), np.maximum(base - low, 0.0)
-    room = np.where(change > 0, up, down)
-    bend = np.minimum(knee, room)
-    over = np.maximum(np.abs(change) - (room - bend), 0.0)
-    held = np.abs(change) - over + bend * np.tanh(over / np.maximum(bend, 1e-9))
-    return np.sign(change) * held
+    size = np.abs(change)
+    room = np.maximum(np.where(change > 0, high - base, base - low), 0.0)
+    bent = np.flatnonzero(size > room - np.minimum(knee, room))
+    if not len(bent):
+        return change
+    room, over = room[bent], size[bent]
+    knees = np.minimum(knee, room)
+    over = over - (room - knees)
+    size[bent] += knees * np.tanh(over / np.maximum(knees, 1e-9)) - over
+    return np.copysign(size, change)

@@ -64,6 +64,7 @@ class Numbers:
         self.basis = np.stack([self.fade * bands.parts[0], *spread, bands.without_grain(self.shifted)])
         self.even = bands.without_grain(self.fade)
         self.plateau = bands.parts[2:].sum(0)
+        self.faded = self.fade * bands.parts[2:5]
         self.ends = limits.lowest, limits.highest
 
     def values(self, theta: np.ndarray) -> np.ndarray:
@@ -83,23 +84,23 @@ class Numbers:
 
     def _beyond(self, change: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """(n,) what tissue and the bend of values add to a change that is linear in the numbers."""
-        limits, (low, high) = self.limits, self.ends
-        wide = self.fade * (np.expm1(theta[2:5]) @ self.bands.parts[2:5]) + theta[SHIFT] * self.shifted
-        bent = self.fade * (self._bent(self.plateau + wide, theta[BEND]) - self.plateau - wide)
-        held = softly_held(wide + bent, self.plateau, limits.low, limits.high, limits.knee)
-        detail = change - wide
-        detail = (
-            detail
-            + self.fade * (self._bent(self.base + wide + detail, theta[BEND]) - self.base - wide - detail)
-            - bent
-        )
+        limits, (low, high), power = self.limits, self.ends, float(theta[BEND])
+        wide = np.expm1(theta[2:5]) @ self.faded + theta[SHIFT] * self.shifted
+        detail, held = change - wide, wide
+        if power:
+            bent = self.fade * (self._bent(self.plateau + wide, power) - self.plateau - wide)
+            whole = self.base + change
+            held, detail = wide + bent, detail + self.fade * (self._bent(whole, power) - whole) - bent
+        held = softly_held(held, self.plateau, limits.low, limits.high, limits.knee)
         return softly_held(held + detail, self.base, low, high, limits.knee) - change
 
     def _bent(self, values: np.ndarray, power: float) -> np.ndarray:
         low, high = self.ends
         t = (values - low) / (high - low)
-        inside = (t > 0) & (t < 1)
-        return np.where(inside, np.clip(t, 1e-6, 1) ** np.exp(power) * (high - low) + low, values)
+        inside = np.flatnonzero((t > 0) & (t < 1))
+        bent = values.copy()
+        bent[inside] = t[inside] ** np.exp(power) * (high - low) + low
+        return bent
 
     def price(self, goal: Goal) -> np.ndarray:
         """(7,) of the square of each number."""

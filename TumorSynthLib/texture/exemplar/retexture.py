@@ -39,7 +39,7 @@ class RetextureConfig:
     :param beyond: standard deviations that a slider is pushed by to find the end of its range.
     """
 
-    few: int = 3
+    few: int = 8
     met: float = 0.05
     near: float = 0.02
     enough: float = 0.004
@@ -96,6 +96,7 @@ class Slider:
             )
         self.image, self._measure, self.spread = np.asarray(image, np.float32), measure, spread
         self.bounds, self.config = bounds, config
+        self._own: dict[str, float] = {}
         self.bands = Bands(image, mask, spacing)
         self.limits: Limits = tissue_limits(self.bands, population)
 
@@ -134,9 +135,9 @@ class Slider:
         left = goal.error(self.measured(made, goal.names))
         return made if np.abs(left).sum() < np.abs(before.error).sum() else None
 
-    def reachable(self, name: str, own: float | None = None) -> tuple[float, float]:
-        """Lowest and highest value of one feature that tissue allows, the other features left free."""
-        own = self.measured(self.bands.own, [name])[name] if own is None else own
+    def reachable(self, name: str) -> tuple[float, float]:
+        """Lowest and highest value of one feature that tissue allows by the seven numbers, the other features left free."""
+        own = self.own([name])[name]
         away = self.config.beyond * sigma(self.spread, name, own)
         ends = [own]
         for target in (own - away, own + away):
@@ -145,18 +146,25 @@ class Slider:
         return min(ends), max(ends)
 
     def _goal(self, asked: Mapping[str, float]) -> Goal:
+        """What is asked, in units that hang on the tumour and not on the request: the limits of the look do, too."""
         names, exact = tuple(asked), len(asked) <= self.config.few
-        scale = scales_of(asked, self.spread)
+        scale = scales_of(self.own(names), self.spread)
         if not exact:
             scale = {
                 n: max(scale[n], self.config.coarse_unit * sigma(self.spread, n, asked[n])) for n in names
             }
         return Goal(names, np.array([asked[n] for n in names]), np.array([scale[n] for n in names]), exact)
 
+    def own(self, names) -> dict[str, float]:
+        """The tumour's own features by name, each class measured once."""
+        if not all(n in self._own for n in names):
+            self._own.update(self._measure(self.image, tuple(dict.fromkeys(n.split("_")[1] for n in names))))
+        return {n: float(self._own[n]) for n in names}
+
     def _solved(self, goal: Goal) -> tuple[str, np.ndarray, Solution]:
         """Stage, voxels (n,) and numbers of the first tier that meets a goal, else of the nearest."""
         best: tuple[str, np.ndarray, Solution] | None = None
-        own = goal.error(self.measured(self.bands.own, goal.names))
+        own = goal.error(self.own(goal.names))
         if np.abs(own).max() < self.config.enough:
             return "own", self.bands.own, Solution(np.zeros(len(NUMBERS)), own)
         for stage in ("level kept", "level free")[int(goal.level or not goal.exact) :]:

@@ -1,36 +1,29 @@
-"""Masks out of DICOM: contours of an RTSTRUCT, frames of a SEG; and the cases of NSCLC-Radiomics.
+"""The cases of NSCLC-Radiomics, whose tumours are contours of an RTSTRUCT or segments of a SEG.
 
 TCIA's downloads have one folder per series, so that one header tells what a folder holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from layouts import OTHER, REGION, Case
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.volume import Volume, read_image
+from TumorSynthLib.volume import Volume, dicom_tags, read_image
+from TumorSynthLib.volume.masks import parts_of
 
 #: Names of the primary tumour in NSCLC-Radiomics: in its RTSTRUCTs, and in its SEGs.
 PRIMARY = ("gtv-1", "gtv1", "neoplasm, primary", "neoplasm")
 LESION = ("gtv", "neoplasm")  # how names of other lesions begin
-OFF_PLANE = 0.5  # slices that a contour's points may be apart from each other
 
 
 def read_header(path: Path):
-    """DICOM header without pixels.
-
-    :raises InputError: pydicom is missing.
-    """
-    try:
-        import pydicom
-    except ImportError:
-        raise InputError('DICOM layouts need pydicom: pip install -e ".[training]"') from None
-    return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    """DICOM header without pixels."""
+    with dicom_tags.foreign(path):
+        return dicom_tags.header(path)
 
 
 def series_folders(folder: Path) -> dict[Path, object]:
@@ -55,17 +48,15 @@ def nsclc(folder: Path) -> Iterator[Case]:
     for uid, (place, patient) in sorted(scans.items(), key=lambda item: item[1][1]):
         there = masks.get(uid, {})
         if "RTSTRUCT" in there:
-            yield Case(
-                patient, patient, "CT", place, there["RTSTRUCT"], partial(read_labelled, rtstruct_labels)
-            )
+            yield Case(patient, patient, "CT", place, there["RTSTRUCT"], read_labelled)
         elif "SEG" in there:
-            yield Case(patient, patient, "CT", place, there["SEG"], partial(read_labelled, seg_labels))
+            yield Case(patient, patient, "CT", place, there["SEG"], read_labelled)
 
 
-def read_labelled(labels: Callable[[Path, Volume], np.ndarray], case: Case) -> tuple[Volume, np.ndarray]:
-    """A DICOM series, and the labelmap that `labels` makes of the case's mask file."""
+def read_labelled(case: Case) -> tuple[Volume, np.ndarray]:
+    """A DICOM series, and the labelmap of the tumours in the case's mask file."""
     volume = read_image(case.image)
-    return volume, labels(case.mask, volume)
+    return volume, labels_in(case.mask, volume)
 
 
 def referenced_series(header) -> str | None:
@@ -85,91 +76,27 @@ def label_of(name: str) -> int:
     return REGION if name in PRIMARY else OTHER if name.startswith(LESION) else 0
 
 
-def rtstruct_labels(path: Path, volume: Volume) -> np.ndarray:
-    """Labelmap (K, J, I) uint8 of an RTSTRUCT's tumours: voxels whose centres lie in their contours.
+def labels_in(path: Path, volume: Volume) -> np.ndarray:
+    """Labelmap (K, J, I) uint8 of the tumours in an RTSTRUCT or a SEG, known by their names or by what they are coded as.
 
     :raises InputError: there is no primary tumour, or it lies outside the image.
     """
-    header = read_header(path)
-    names = {int(roi.ROINumber): str(roi.ROIName) for roi in header.StructureSetROISequence}
+    found, kinds = parts_of(path, volume), coded_as(path)
     masks = []
-    for roi in header.ROIContourSequence:
-        label = label_of(names.get(int(roi.ReferencedROINumber), ""))
+    for part in found:
+        label = label_of(part.name) or label_of(kinds.get(int(part.number), ""))
         if label:
-            contours = [
-                np.reshape(np.asarray(c.ContourData, float), (-1, 3)) for c in roi.get("ContourSequence", [])
-            ]
-            masks.append((label, filled(contours, volume, path)))
-    return merged(masks, volume, path, list(names.values()))
+            masks.append((label, part.voxels()))
+    return merged(masks, volume, path, [part.name for part in found])
 
 
-def filled(contours: list[np.ndarray], volume: Volume, path: Path) -> np.ndarray:
-    """(K, J, I) bool: inside an odd number of the contours, each (N, 3) LPS mm in one slice."""
-    from skimage.draw import polygon
-
-    mask = np.zeros(volume.array.shape, bool)
-    for contour in contours:
-        x, y, z = volume.indices(contour).T
-        if np.ptp(z) > OFF_PLANE:
-            raise InputError(
-                f"{path}: a contour crosses slices of its image; resample the image to the contours' planes"
-            )
-        k = int(np.rint(z.mean()))
-        if 0 <= k < len(mask):
-            rows, columns = polygon(y, x, mask.shape[1:])
-            mask[k, rows, columns] ^= True
-    return mask
-
-
-def seg_labels(path: Path, volume: Volume) -> np.ndarray:
-    """Labelmap (K, J, I) uint8 of a DICOM SEG's tumours; its voxels are those of the image, in any order of slices.
-
-    :raises InputError: there is no primary tumour, or it lies outside the image.
-    """
-    import pydicom
-
-    header = pydicom.dcmread(path)
-    names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in header.SegmentSequence}
-    kinds = {int(s.SegmentNumber): _kind(s) for s in header.SegmentSequence}
-    labels = {number: label_of(name) or label_of(kinds[number]) for number, name in names.items()}
-    frames, whole = np.atleast_3d(header.pixel_array), float(header.get("MaximumFractionalValue", 1))
-    frames = frames.reshape(-1, int(header.Rows), int(header.Columns))
-    masks = {number: np.zeros(volume.array.shape, bool) for number, label in labels.items() if label}
-    for pixels, groups in zip(frames, header.PerFrameFunctionalGroupsSequence):
-        number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-        if number in masks:
-            _put(masks[number], pixels >= 0.5 * whole, _plane(header, groups), volume)
-    return merged([(labels[n], mask) for n, mask in masks.items()], volume, path, list(names.values()))
-
-
-def _kind(segment) -> str:
-    """What a segment is said to show, e.g. "Neoplasm, Primary"; its label can be any text."""
-    codes = segment.get("SegmentedPropertyTypeCodeSequence") or [{}]
-    return str(codes[0].get("CodeMeaning", ""))
-
-
-def _plane(header, groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position of a frame's first pixel, and its steps to the next row and the next column, in LPS mm."""
-    shared = header.SharedFunctionalGroupsSequence[0]
-
-    def group(name: str):
-        return (groups.get(name) or shared.get(name))[0]
-
-    cosines = np.asarray(group("PlaneOrientationSequence").ImageOrientationPatient, float)
-    down, across = np.asarray(group("PixelMeasuresSequence").PixelSpacing, float)
-    position = np.asarray(group("PlanePositionSequence").ImagePositionPatient, float)
-    return position, cosines[3:] * down, cosines[:3] * across
-
-
-def _put(mask: np.ndarray, pixels: np.ndarray, plane, volume: Volume):
-    """Set the voxels of `mask` nearest to the pixels of a frame."""
-    position, down, across = plane
-    rows, columns = np.nonzero(pixels)
-    index = np.rint(volume.indices(position + rows[:, None] * down + columns[:, None] * across)).astype(int)[
-        :, ::-1
-    ]
-    inside = ((index >= 0) & (index < mask.shape)).all(1)
-    mask[tuple(index[inside].T)] = True
+def coded_as(path: Path) -> dict[int, str]:
+    """What each segment of a SEG is said to show, e.g. "Neoplasm, Primary"; its label can be any text."""
+    found = {}
+    for segment in read_header(path).get("SegmentSequence") or []:
+        codes = segment.get("SegmentedPropertyTypeCodeSequence") or [{}]
+        found[int(segment.SegmentNumber)] = str(codes[0].get("CodeMeaning", ""))
+    return found
 
 
 def merged(masks: list[tuple[int, np.ndarray]], volume: Volume, path: Path, names: list[str]) -> np.ndarray:

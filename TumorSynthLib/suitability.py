@@ -18,6 +18,7 @@ AIR, FAT = -200.0, -20.0  # HU: a CT shows air or lung below the first almost al
 FEW_BELOW_FAT = 0.001  # share of voxels below it that a CT hardly goes without
 MANY_BELOW_FAT = 0.01  # share that no other modality has: splines and filters leave single voxels
 EVEN_BELOW_FAT = 0.004  # share from which CT is guessed where both could be
+ALL_AIR = -500.0  # HU that no CT stays below: lung has vessels
 RARE_AIR = 1e-4  # share of voxels below AIR that counts as none
 OFFSET = 1024.0  # of CT values that are stored without their sign
 SOFT_TISSUE, BETWEEN = (
@@ -272,7 +273,7 @@ def _judged_ct(values: np.ndarray, volume) -> Judgement:
     if low > AIR:
         low = float(volume.array.min())  # air may be rare: look at every voxel before refusing
     found = f"its values run from {low:g} to {high:g}"
-    if high < AIR or low < -33000 or high > 70000:
+    if high < ALL_AIR or low < -33000 or high > 70000:
         return Judgement(impossible=f"{found}, which can't be HU; rescale the image")
     if low > FAT:
         return Judgement(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from TumorSynthLib.errors import ImageWarning, InputError
+from TumorSynthLib.errors import ImageWarning, InputError, TumorSynthError
 from TumorSynthLib.volume import guard
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."  # how the UIDs of all storage classes begin
@@ -28,11 +26,6 @@ TAGS = {
     "PerFrameFunctionalGroupsSequence": "(5200,9230)", "SeriesInstanceUID": "(0020,000E)",
 }  # fmt: skip
 DEFLATED = "1.2.840.10008.1.2.1.99"
-#: What reading a foreign file may raise; pydicom interprets values when they are asked for.
-FOREIGN = (
-    ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RecursionError, RuntimeError,
-    TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
 MAX_TEXT = 1024  # characters of an attribute that is kept as text
 
 
@@ -56,7 +49,11 @@ def foreign(path: Path) -> Iterator[None]:
         warnings.simplefilter("always", ImageWarning)
         try:
             yield
-        except FOREIGN as error:
+        except (TumorSynthError, Warning):
+            raise
+        except (
+            Exception
+        ) as error:  # pydicom interprets values when they are asked for, and raises of any kind
             why = " ".join(str(error).split())[:120] or type(error).__name__
             raise guard.damaged(path, f"as DICOM: {why}") from error
 

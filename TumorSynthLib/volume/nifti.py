@@ -314,19 +314,16 @@ def _text(field: np.void) -> str:
 
 
 def _as_first(fields: np.void) -> bytes:
-    """A header of either version as the little-endian bytes of NIfTI-1."""
+    """A header of either version as the little-endian bytes of NIfTI-1; numbers that it can't hold are cut."""
     result = np.zeros((), HEADER)
+    own = {"sizeof_hdr", "magic", "dim", "vox_offset"}
     with np.errstate(all="ignore"):
-        for name in HEADER.names or ():
-            if name in (fields.dtype.names or ()) and name not in (
-                "sizeof_hdr",
-                "magic",
-                "dim",
-                "vox_offset",
-            ):
-                result[name] = fields[name]
+        for name in set(HEADER.names or ()) & set(fields.dtype.names or ()) - own:
+            kind = HEADER[name].base
+            limits = np.iinfo(kind) if kind.kind in "iu" else None
+            result[name] = np.clip(fields[name], limits.min, limits.max) if limits else fields[name]
     result["sizeof_hdr"], result["magic"] = HEADER_SIZE, np.void(b"n+1\0")
-    result["dim"] = [min(int(n), 32767) for n in fields["dim"]]
+    result["dim"] = np.clip(fields["dim"], 0, 32767)
     result["vox_offset"] = DATA_START
     return result.tobytes()
 

@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 
 from TumorSynthLib import cli
-from TumorSynthLib.drawing import Painter
-from TumorSynthLib.editor import Editor
+from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.texture.painter import Painter
 from TumorSynthLib.volume import Volume, read_image, write_volume
 
 
@@ -317,7 +317,7 @@ def test_unfit_but_possible_is_a_warning(bundle):
     volume, mask = editor_case.ct(spacing=(2.5, 2.5, 2.0))
     mask = mask.copy()
     mask[10, 20, :18] = True
-    warnings = editor.remove(volume, mask).warnings
+    warnings = editor.remove(volume, mask, EditRequest(engine="bridge")).warnings
     assert any("coarser than the model's" in w for w in warnings)
     assert any("touches the border" in w for w in warnings)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from TumorSynthLib.drawing import Painter
 from TumorSynthLib.radiomics.extract import extract
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.texture import solver
 from TumorSynthLib.texture.band import Band
+from TumorSynthLib.texture.painter import Painter
 
 CONTRAST = "original_glcm_Contrast"
 VALUES = (

@@ -213,10 +213,62 @@ def test_donor(run, data, tmp_path):
 
 
 def test_remove(run, data, tmp_path):
-    code, out, _ = run(*edit("remove", data, tmp_path / "e.nii.gz"))
-    mask = voxels(data[1]) > 0
+    zone = tmp_path / "zone.nii.gz"
+    code, out, _ = run(*edit("remove", data, tmp_path / "e.nii.gz", "--zone-out", zone))
+    mask, zone = voxels(data[1]) > 0, voxels(zone) > 0
     changed = voxels(data[0]) != voxels(tmp_path / "e.nii.gz")
+    assert code == 0 and changed[mask].any() and zone[mask].all() and not changed[~zone].any()
+    code, out, _ = run(*edit("remove", data, tmp_path / "f.nii.gz", "--strict"))
+    changed = voxels(data[0]) != voxels(tmp_path / "f.nii.gz")
     assert code == 0 and changed[mask].any() and not changed[~mask].any()
+
+
+def test_remove_needs_no_model_nor_torch(data, tmp_path):
+    """As a user calls it, in a process that can't import torch."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not installed')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [
+        sys.executable,
+        "-m",
+        "TumorSynthLib",
+        "remove",
+        *map(str, data),
+        "--out",
+        str(tmp_path / "e.nii"),
+        "--json",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)["provenance"]
+    assert record["model"] == {} and record["modality"] == "CT" and record["plan"]["engine"] == "exemplar"
+    assert record["plan"]["settings"]["binWidth"] == 25 and record["plan"]["zone_voxels"] > 0
+
+
+def test_several_labels_are_removed_together(run, data, tmp_path):
+    mask = voxels(data[1])
+    halves = np.where(np.arange(mask.shape[2]) < 18, 1, 3) * (mask > 0)
+    image, labels = sitk.ReadImage(str(data[0])), sitk.GetImageFromArray(halves.astype(np.uint8))
+    labels.CopyInformation(image)
+    sitk.WriteImage(labels, str(tmp_path / "l.nii"))
+    for name, label in (("a", ("--label", "1,3")), ("b", ("--label", 1, "--label", 3))):
+        code, _, err = run("remove", data[0], tmp_path / "l.nii", "--out", tmp_path / f"{name}.nii", *label)
+        assert code == 0, err
+    run("remove", *data, "--out", tmp_path / "c.nii")
+    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "c.nii"))
+    assert np.array_equal(voxels(tmp_path / "b.nii"), voxels(tmp_path / "c.nii"))
+    assert run("remove", data[0], tmp_path / "l.nii", "--out", tmp_path / "d.nii")[0] == 2
+
+
+def test_what_the_engine_does_not_use_is_one_line(run, data, tmp_path):
+    out = tmp_path / "e.nii"
+    code, _, err = run(*edit("remove", data, out, "--engine", "exemplar", "--steps", 3))
+    assert code == 0 and len(err) == 1 and "doesn't use --steps" in err[0]
+    assert json.loads((tmp_path / "e.json").read_text())["plan"]["unused"] == ["steps"]
+    code, _, err = run(*edit("remove", data, tmp_path / "x.nii", "--mass-effect", 3))
+    assert code == 2 and len(err) == 1 and not (tmp_path / "x.nii").exists()
 
 
 def test_move_writes_the_mask(run, data, tmp_path):
@@ -300,7 +352,7 @@ WRONG = [
     (["synthesize"], "required"),
     (["frobnicate"], "invalid choice"),
     (["extract", "IMAGE", "MASK", "--settings", "IMAGE", "--model", "tiny"], "not allowed with"),
-    (["remove", "IMAGE", "MASK", "--out", "x.nii"], "--model is needed"),
+    (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "--model is needed"),
     (
         ["move", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"],
         "--to X Y Z is needed",

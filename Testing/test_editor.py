@@ -133,7 +133,7 @@ def test_another_seed_another_tumour(editor, case, result):
 
 def test_a_removal_may_grow_the_mask_and_says_so(editor, case):
     volume, mask = case
-    result = editor.remove(volume, mask, EditRequest(grow=2.0))
+    result = editor.remove(volume, mask, EditRequest(grow=2.0, engine="bridge"))
     wide = grown(mask, volume.spacing, 2.0)
     changed = result.volume.array != volume.array
     assert np.array_equal(result.mask, wide) and wide.sum() > mask.sum()
@@ -145,7 +145,7 @@ def test_a_removal_may_grow_the_mask_and_says_so(editor, case):
 
 def test_remove_needs_no_features_and_takes_none(editor, case):
     volume, mask = case
-    result = editor.remove(volume, mask)
+    result = editor.remove(volume, mask, EditRequest(engine="bridge"))
     assert (result.volume.array != volume.array)[mask].mean() > 0.5 and not result.asked
     assert not (result.volume.array != volume.array)[~mask].any()
     with pytest.raises(InputError, match="healthy tissue"):
@@ -187,7 +187,7 @@ def test_a_mask_without_extent_is_refused_before_anything_is_drawn(editor, case,
     line = np.zeros_like(case[1])
     line[9, 24, 10:20] = True
     with pytest.raises(InputError, match="in 1 of 3 directions"):
-        editor.remove(case[0], line, EditRequest())
+        editor.remove(case[0], line, EditRequest(engine="bridge"))
 
 
 def test_the_solver_keeps_to_what_the_image_can_store(editor, case, monkeypatch):
@@ -289,7 +289,7 @@ def test_out_of_memory_falls_back_to_the_cpu(editor, case, monkeypatch):
         def sample(self, *args, **options):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    other._painter.texture = Full()
+    other.engine("bridge").texture = Full()
     result = other.synthesize(*case, request(solve=False))
     assert any("CPU was used" in w for w in result.warnings)
     assert np.array_equal(result.volume.array, editor.synthesize(*case, request(solve=False)).volume.array)

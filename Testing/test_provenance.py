@@ -103,6 +103,26 @@ def test_a_record_read_back_repeats_the_edit(tmp_path):
     assert provenance.check_repeatable(again, BUNDLE, source.volume, source.mask) == []
 
 
+def test_a_record_of_the_first_format_is_repeated_by_the_network():
+    entry = make_record()
+    del entry["plan"]
+    entry["format"] = 1
+    assert provenance.request_of(entry)["engine"] == "bridge"
+    entry["operation"] = "move"
+    asked = entry["features"]["asked"]
+    for features, donor, source in (({}, False, "own"), (asked, False, "request"), (asked, True, "request")):
+        entry["request"] |= {"features": features, "donor": donor}
+        assert provenance.request_of(entry)["texture_from"] == source
+
+
+def test_a_record_says_what_was_decided():
+    plan = {"engine": "exemplar", "texture_from": "own", "zone_voxels": 3}
+    entry = provenance.record("move", BUNDLE, make_source(), make_result(), plan=plan)
+    assert entry["format"] == 2 and entry["plan"] == plan
+    again = provenance.request_of(entry)
+    assert again["engine"] == "exemplar" and again["texture_from"] == "own"
+
+
 def test_a_repetition_needs_the_same_model_image_and_mask():
     entry, source = make_record(), make_source()
     with pytest.raises(InputError, match="voxels differ"):

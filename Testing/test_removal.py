@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from TumorSynthLib.editor import Editor
+from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.models import find
 from TumorSynthLib.region import Region
 from TumorSynthLib.texture import removal
@@ -155,7 +155,7 @@ def test_thick_slices_are_continued_on_the_model_s_grid(thigh, monkeypatch, slic
         TextureModel, "continued", lambda self, *a, **k: seen.append(a) or kept(self, *a, **k)
     )
     lung = Volume(np.where(mask, 0, array - 850).astype(np.int16), (0.6, 0.6, slices), (0.0, 0.0, 0.0))
-    result = Editor("lung-nodule-ct").remove(lung, mask)
+    result = Editor("lung-nodule-ct").remove(lung, mask, EditRequest(engine="bridge"))
     assert len(seen) == calls
     assert result.volume.array[mask].mean() < -600
     assert np.array_equal(result.volume.array[~mask], lung.array[~mask])

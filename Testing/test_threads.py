@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from TumorSynthLib.drawing import Painter  # noqa: E402
+from TumorSynthLib.texture.painter import Painter  # noqa: E402
 from TumorSynthLib.texture.touches import LARGEST  # noqa: E402
 from TumorSynthLib.threads import WAITING, cores_allowed, share_cores  # noqa: E402
 

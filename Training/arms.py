@@ -43,10 +43,7 @@ from TumorSynthLib.volume import Volume
 
 FIELD_MM = 3.0  # correlation length of the field arm's start
 # What a sample depends on: of the library, and of these scripts.
-SOURCES = (
-    "texture", "radiomics", "editor.py", "drawing.py", "job.py", "painted.py", "preparing.py", "region.py", "requests.py",
-    "resampling.py",
-)  # fmt: skip
+SOURCES = ("texture", "radiomics", "edit", "editor.py", "painted.py", "region.py", "resampling.py")
 SCRIPTS = ("arms.py", "baselines.py", "scoring.py")
 
 

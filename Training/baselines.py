@@ -124,7 +124,7 @@ class BaselineEditor(Editor):
 
     def __init__(self, bundle: Bundle, texture: TextureModel, identity: str, budget: dict):
         super().__init__(bundle)
-        self._painter.texture = texture
+        self.engine("bridge").texture = texture
         self.identity, self.budget = identity, budget
 
 

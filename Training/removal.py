@@ -120,7 +120,7 @@ def _filled(editors, volume, hole, modality, limits, seed):
     found = ndimage.find_objects(hole.astype(np.uint8))[0]
     box = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margin))
     near = ndimage.distance_transform_edt(~hole[box], volume.spacing[::-1]) <= 5.0
-    wish = EditRequest(modality=modality, seed=seed)
+    wish = EditRequest(modality=modality, seed=seed, engine="bridge")
     filled = {arm: e.remove(volume, hole, wish).volume.array[box] for arm, e in editors.items()}
     truth = volume.array[box].astype(np.float64)
     filled["biharmonic"] = inpaint_biharmonic(np.where(hole[box], 0, truth), hole[box])

@@ -291,6 +291,14 @@ def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: boo
             action="store_true",
             help="keep DICOM attributes in the result's header, the patient's name among them (default: left out)",
         )
+    if not edit.model:
+        sub.add_argument(
+            "--settings",
+            metavar="S.yaml",
+            help="pyradiomics settings without a model (default: pyradiomics' defaults)",
+        )
+    if name == "remove":
+        sub.add_argument("--zone-out", metavar="MASK", help="write the voxels that were changed as a mask")
     _add_output(sub)
     return sub
 

@@ -174,7 +174,8 @@ def edit(args: argparse.Namespace) -> int:
         options, notes = options_of(args, entry)
         from TumorSynthLib.editor import Editor
 
-        editor = Editor(args.model or entry["model"]["id"], args.device)
+        model = args.model or (entry["model"].get("id") if entry else None)
+        editor = Editor(model, args.device, _settings(args, entry))
         volume, mask, request = inputs(args, options, editor.bundle)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
@@ -194,18 +195,30 @@ def edit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):
+    """Settings of the extraction of an edit without a model; None is what the engine takes."""
+    from TumorSynthLib.radiomics.settings import Settings
+
+    path, before = getattr(args, "settings", None), (entry or {}).get("plan", {}).get("settings")
+    if path and args.model:
+        raise InputError("--settings and --model exclude each other: a model measures with its own settings")
+    return Settings.from_file(path) if path else Settings.from_dict(before) if before else None
+
+
 def _painted(editor, images, request):
     """The images with the mask of what the request changes, in place of a labelmap."""
     from TumorSynthLib.painted import parts
 
     volume, *masks = images
+    if editor.bundle is None:
+        return images
     return (volume, *(parts(editor.bundle, mask, request.region)[0] for mask in masks))
 
 
 def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
     """The record of the edit to repeat, or None."""
     if not args.repeat:
-        if not args.model:
+        if not args.model and EDITS[args.command].model:
             raise InputError("--model is needed: `tumorsynth models list` shows what there is")
         place = EDITS[args.command].place
         if place and not hasattr(args, place):
@@ -242,12 +255,14 @@ def output_paths(args: argparse.Namespace) -> dict[str, Path]:
     check_sidecar(paths["sidecar"])
     if getattr(args, "out_mask", None):
         paths["mask"] = check_output(args.out_mask)
+    if getattr(args, "zone_out", None):
+        paths["zone"] = check_output(args.zone_out)
     if args.report:
         if Path(args.report).exists() and not Path(args.report).is_dir():
             raise InputError(f"--report {args.report} is a file: give a folder")
         check_folder(args.report)
         paths["report"] = Path(args.report) / "report.html"
-    inputs = [*input_files(args).values(), args.repeat, *option_files(args)]
+    inputs = [*input_files(args).values(), args.repeat, getattr(args, "settings", None), *option_files(args)]
     check_apart(paths.values(), inputs)
     return paths
 
@@ -413,6 +428,9 @@ def write_edit(
     provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["image"].name))
     if "mask" in paths:
         write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))
+    if "zone" in paths:
+        changed = result.mask if result.changed is None else result.changed
+        write_volume(result.volume.with_array(changed.astype(np.uint8)), staging.file(paths["zone"]))
 
 
 def tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float]) -> None:

@@ -18,57 +18,66 @@ from dataclasses import replace
 import numpy as np
 
 from TumorSynthLib import provenance, series, suitability
-from TumorSynthLib.carrying import Arrange, carried, joint_patch, with_rim
-from TumorSynthLib.deformation import push, warped
-from TumorSynthLib.drawing import REACHED, Painter
-from TumorSynthLib.edit.features import resolved, split, storable
+from TumorSynthLib.edit.case import Case, measured, open_case
+from TumorSynthLib.edit.edits import EDITS
+from TumorSynthLib.edit.features import split, storable
 from TumorSynthLib.edit.options import EditRequest, check_used
-from TumorSynthLib.edit.result import EditResult, ShapeResult, differences
+from TumorSynthLib.edit.plan import Drawn, Plan, plan_insert, plan_planted, plan_remove, plan_synthesize
+from TumorSynthLib.edit.progress import Progress, Report
+from TumorSynthLib.edit.result import EditResult, ShapeResult
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.job import Clock, Job, Progress, listed, measured, short
 from TumorSynthLib.models import Bundle, find
 from TumorSynthLib.painted import parts
-from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed, window_of
-from TumorSynthLib.preparing import around, hashed, in_hounsfield, open_job, prepared, region_of
-from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
+from TumorSynthLib.placement import Part, grown, placed, window_of
+from TumorSynthLib.radiomics.extract import extract_image
 from TumorSynthLib.radiomics.population import Population
+from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.radiomics.table import FEATURES
-from TumorSynthLib.region import Frame, Region, quantise
-from TumorSynthLib.resampling import bounding_box
-from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape, with_core
+from TumorSynthLib.region import Frame, Region
+from TumorSynthLib.shaping import Shaper, check_room, measured_shape, with_core
+from TumorSynthLib.texture import pipeline
+from TumorSynthLib.texture.engine import Engine, make_engine
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
 
 class Editor:
     """Edits with one model, which is loaded once, at the first edit.
 
-    :param model: id of a model, folder of a bundle, or a `Bundle`.
+    :param model: id of a model, folder of a bundle, or a `Bundle`; None removes without one, in any organ and modality.
     :param device: auto, cpu, cuda or mps.
+    :param settings: of the extraction without a model; None is pyradiomics' defaults on the image's grid.
     :raises ModelError: there is no such model, or it is damaged.
     """
 
-    def __init__(self, model: str | Bundle, device: str = "auto"):
-        self.bundle = model if isinstance(model, Bundle) else find(model)
-        self._painter = Painter(self.bundle, device)
+    def __init__(self, model: str | Bundle | None, device: str = "auto", settings: Settings | None = None):
+        self.bundle = model if model is None or isinstance(model, Bundle) else find(model)
+        self.settings = settings
+        self.device = device
+        self._engines: dict[str, Engine] = {}
+        self._populations: dict[str, Population | None] = {}
         self._shaper = Shaper(self.bundle, device)
         self._regions: dict[str, Editor] = {}
 
     @property
     def several(self) -> bool:
         """Whether the model paints several regions, and this editor isn't that of one of them."""
-        return len(self.bundle.regions) > 1 and self.bundle.painted is None
+        return self.bundle is not None and len(self.bundle.regions) > 1 and self.bundle.painted is None
 
     def painting(self, region: str | None) -> Editor:
         """The editor of one of the model's regions, with the same network; itself where the model has only one.
 
         :raises InputError: there is no such region, or there are several and none is named.
         """
+        if self.bundle is None:
+            return self
         chosen = self.bundle.region(region)
         if not self.several:
             return self
         if chosen.name not in self._regions:
-            editor = Editor(self.bundle.painting(chosen.name), self._painter.device)
-            editor._painter.parent = self._painter
+            editor = Editor(self.bundle.painting(chosen.name), self.device)
+            editor._engines = {
+                "bridge": make_engine("bridge", editor.bundle, self.device, self.engine("bridge"))
+            }
             self._regions[chosen.name] = editor
         return self._regions[chosen.name]
 
@@ -79,18 +88,31 @@ class Editor:
 
         :param warn: takes a sentence where the header or the intensities leave doubts.
         """
-        modality, doubts = suitability.modality_of(self.bundle, wanted, volume)
+        if self.bundle is None:
+            modality, doubts = suitability.modality_without_model(volume, wanted)
+        else:
+            modality, doubts = suitability.modality_of(self.bundle, wanted, volume)
         for text in doubts if warn else ():
             warn(text)
         return modality
 
     def population(self, modality: str) -> Population | None:
         """Features of the model's training tumours; None where the model has none for the modality."""
-        return self._painter.population(modality)
+        if self.bundle is not None and modality not in self._populations:
+            there = (self.bundle.json.get("population") or {}).get(modality)
+            there = there if len(self.bundle.regions) == 1 or self.bundle.painted else None
+            self._populations[modality] = self.bundle.population(modality) if there else None
+        return self._populations.get(modality)
+
+    def engine(self, name: str) -> Engine:
+        """An engine, made once."""
+        if name not in self._engines:
+            self._engines[name] = make_engine(name, self.bundle, self.device)
+        return self._engines[name]
 
     def load(self):
-        """The texture model, loaded if it isn't yet."""
-        return self._painter.load()
+        """The texture model of the bridge, loaded if it isn't yet."""
+        return self.engine("bridge").load()
 
     def estimate(self, volume: Volume, mask: np.ndarray, steps: int | None = None) -> dict[str, float]:
         """Rough seconds and bytes of an edit on a CPU, before it is run."""
@@ -112,6 +134,8 @@ class Editor:
         :param warn: takes a sentence where the region has one grey level.
         """
         check_image(volume)
+        if self.bundle is None:
+            return extract_image(volume, check_mask(mask, volume), self.settings or Settings(), classes)
         mask = check_mask(parts(self.bundle, mask, region)[0], volume)
         modality = self.modality(volume, modality)
         region = Region.around(volume, mask, self.bundle.spacing)
@@ -122,17 +146,20 @@ class Editor:
         volume: Volume,
         mask: np.ndarray,
         request: EditRequest | None = None,
-        progress: Progress | None = None,
+        progress: Report | None = None,
     ) -> EditResult:
         """A tumour in the mask, with the asked features; those not asked for are free, all of them without any."""
         request = request or EditRequest()
         check_used("synthesize", request)
         if self.several:
             return self.painting(request.region).synthesize(volume, mask, request, progress)
-        return self._retextured(prepared(self.bundle, volume, mask, request, progress, copy=True))
+        told = Progress(progress)
+        return self._synthesized(
+            self._open("synthesize", volume, mask, request, told, copy=True), request, told
+        )
 
     def retexture(
-        self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
+        self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Report | None = None
     ) -> EditResult:
         """Another texture in the same shape: `synthesize` with a donor or features, which must be given."""
         if request.donor is None and not request.features:
@@ -144,7 +171,7 @@ class Editor:
         volume: Volume,
         mask: np.ndarray,
         request: EditRequest | None = None,
-        progress: Progress | None = None,
+        progress: Report | None = None,
     ) -> EditResult:
         """Healthy tissue in place of the tumour, with all its regions where none is named. Features can't be asked for."""
         request = request or EditRequest()
@@ -156,11 +183,14 @@ class Editor:
                 "features can't be asked of healthy tissue: use synthesize to give a tumour another texture"
             )
         check_used("remove", request)
-        job = prepared(self.bundle, volume, mask, request, progress, request.grow, copy=True)
-        return self._finish("remove", job, self._painter.removed(job))
+        told = Progress(progress)
+        case = self._open("remove", volume, mask, request, told, copy=True)
+        with told.stage("request"):
+            plan = plan_remove(case, request)
+        return self._run(case, plan, told)
 
     def move(
-        self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
+        self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Report | None = None
     ) -> EditResult:
         """The same tumour with its centre at `request.to`, healthy tissue where it was.
 
@@ -171,10 +201,11 @@ class Editor:
         if request.to is None:
             raise InputError("say where to: the new centre of the tumour, x y z in LPS mm")
         check_used("move", request)
-        return self._replanted("move", prepared(self.bundle, volume, mask, request, progress))
+        told = Progress(progress)
+        return self._planted("move", self._open("move", volume, mask, request, told), request, told)
 
     def reshape(
-        self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Progress | None = None
+        self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Report | None = None
     ) -> EditResult:
         """The tumour with another shape at the same place, or with its centre of mass at `request.to`.
 
@@ -186,25 +217,21 @@ class Editor:
                 "say which shape: at least one shape feature, e.g. volume_ml, sphericity or elongation"
             )
         check_used("reshape", request)
-        return self._replanted("reshape", prepared(self.bundle, volume, mask, request, progress))
+        told = Progress(progress)
+        return self._planted("reshape", self._open("reshape", volume, mask, request, told), request, told)
 
-    def insert(self, volume: Volume, request: EditRequest, progress: Progress | None = None) -> EditResult:
+    def insert(self, volume: Volume, request: EditRequest, progress: Report | None = None) -> EditResult:
         """A new tumour with its centre of mass at `request.at`. What isn't asked of its shape and texture is drawn as in the
         model's population; `before` are the features of the healthy tissue there."""
         if request.at is None:
             raise InputError("say where: the centre of the new tumour, x y z in LPS mm (at)")
         check_used("insert", request)
-        job = open_job(self.bundle, volume, request, progress)
-        origin = hashed(volume, np.zeros(volume.array.shape, bool))
-        part, form, warnings = self._drawn(job, _lps_spacing(volume))
-        new, note = placed(
-            volume, part, request.at, in_hounsfield(self.bundle, job), request.inside, nearest=request.nearest
-        )
-        job = replace(around(self.bundle, job, new), origin=origin, form=form)
-        job.warn(*warnings, note)
-        texture = split(request.features)[0]
-        job.asked = self._painter.edited(self._donated(job, new), texture, job.modality)
-        return self._planted("insert", job, volume, new, bool(job.asked))
+        told = Progress(progress)
+        case = self._open("insert", volume, None, request, told)
+        drawn = self._drawn(request, _lps_spacing(volume), told)
+        with told.stage("request"):
+            plan = plan_insert(case, request, drawn)
+        return self._run(case, plan, told)
 
     def series(
         self,
@@ -213,7 +240,7 @@ class Editor:
         feature: str,
         values: Sequence[float | str],
         request: EditRequest | None = None,
-        progress: Progress | None = None,
+        progress: Report | None = None,
     ) -> tuple[EditResult, ...]:
         """The tumour with several values of one feature, of its shape or its texture.
 
@@ -229,256 +256,140 @@ class Editor:
         check_used("series", request)
         if not (form or split(request.features)[1]):
             check_used("synthesize", request, f"a series of {feature}, which keeps the tumour's shape,")
-        job = prepared(self.bundle, volume, mask, request, progress)
-        own = job.measure() | measured_shape(Frame.of(volume.direction).view(job.mask), _lps_spacing(volume))
+        told = Progress(progress)
+        case = self._open("series", volume, mask, request, told)
+        own = case.own | measured_shape(Frame.of(volume.direction).view(case.mask), _lps_spacing(volume))
         numbers = series.absolute(feature, values, own)
-        jobs = []
-        for number in numbers:
-            asked = dict(request.features or {})
-            asked = (
-                {**asked, feature: number}
-                if form
-                else series.step_features(name, feature, number, asked, own[series.MEAN])
-            )
-            storable(split(asked)[0], volume.array.dtype)
-            check_room(split(asked)[1], tuple(n * s for n, s in zip(volume.size, volume.spacing)))
-            jobs.append(job.again(replace(request, features=asked)))
-        drawn = (
-            self._series_shapes(jobs)
-            if form or any(split(j.request.features)[1] for j in jobs)
-            else [None] * len(jobs)
-        )
+        steps = [replace(request, features=f) for f in self._step_features(feature, numbers, request, own)]
+        for step in steps:
+            texture, shape = split(step.features)
+            storable(texture, volume.array.dtype)
+            check_room(shape, tuple(n * s for n, s in zip(volume.size, volume.spacing)))
+        drawn: list[Drawn | None] = [None] * len(steps)
+        if form or any(split(step.features)[1] for step in steps):
+            case, steps, drawn = self._series_shapes(case, steps, told)
         results = []
-        for i, (step, shape) in enumerate(zip(jobs, drawn)):
-            job.report("step", i / len(jobs))
-            step.clock.resume()
-            result = self._replanted("reshape", step, shape) if shape else self._retextured(step)
+        for i, (step, shape) in enumerate(zip(steps, drawn)):
+            told("step", i / len(steps))
+            further = told.again()
+            if shape is None:
+                result = self._synthesized(case, step, further)
+            else:
+                result = self._planted("reshape", case, step, further, shape)
             entry = {
                 "feature": name,
                 "value": numbers[i],
                 "named": feature,
                 "step": i + 1,
-                "steps": len(jobs),
+                "steps": len(steps),
             }
             results.append(replace(result, provenance=result.provenance | {"series": entry}))
         return tuple(results)
 
-    def _series_shapes(self, jobs: list[Job]) -> list[tuple[Part, Form, list[str]]]:
-        """The shapes of all steps; the jobs then share a region that holds all of them."""
-        first, drawn = jobs[0], [self._reshaped(job) for job in jobs]
-        window = window_of(
-            first.volume, grown(first.mask, first.volume.spacing, first.request.grow), [d[0] for d in drawn]
-        )
-        region = region_of(self.bundle, first.volume, first.mask, replace(first.request, window=window))
-        for job in jobs:
-            job.request, job.region = replace(job.request, window=window), region
-        return drawn
+    @staticmethod
+    def _step_features(
+        feature: str, numbers: Sequence[float], request: EditRequest, own: Mapping[str, float]
+    ) -> list[dict[str, float]]:
+        """What each step of a series asks for."""
+        name, asked = series.checked(feature, numbers), dict(request.features or {})
+        if FEATURES[name].cls == "shape":
+            return [{**asked, feature: number} for number in numbers]
+        return [series.step_features(name, feature, number, asked, own[series.MEAN]) for number in numbers]
 
-    def _retextured(self, job: Job) -> EditResult:
-        self._decide(job)
-        return self._finish("synthesize", job, self._painter.synthesized(job))
+    def _series_shapes(
+        self, case: Case, steps: list[EditRequest], told: Progress
+    ) -> tuple[Case, list[EditRequest], list[Drawn | None]]:
+        """The shapes of all steps; case and steps then share a window that holds all of them."""
+        drawn = [self._reshaped(case, step, told) for step in steps]
+        old = grown(case.mask, case.volume.spacing, steps[0].grow or 0.0)
+        window = window_of(case.volume, old, [part for part, *_ in drawn])
+        return replace(case, window=window), [replace(step, window=window) for step in steps], list(drawn)
 
     def shape(
         self,
         request: EditRequest | None = None,
         spacing: tuple[float, float, float] | None = None,
         like: Volume | None = None,
-        progress: Progress | None = None,
+        progress: Report | None = None,
     ) -> ShapeResult:
         """A mask alone; with `request.core` a labelmap, 1 the rim and 2 the core within it.
 
         :param spacing: (x, y, z) mm of its grid; None is the model's. The centre of mass lies at `request.at`, or at 0.
         :param like: image whose grid the mask gets; it is then put at `request.at`, which is checked as in `insert`.
         """
-        request, clock = request or EditRequest(), Clock()
+        request, told = request or EditRequest(), Progress(progress)
         if split(request.features)[0] or request.donor is not None:
             raise InputError("a mask has no texture: ask for shape features only, or use insert")
         check_used("shape", request)
-        if like is not None:
+        if like is None:
+            spacing = spacing or self.bundle.spacing
+            part, form, warnings = self._drawn(request, spacing, told)
+            grid = _alone(part, spacing, request.at)
+        else:
             if request.at is None:
                 raise InputError("say where on the image: the centre of the tumour, x y z in LPS mm (at)")
-            job = open_job(self.bundle, like, request, progress)
-            part, form, warnings = self._drawn(job, _lps_spacing(like))
-            mask, note = placed(
-                like,
-                part,
-                request.at,
-                in_hounsfield(self.bundle, job),
-                request.inside,
-                nearest=request.nearest,
-            )
-            grid, warnings = like.with_array(mask.astype(np.uint8)), [*warnings, *([note] if note else [])]
-        else:
-            job = Job.without_image(request, progress)
-            part, form, warnings = self._drawn(job, spacing or self.bundle.spacing)
-            grid = _alone(part, spacing or self.bundle.spacing, request.at)
+            case = self._open("shape", like, None, request, told)
+            part, form, warnings = self._drawn(request, _lps_spacing(like), told)
+            mask, note = placed(like, part, request.at, case.ct, request.inside, nearest=request.nearest)
+            grid, warnings = like.with_array(mask.astype(np.uint8)), [*case.warnings, *warnings, note]
         result = ShapeResult(
             with_core(grid, request.core, request.seed),
             grid.array > 0,
             form.asked,
             form.used,
             form.reached,
-            clock.done(),
+            told.seconds(),
             {},
-            tuple(warnings),
+            tuple(filter(None, warnings)),
             self._shaper.spread(),
         )
         return replace(result, provenance=provenance.of_shape(self.bundle, request, result))
 
-    def _decide(self, job: Job) -> None:
-        """Fill in what is asked (features and donor) and the nearest request that a tumour can meet."""
-        with job.clock.stage("request"):
-            own = self._donated(job, job.mask)
-            job.asked = self._painter.edited(own, resolved(job.request.features), job.modality)
-            job.used = self._painter.feasible(job) if job.asked else {}
+    def _open(
+        self, edit: str, volume: Volume, mask, request: EditRequest, told: Progress, copy: bool = False
+    ) -> Case:
+        """The checked case of an edit, with the population of its modality."""
+        if self.bundle is None and EDITS[edit].model:
+            raise InputError(f"{edit} needs a model: name one; `tumorsynth models list` shows what there is")
+        case = open_case(self.bundle, volume, mask, request, told, settings=self.settings, copy=copy)
+        return replace(case, population=self.population(case.modality))
 
-    def _donated(self, job: Job, new: np.ndarray) -> dict[str, float]:
-        """The donor's texture as a request for a new mask: as a tumour of its size would have it."""
-        if job.request.donor is None:
-            return {}
-        image, mask = job.request.donor
-        found = self.extract(image, mask, job.modality, TEXTURE_CLASSES, job.request.region)
-        own = parts(self.bundle, mask, job.request.region)[0] > 0
-        sizes = image.volume_of(own), job.volume.volume_of(new)
-        return self._painter.texture_of(found, job.modality, *sizes)
+    def _run(self, case: Case, plan: Plan, told: Progress) -> EditResult:
+        shapes = self._shaper.spread() if plan.form is not None else {}
+        return pipeline.run(case, plan, self.engine(plan.engine), told, shapes)
 
-    def _drawn(self, job: Job, spacing) -> tuple[Part, Form, list[str]]:
-        with job.clock.stage("shape"):
-            asked = split(job.request.features)[1]
-            return self._shaper.draw(
-                asked, spacing, job.request.seed, job.request.solve, lambda done: job.report("shape", done)
-            )
+    def _synthesized(self, case: Case, request: EditRequest, told: Progress) -> EditResult:
+        with told.stage("request"):
+            plan = plan_synthesize(case, request)
+        return self._run(case, plan, told)
 
-    def _reshaped(self, job: Job) -> tuple[Part, Form, list[str]]:
-        """The tumour of a job with the asked shape features."""
-        volume = job.volume
-        with job.clock.stage("shape"):
-            part = Part.of(Frame.of(volume.direction).view(job.mask))
-            shape = split(job.request.features)[1]
-            return self._shaper.reshape(
-                part, shape, _lps_spacing(volume), job.request.seed, lambda done: job.report("shape", done)
-            )
-
-    def _replanted(
-        self, edit: str, job: Job, drawn: tuple[Part, Form, list[str]] | None = None
+    def _planted(
+        self, edit: str, case: Case, request: EditRequest, told: Progress, drawn: Drawn | None = None
     ) -> EditResult:
-        """The tumour of a job with another shape, at another place, or both.
+        """The tumour of a case with another shape, at another place, or both.
 
         :param drawn: the new shape, where it is there already.
         """
-        request, volume = job.request, job.volume
-        texture, shape = split(request.features)
-        options = {
-            "ct": in_hounsfield(self.bundle, job),
-            "inside": request.inside,
-            "nearest": request.nearest,
-        }
-        arrange = shift = None
-        if shape:
-            part, job.form, warnings = drawn or self._reshaped(job)
-            job.warn(*warnings)
-            to = request.to if request.to is not None else centre_of_mass(volume, job.mask)
-            new, note = placed(volume, part, to, also=job.mask, **options)
-        else:
-            new, shift, note = moved_mask(volume, job.mask, request.to, **options)
-        job.warn(note)
-        sizes = volume.volume_of(job.mask), volume.volume_of(new)
-        own = self._painter.texture_of(job.measure(), job.modality, *sizes) | self._donated(job, new)
-        job.asked = self._painter.edited(own, texture, job.modality)
-        cleared = self._cleared(job, new)
-        # Where all features are asked for, as a donor's are when its edit is repeated, nothing of the old texture stays.
-        if not shape and request.donor is None and not own.keys() <= texture.keys():
-            arrange = self._keeping(job, cleared, new, shift)
-        return self._planted(edit, job, cleared, new, bool(texture or request.donor), arrange)
+        if drawn is None and split(request.features)[1]:
+            drawn = self._reshaped(case, request, told)
+        with told.stage("request"):
+            plan = plan_planted(edit, case, request, drawn)
+        return self._run(case, plan, told)
 
-    def _keeping(self, job: Job, cleared: Volume, new: np.ndarray, shift) -> Arrange:
-        """Puts the tumour's own voxels into a drawn sample of the moved one, all but its rim."""
-        volume = cleared.with_array(carried(job.volume, job.mask, cleared, shift))
-        native = region_of(self.bundle, volume, new, job.request).native
-        return lambda region, sample: with_rim(region, native, sample)
+    def _drawn(self, request: EditRequest, spacing, told: Progress) -> Drawn:
+        """A new shape with the asked features."""
+        asked = split(request.features)[1]
+        with told.stage("shape"):
+            return self._shaper.draw(
+                asked, spacing, request.seed, request.solve, lambda done: told("shape", done)
+            )
 
-    def _cleared(self, job: Job, new: np.ndarray) -> Volume:
-        """The image without the old tumour, where the new one doesn't cover it anyway."""
-        hole = grown(job.mask, job.volume.spacing, job.request.grow)
-        job.boxes.append(bounding_box(hole))
-        if not job.request.mass_effect and not (hole & ~new).any():
-            return job.volume
-        if hole is not job.mask:
-            job = replace(job, mask=hole, region=region_of(self.bundle, job.volume, hole, job.request))
-        return job.volume.with_array(job.region.paste(self._painter.removed(job)))
-
-    def _planted(
-        self,
-        edit: str,
-        source: Job,
-        volume: Volume,
-        new: np.ndarray,
-        feasible: bool,
-        arrange: Arrange | None = None,
-    ) -> EditResult:
-        """A tumour in a new mask of an image that has been cleared for it.
-
-        :param feasible: the asked texture isn't one tumour's own: find the nearest that a tumour can have.
-        """
-        if source.request.mass_effect:
-            volume = self._with_room(source, volume, new)
-        job = around(self.bundle, replace(source, volume=volume), new)
-        with job.clock.stage("request"):
-            job.used = self._painter.feasible(job) if feasible else dict(job.asked)
-        draw = (lambda sample: arrange(job.region, sample)) if arrange else None
-        job.boxes.append(bounding_box(new))
-        return self._finish(edit, job, self._painter.synthesized(job, draw), source)
-
-    def _with_room(self, job: Job, volume: Volume, new: np.ndarray) -> Volume:
-        """The image whose tissue has made room for the new mask: pushed aside, or drawn in where the old one was larger."""
-        margin, frame = float(job.request.mass_effect), Frame.of(volume.direction)
-        spacing = frame.take(volume.spacing[::-1])
-        grows = job.form is not None and job.form.before and job.request.to is None
-        with job.clock.stage("mass effect"):
-            job.report("mass effect", 0.0)
-            view = frame.view(new)
-            motion = push(view.shape, spacing, view, frame.view(job.mask) if grows else None, margin)
-            array, box = warped(volume.array, frame, spacing, motion)
-        job.boxes.append(box)
-        job.notes["mass_effect"] = motion.facts()
-        return volume.with_array(quantise(array, volume.array.dtype))
-
-    def _finish(self, edit: str, job: Job, native: np.ndarray, source: Job | None = None) -> EditResult:
-        """Paste, measure what was reached, and say what was done.
-
-        :param source: the edit before the tissue around was changed.
-        """
-        source = source or job
-        job.report("measure", 0.0)
-        with job.clock.stage("paste"):
-            array = job.pasted(native)
-            patch = joint_patch(source, array) if job.boxes else job.region.patch(native)
-        with job.clock.stage("measure"):
-            before, reached = source.measure(), job.measure(native)
-        spread = self._painter.spread(job.modality)
-        self._judge(job, reached, spread)
-        asked, used = job.asked, job.used
-        if job.form is not None:
-            spread = spread | self._shaper.spread()
-            asked, used = job.form.asked | asked, job.form.used | used
-            before, reached = job.form.before | before, job.form.reached | reached
-        result = EditResult(
-            job.volume.with_array(array), job.mask, patch, asked, used, reached, before, job.clock.done(), {},
-            tuple(job.warnings), spread,
-        )  # fmt: skip
-        job.report("measure", 1.0)
-        record = provenance.record(
-            edit, self.bundle, source, result, device=self._painter.where, origin=source.origin.result()
-        )
-        return replace(result, provenance=record | job.notes)
-
-    def _judge(self, job: Job, reached: dict[str, float], spread: Mapping[str, float]) -> None:
-        """Warn of asked features that weren't reached."""
-        off = differences(job.used, reached, spread) if job.used else {}
-        far = sorted((n for n in off if abs(off[n]) > REACHED), key=lambda n: -abs(off[n]))
-        if far and job.request.solve:
-            shown = listed([f"{short(n)} by {off[n]:+.1f} σ" for n in far])
-            job.warn(f"{len(far)} of {len(off)} asked features were not reached: {shown}")
+    def _reshaped(self, case: Case, request: EditRequest, told: Progress) -> Drawn:
+        """The tumour of a case with the asked shape features."""
+        part = Part.of(Frame.of(case.volume.direction).view(case.mask))
+        asked, spacing = split(request.features)[1], _lps_spacing(case.volume)
+        with told.stage("shape"):
+            return self._shaper.reshape(part, asked, spacing, request.seed, lambda done: told("shape", done))
 
 
 def _lps_spacing(volume: Volume) -> tuple[float, float, float]:

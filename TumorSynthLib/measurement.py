@@ -94,7 +94,7 @@ def _unlike(bundle, population, features: dict[str, float]) -> list[str]:
 
 def _extracted(bundle, volume: Volume, mask: np.ndarray, modality: str, warn) -> dict[str, float]:
     """As `Editor.extract`, without its refusal of images that don't look like the modality."""
-    from TumorSynthLib.job import measured
+    from TumorSynthLib.edit.case import measured
     from TumorSynthLib.region import Region
 
     region = Region.around(volume, mask, bundle.spacing)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from TumorSynthLib import __version__
+from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import split
 from TumorSynthLib.edit.options import OPTIONS, recorded
 from TumorSynthLib.errors import InputError, ModelError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 SOFTWARE = "SlicerTumorSynthRadiomics"
 NOTICE = "For research use only; not for diagnosis."
-FORMAT = 1
+FORMAT = 2  # 1 had no plan
 MAX_BYTES = 16 << 20
 """Largest sidecar that is read; one with all features of a few hundred samples stays far below."""
 
@@ -44,34 +45,37 @@ _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 def record(
     operation: str,
-    bundle: Bundle,
+    bundle: Bundle | None,
     source: Any,
     result: Any,
     *,
     device: str | None = None,
     files: Mapping[str, str | os.PathLike] | None = None,
     origin: Mapping[str, Any] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of one edit.
 
     :param operation: name of the editor's method, e.g. "synthesize".
-    :param bundle: the model.
+    :param bundle: the model; None without one.
     :param source: what was edited; has `volume`, `mask`, `request` (an `EditRequest`) and `modality`.
     :param result: the `EditResult`.
     :param device: where the network ran, e.g. "cpu".
     :param files: role ("image", "mask", "donor_image", …) to file; names and no folders are kept.
     :param origin: the `fingerprint` of what was edited, if it is there already.
+    :param plan: what was decided, e.g. the engine; see `edit.plan.Plan.as_record`.
     """
     request = source.request
     entry: dict[str, Any] = {
         "format": FORMAT,
         "synthetic": True,
-        "statement": statement(operation, bundle.id, bundle.version),
+        "statement": statement(operation, bundle.id if bundle else "", bundle.version if bundle else ""),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "software": software(),
         "operation": operation,
-        "model": model(bundle),
+        "model": model(bundle) if bundle else {},
         "modality": source.modality,
+        "plan": dict(plan or {}),
         "request": {
             **request.options(operation),
             "features": _wanted(request, result),
@@ -131,7 +135,8 @@ def with_files(entry: Mapping[str, Any], files: Mapping[str, str | os.PathLike])
 
 def statement(operation: str, model_id: str, version: str) -> str:
     """The sentence that a synthetic image carries."""
-    return f"Synthetic image: edited by {SOFTWARE} {__version__} ({operation}, model {model_id} {version}). {NOTICE}"
+    model_text = f"model {model_id} {version}" if model_id else "no model"
+    return f"Synthetic image: edited by {SOFTWARE} {__version__} ({operation}, {model_text}). {NOTICE}"
 
 
 def software() -> dict[str, Any]:
@@ -288,7 +293,19 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     arguments = recorded(entry["request"])
     arguments["features"] = dict(entry["request"]["features"]) or None
     arguments["modality"] = entry.get("modality")
+    if EDITS.get(entry["operation"], EDITS["shape"]).changes:
+        plan = entry.get("plan") or _plan_of_format_1(entry)
+        arguments["engine"] = plan["engine"]
+        if entry["operation"] in OPTIONS["texture_from"].edits:
+            arguments["texture_from"] = plan["texture_from"]
     return arguments
+
+
+def _plan_of_format_1(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record without a plan was made with: the network, and a moved tumour's own voxels unless all features were asked."""
+    asked = entry.get("features", {}).get("asked", {})
+    whole = entry["request"].get("donor") or (asked and asked.keys() <= entry["request"]["features"].keys())
+    return {"engine": "bridge", "texture_from": "request" if whole else "own"}
 
 
 def _mask_hashes(request: Any) -> dict[str, str]:
@@ -301,7 +318,7 @@ def _mask_hashes(request: Any) -> dict[str, str]:
 
 def check_repeatable(
     entry: Mapping[str, Any],
-    bundle: Bundle,
+    bundle: Bundle | None,
     volume: Volume | None = None,
     mask: np.ndarray | None = None,
     inside: np.ndarray | None = None,
@@ -313,10 +330,17 @@ def check_repeatable(
     :returns: what differs without changing the request, e.g. another version of a package: the voxels may differ slightly.
     :raises InputError: other voxels, or another mask. :raises ModelError: another model.
     """
-    if bundle.sha256 != entry["model"].get("sha256"):
-        named = f"{entry['model'].get('id')} {entry['model'].get('version')}"
+    if (bundle.sha256 if bundle else None) != entry["model"].get("sha256"):
+        made = (
+            f"model {entry['model'].get('id')} {entry['model'].get('version')}"
+            if entry["model"]
+            else "no model"
+        )
+        there = f"those of {bundle.id} {bundle.version}: install it" if bundle else "none: name it (--model)"
         raise ModelError(
-            f"the edit was made with model {named}, whose files differ from those of {bundle.id} {bundle.version}: install it"
+            f"the edit was made with {made}, whose files differ from {there}"
+            if entry["model"]
+            else "the edit was made without a model: leave out --model"
         )
     now = (
         {}

@@ -152,6 +152,29 @@ def _is_kind(header: str, modality: str, bundle) -> bool:
     return header == ("PT" if pet else "MR")
 
 
+def modality_without_model(volume, wanted: str | None) -> tuple[str, list[str]]:
+    """CT, MR or PT, or as the user says, and warnings; believed are the user, the DICOM header, the intensities, in this order.
+
+    :raises InputError: the image has no contrast, or intensities that can't be what is said.
+    """
+    values = _look(volume.array)
+    if values.min() == values.max() and volume.array.min() == volume.array.max():
+        raise InputError(
+            f"all voxels of the image have the value {values.min():g}: give an image with contrast"
+        )
+    header = volume.modality if volume.modality in ("CT", "MR", "PT") else None
+    modality = wanted or header
+    if modality is None:
+        ct = judged(values, volume, "CT", {}).fits and float((values < FAT).mean()) >= EVEN_BELOW_FAT
+        modality = "CT" if ct else "MR"
+    found = judged(values, volume, modality, {})
+    if found.impossible or (found.unlike and not wanted):
+        raise InputError(
+            f"the image doesn't look like {modality}: {found.impossible or found.unlike}; or say --modality"
+        )
+    return modality, [text for text in (found.unlike, found.doubt) if text]
+
+
 def is_ct(modality: str, mapping: dict) -> bool:
     """True where intensities are Hounsfield units."""
     return modality.upper() == "CT" or str(mapping.get("unit", "")).upper() == "HU"
@@ -172,7 +195,6 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
     :raises InputError: spacing too coarse, no surroundings, or a tumour larger than supported.
     """
     warnings = []
-    box = bounding_box(mask)
     ratios = _ratios(volume, bundle.spacing)
     if max(ratios) > TOO_COARSE:
         raise InputError(
@@ -184,6 +206,25 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
             f"the image's spacing of {_mm(volume.spacing)} is coarser than the model's {_mm(bundle.spacing)}: "
             "fine texture can't be shown"
         )
+    touching = check_surroundings(mask)
+    box = bounding_box(mask)
+    warnings += parts_said(mask[box], volume.spacing)
+    voxels = working_voxels(volume, box, bundle)
+    if voxels > MAX_VOXELS:
+        extent = " × ".join(f"{(s.stop - s.start) * d:.0f}" for s, d in zip(box[::-1], volume.spacing))
+        raise InputError(
+            f"the tumour is larger than supported: {extent} mm with its surroundings are {voxels / 1e6:.0f} million "
+            f"voxels of the model's grid, and {MAX_VOXELS / 1e6:.0f} million are the limit; edit a part of it"
+        )
+    return warnings + touching
+
+
+def check_surroundings(mask: np.ndarray) -> list[str]:
+    """Warnings of a mask that touches the image's border.
+
+    :raises InputError: it leaves nothing around it, or is too small for a texture.
+    """
+    box = bounding_box(mask)
     part = mask[box]
     if all(s.stop - s.start == n for s, n in zip(box, mask.shape)) and part.all():
         raise InputError(
@@ -193,20 +234,9 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
         raise InputError(
             "the mask has fewer than 8 voxels: too few for a texture; check the label or draw a larger mask"
         )
-    warnings += parts_said(part, volume.spacing)
-    voxels = working_voxels(volume, box, bundle)
-    if voxels > MAX_VOXELS:
-        extent = " × ".join(f"{(s.stop - s.start) * d:.0f}" for s, d in zip(box[::-1], volume.spacing))
-        raise InputError(
-            f"the tumour is larger than supported: {extent} mm with its surroundings are {voxels / 1e6:.0f} million "
-            f"voxels of the model's grid, and {MAX_VOXELS / 1e6:.0f} million are the limit; edit a part of it"
-        )
-    # Only the slice axis: a tumour at the border in plane is as often cut by the crop's choice as by the scan.
     if any(s.start == 0 or s.stop == n for s, n in zip(box, mask.shape)):
-        warnings.append(
-            "the mask touches the border of the image: the model sees no surroundings on that side"
-        )
-    return warnings
+        return ["the mask touches the border of the image: the model sees no surroundings on that side"]
+    return []
 
 
 def parts_said(mask: np.ndarray, spacing) -> list[str]:

@@ -13,6 +13,7 @@ class Edit:
     :param mask: it needs the mask of a tumour. :param place: the option without which it can't be done; "" is none.
     :param texture, shape: it can be asked for features of that kind.
     :param changes: it changes voxels of an image; the worker and Slicer's module offer it as an edit.
+    :param model: it can't be done without a model.
     :param command: the command line has a command of that name.
     """
 
@@ -24,11 +25,12 @@ class Edit:
     shape: bool = False
     changes: bool = True
     command: bool = True
+    model: bool = True
 
 
 _ALL = (
     Edit("measure", "Measure the radiomics features of a tumour.", texture=False, changes=False, command=False),
-    Edit("remove", "Put healthy tissue in place of a tumour.", texture=False),
+    Edit("remove", "Put healthy tissue in place of a tumour.", texture=False, model=False),
     Edit("synthesize", "Put a tumour with the asked features into a mask."),
     Edit("retexture", "Give a tumour another texture in the same shape.", command=False),
     Edit("reshape", "Give a tumour another size or form; texture and place are kept.", shape=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from TumorSynthLib.errors import InputError
@@ -102,3 +102,12 @@ def _check_possible(given: str, name: str, value: float) -> None:
     if not low - TINY <= value <= high + TINY:
         bound = f"between {low:g} and {high:g}" if math.isfinite(high) else f"at least {low:g}"
         raise InputError(f"{given} = {value:g} is impossible: the feature is always {bound}")
+
+
+def short(name: str) -> str:
+    return name.removeprefix("original_")
+
+
+def listed(parts: Sequence[str], shown: int = 4) -> str:
+    """The first few of a list, in words."""
+    return ", ".join(parts[:shown]) + (f" and {len(parts) - shown} more" if len(parts) > shown else "")

@@ -144,9 +144,15 @@ class EditRequest:
     :param nearest: take the nearest place where the tumour fits, if it doesn't fit at the asked one.
     :param inside: (K, J, I) bool, an organ that the tumour must stay in.
     :param grow: mm by which the mask is widened where the old tumour is removed, so that a rim of it outside its contour
-        goes too.
+        goes too; None is 0 for the bridge, and as far as the tumour shows for exemplars.
+    :param zone: mm around what is removed in which the tissue may change; None is 2 in lung and 5 elsewhere.
+    :param strict: no voxel outside the mask changes.
+    :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours).
+    :param engine: "bridge" or "exemplar"; None chooses (see `edit.plan.choose_engine`).
     :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
     :param core: share of the volume of a mask drawn by `shape` that is its core, with a label of its own; 0: none.
+    :param texture_from: whether a moved tumour keeps its "own" voxels, or is drawn anew, with a "donor"'s features or those of
+        the "request"; None: its own, unless there is a donor. A repetition says it, as it is given a donor's features alone.
     :param window: box (slices into the (K, J, I) array) that the model sees at least. A series gives it to all its steps,
         whose random numbers then lie at the same places.
     """
@@ -200,9 +206,34 @@ class EditRequest:
         flag="--inside",
         slicer="inside",
     )
-    grow: float = option(
-        0.0, "number", "widen the mask of the old tumour by so much, where a rim of it lies outside the contour (default: 0)",
+    grow: float | None = option(
+        None, "number", "widen the mask of the old tumour by so much (default: as far as it shows; 0 where the network draws)",
         _CLEARED, unit="mm", low=0, high=10, flag="--grow", always=True, slicer="grow",
+    )  # fmt: skip
+    zone: float | None = option(
+        None, "number", "width around the removed tumour in which the tissue may change, too (default: 2 in lung, 5 elsewhere)",
+        _CLEARED, unit="mm", low=0, high=20, engines=("exemplar",), flag="--zone", slicer="zone",
+    )  # fmt: skip
+    strict: bool = option(
+        False,
+        "switch",
+        "change no voxel outside the mask",
+        _CLEARED,
+        engines=("exemplar",),
+        flag="--strict",
+        slicer="strict",
+    )
+    lend: np.ndarray | None = option(
+        None, "mask", "take healthy tissue from there only, e.g. from the organ", _CLEARED, engines=("exemplar",),
+        flag="--lend",
+    )  # fmt: skip
+    avoid: np.ndarray | None = option(
+        None, "mask", "other tumours (all labels): they neither lend tissue nor change", _CLEARED, engines=("exemplar",),
+        labels="all", flag="--avoid",
+    )  # fmt: skip
+    engine: str | None = option(
+        None, "choice", "what draws: bridge, the network, or exemplar, the image's own tissue (default: what suits the edit)",
+        _CHANGES, choices=ENGINES, flag="--engine", slicer="engine",
     )  # fmt: skip
     mass_effect: float = option(
         0.0, "number", f"let the tissue within so many mm make room for it (without a number: {MARGIN_MM:g}; default: off)",
@@ -210,6 +241,9 @@ class EditRequest:
         always=True, slicer="massEffect",
     )  # fmt: skip
     window: tuple[slice, slice, slice] | None = option(None, "box", "", _ON_TUMOUR)
+    texture_from: str | None = option(
+        None, "choice", "", ("move", "reshape"), choices=("own", "donor", "request")
+    )
     region: str | None = option(
         None, "text", "one of the model's regions, where it has several; MASK is then a labelmap of all",
         ("synthesize", "retexture", "remove", "measure"), flag="--region", metavar="NAME",

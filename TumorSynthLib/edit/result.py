@@ -23,6 +23,7 @@ class EditResult:
         in the stored voxels of the result and of the input.
     :param timing: seconds by stage.
     :param spread: standard deviation of each feature in the model's population.
+    :param changed: (K, J, I) bool, the voxels that the edit could change; None where they are the mask, or weren't recorded.
     """
 
     volume: Volume
@@ -36,6 +37,7 @@ class EditResult:
     provenance: dict[str, Any]
     warnings: tuple[str, ...] = ()
     spread: dict[str, float] = field(default_factory=dict)
+    changed: np.ndarray | None = None
 
     @property
     def differences(self) -> dict[str, float]:

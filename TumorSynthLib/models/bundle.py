@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ..radiomics.settings import Settings
 
 MAX_HEADER_BYTES = 10 * 2**20  # of a safetensors file; a network of 1,000 tensors has 100 kB
+GRID_MULTIPLE = (
+    4,
+    8,
+    8,
+)  # voxels (z, y, x) of a working region: codec factor 2, then (1, 2, 2) and (2, 2, 2) between levels
 POPULATION_FILE = "population.safetensors"
 
 
@@ -111,6 +116,11 @@ class Bundle:
         """Working grid (x, y, z) in mm."""
         x, y, z = self.json["spacing_mm"]
         return float(x), float(y), float(z)
+
+    @property
+    def grid_multiple(self) -> tuple[int, int, int]:
+        """(z, y, x) voxels that the shape of a region for the network is a multiple of."""
+        return GRID_MULTIPLE
 
     @property
     def licence(self) -> str:

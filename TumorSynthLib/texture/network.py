@@ -18,6 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from TumorSynthLib.errors import ModelError
+from TumorSynthLib.models.bundle import GRID_MULTIPLE
+
+MULTIPLE = GRID_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,6 @@ class NetworkConfig:
 
     def as_dict(self) -> dict:
         return asdict(self)
-
-
-MULTIPLE = (4, 8, 8)  # voxels (z, y, x): codec factor 2, then (1, 2, 2) and (2, 2, 2) between levels
 
 
 class SliceConv(nn.Conv2d):

@@ -1,20 +1,14 @@
-"""A moved tumour keeps its own voxels; and one patch for all that an edit changed."""
+"""A moved tumour keeps its own voxels, all but its rim."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from TumorSynthLib.job import Job
-from TumorSynthLib.region import Patch, Region
+from TumorSynthLib.region import Region
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.volume import Volume
 
 RIM_VOXELS = 2.5  # depth, in plane, over which a moved tumour's own voxels take over from the network's rim
-
-#: Changes a drawn (D, H, W) sample of a region before it is judged.
-Arrange = Callable[[Region, np.ndarray], np.ndarray]
 
 
 def carried(volume: Volume, mask: np.ndarray, cleaned: Volume, shift) -> np.ndarray:
@@ -36,12 +30,3 @@ def with_rim(region: Region, carried: np.ndarray, sample: np.ndarray) -> np.ndar
     blend = weight * carried + (1 - weight) * region.to_native(sample)
     working = region.measure(blend.astype(np.float32))
     return np.where(region.mask, working, region.array).astype(np.float32)
-
-
-def joint_patch(job: Job, array: np.ndarray) -> Patch:
-    """One patch for the boxes that a job has changed, from its image to the whole edited array."""
-    box = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*job.boxes))
-    return Patch(box, job.volume.array[box].copy(), array[box].copy())
-
-
-__all__ = ["Arrange", "carried", "joint_patch", "with_rim"]

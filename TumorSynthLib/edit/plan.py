@@ -1,0 +1,171 @@
+"""What an edit will do, decided once before a voxel is drawn; the record stores it, and a repetition reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib import suitability
+from TumorSynthLib.edit.case import Case, check_fit
+from TumorSynthLib.edit.features import listed, resolved, split
+from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused
+from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
+from TumorSynthLib.painted import parts
+from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed
+from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
+from TumorSynthLib.region import Region
+from TumorSynthLib.shaping import Form
+from TumorSynthLib.volume import check_image, check_mask
+
+#: A shape that has been drawn: its mask, what became of the request, warnings.
+Drawn = tuple[Part, Form, list[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One edit, decided.
+
+    :param target: (K, J, I) bool, where the tumour is drawn; None puts healthy tissue there.
+    :param hole: (K, J, I) bool, from where the old tumour is cleared; None: the engine finds it, or there is none.
+    :param shift: (k, j, i) voxels that a tumour is moved by.
+    :param form: the shape that the edit makes, if it makes one.
+    :param texture_from: "own" keeps the moved tumour's voxels; "donor" and "request" draw anew.
+    :param asked: features as asked, `used`: the nearest request that a tumour can meet, `implied`: the spread of intensities
+        that the population has with these features, where the request leaves it free.
+    :param engine: name of the one that draws, see `texture.engine`.
+    :param unused: options that ask for something which that engine doesn't use.
+    """
+
+    edit: str
+    request: EditRequest
+    engine: str
+    target: np.ndarray | None = None
+    hole: np.ndarray | None = None
+    shift: tuple[int, int, int] | None = None
+    form: Form | None = None
+    texture_from: str = "request"
+    asked: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, float] = field(default_factory=dict)
+    implied: Mapping[str, float] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        return self.request.seed
+
+    def clearing(self) -> Plan:
+        """The part of the plan that clears the old tumour."""
+        return replace(self, target=None, asked={}, used={}, implied={}, warnings=(), shift=None)
+
+    def as_record(self) -> dict[str, Any]:
+        """What a repetition needs beside the request, and what a reader wants to know."""
+        return {"engine": self.engine, "texture_from": self.texture_from, "unused": list(self.unused)}
+
+
+def choose_engine(edit: str, request: EditRequest) -> str:
+    """The engine of an edit: as asked, else the only one that uses what is asked, else the one that serves the edit best."""
+    if request.engine is not None:
+        return request.engine
+    best = "exemplar" if edit == "remove" else "bridge"
+    bound = {OPTIONS[name].engines for name in request.asked() if OPTIONS[name].engines}
+    return next(iter(bound))[0] if len(bound) == 1 else best
+
+
+def plan_remove(case: Case, request: EditRequest) -> Plan:
+    """Healthy tissue in the tumour's place."""
+    engine = choose_engine("remove", request)
+    if engine == "exemplar":  # it finds the hole
+        return _told(
+            case, Plan("remove", request, engine, warnings=tuple(suitability.check_surroundings(case.mask)))
+        )
+    hole = grown(case.mask, case.volume.spacing, request.grow or 0.0)
+    return _told(case, Plan("remove", request, engine, hole=hole, warnings=check_fit(case, hole)))
+
+
+def plan_synthesize(case: Case, request: EditRequest) -> Plan:
+    """A tumour in the mask with the asked features."""
+    warnings = check_fit(case, case.mask)
+    asked = edited(case.population, donor_texture(case, request, case.mask), resolved(request.features))
+    wish = nearest(case.population, asked, case.source) if asked else Wish({})
+    source = "donor" if request.donor is not None else "request"
+    return _told(case, Plan(
+        "synthesize", request, choose_engine("synthesize", request), case.mask, texture_from=source, asked=asked,
+        used=wish.used, implied=wish.implied, warnings=(*warnings, *wish.warnings),
+    ))  # fmt: skip
+
+
+def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | None = None) -> Plan:
+    """The tumour of a case with another shape, at another place, or both.
+
+    :param drawn: its new shape; None keeps the one that it has.
+    """
+    warnings = check_fit(case, case.mask)
+    volume, form, shift = case.volume, None, None
+    options = {"ct": case.ct, "inside": request.inside, "nearest": request.nearest}
+    if drawn is not None:
+        part, form, told = drawn
+        to = request.to if request.to is not None else centre_of_mass(volume, case.mask)
+        new, note = placed(volume, part, to, also=case.mask, **options)
+        warnings = (*warnings, *told)
+    else:
+        new, shift, note = moved_mask(volume, case.mask, request.to, **options)
+    fits = check_fit(case, new)
+    texture = split(request.features)[0]
+    sizes = volume.volume_of(case.mask), volume.volume_of(new)
+    own = texture_of(case.population, case.own, *sizes) | donor_texture(case, request, new)
+    asked = edited(case.population, own, texture)
+    wish = Wish(asked)
+    if texture or request.donor is not None:
+        wish = nearest(case.population, asked, case.region(new))
+    hole = grown(case.mask, volume.spacing, request.grow or 0.0)
+    return _told(case, Plan(
+        edit, request, choose_engine(edit, request), new, hole, shift, form, _texture_from(request, form),
+        asked, wish.used, wish.implied, warnings=(*warnings, note, *fits, *wish.warnings),
+    ))  # fmt: skip
+
+
+def plan_insert(case: Case, request: EditRequest, drawn: Drawn) -> Plan:
+    """A new tumour in healthy tissue."""
+    part, form, told = drawn
+    new, note = placed(case.volume, part, request.at, case.ct, request.inside, nearest=request.nearest)
+    fits = check_fit(case, new)
+    asked = edited(case.population, donor_texture(case, request, new), split(request.features)[0])
+    wish = nearest(case.population, asked, case.region(new)) if asked else Wish({})
+    return _told(case, Plan(
+        "insert", request, choose_engine("insert", request), new, form=form, asked=asked, used=wish.used,
+        implied=wish.implied, warnings=(*told, note, *fits, *wish.warnings),
+    ))  # fmt: skip
+
+
+def donor_texture(case: Case, request: EditRequest, new: np.ndarray) -> dict[str, float]:
+    """The donor's texture as a request for a new mask: as a tumour of its size would have it."""
+    if request.donor is None:
+        return {}
+    image, mask = request.donor
+    check_image(image)
+    mask = check_mask(parts(case.bundle, mask, request.region)[0], image)
+    suitability.modality_of(case.bundle, case.modality, image)  # raises where it has another one
+    region = Region.around(image, mask, case.bundle.spacing)
+    found = Case.measure(replace(case, volume=image), mask, region, TEXTURE_CLASSES)
+    return texture_of(case.population, found, image.volume_of(mask), case.volume.volume_of(new))
+
+
+def _texture_from(request: EditRequest, form: Form | None) -> str:
+    """Whether a moved tumour keeps its own voxels: it does, unless it gets another shape or a donor's texture."""
+    if request.texture_from is not None:
+        return request.texture_from
+    return "donor" if request.donor is not None else "own" if form is None else "request"
+
+
+def _told(case: Case, plan: Plan) -> Plan:
+    """The plan with all warnings once, and a word on options that its engine doesn't use."""
+    left = unused(plan.request, plan.engine)
+    texts = [*case.warnings, *plan.warnings]
+    if left:
+        named = listed([OPTIONS[name].flag or name for name in left])
+        texts.append(f"the engine {plan.engine} doesn't use {named}, which changed nothing")
+    return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

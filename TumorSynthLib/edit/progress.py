@@ -1,0 +1,42 @@
+"""How far an edit is and what its stages took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[str, float], None]
+
+
+class Progress:
+    """One edit's progress: call it with a stage and the fraction of it that is done; `stage` measures seconds.
+
+    :param report: hears each call; what it raises (`errors.Cancelled`) stops the edit.
+    """
+
+    def __init__(self, report: Report | None = None):
+        self._report = report
+        self._start, self._seconds = time.perf_counter(), {}
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if self._report is not None:
+            self._report(stage, fraction)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Context whose seconds count as those of a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def again(self) -> Progress:
+        """The progress of a further edit, with seconds of its own."""
+        return Progress(self._report)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, and in total."""
+        rounded = {name: round(value, 3) for name, value in self._seconds.items()}
+        return rounded | {"total": round(time.perf_counter() - self._start, 3)}

@@ -1,0 +1,88 @@
+"""The engine "exemplar": tumours are removed and changed with the image's own tissue. No model is needed, and no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from TumorSynthLib.edit.case import Case
+from TumorSynthLib.edit.features import STEERABLE
+from TumorSynthLib.edit.plan import Plan
+from TumorSynthLib.edit.progress import Progress
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.radiomics.table import FEATURES
+from TumorSynthLib.region import Patch, quantise
+from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.texture.engine import Draft
+from TumorSynthLib.texture.exemplar.removal import remove
+
+
+class Exemplar:
+    """See `texture.engine.Engine`; bundle and device make no difference."""
+
+    name, needs_bundle = "exemplar", False
+
+    def __init__(self, bundle=None, device: str = "cpu", parent=None):
+        del bundle, device, parent
+
+    def knows(self, feature: str) -> bool:
+        """Whether it can be asked for a feature."""
+        return FEATURES[feature].cls in STEERABLE
+
+    def draw(self, case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
+        """Healthy tissue in place of the tumour."""
+        if plan.target is not None:
+            raise InputError(f"the engine exemplar can't {plan.edit} yet: leave --engine out")
+        return self._healthy(case, plan, seed, progress)
+
+    @staticmethod
+    def _healthy(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
+        request, volume = plan.request, case.volume
+        with progress.stage("texture"):
+            made = remove(
+                volume.array,
+                case.mask,
+                volume.spacing[::-1],
+                is_ct=case.ct,
+                seed=seed,
+                grow_mm=request.grow,
+                zone_mm=request.zone,
+                strict=request.strict,
+                avoid=_either(request.avoid, *case.others.values()),
+                lend=request.lend,
+                progress=lambda share: progress("texture", share),
+            )
+        changed = made.hole | made.zone
+        patch = patch_of(volume.array, made.values, changed)
+        facts = {
+            **made.facts,
+            "hole_voxels": int(made.hole.sum()),
+            "zone_voxels": int((changed & ~case.mask).sum()),
+        }
+        reached, warnings = _measured(case, patch, progress) if plan.edit == "remove" else ({}, ())
+        return Draft(patch, case.mask, reached, "cpu", (*made.warnings, *warnings), changed, facts)
+
+
+def patch_of(array: np.ndarray, values: np.ndarray, changed: np.ndarray) -> Patch:
+    """The change of an array (K, J, I) to values float32 of its shape, in the voxels `changed` only."""
+    box = bounding_box(changed)
+    before = array[box].copy()
+    after = before.copy()
+    after[changed[box]] = quantise(values[box][changed[box]], array.dtype)
+    return Patch(box, before, after)
+
+
+def _measured(case: Case, patch: Patch, progress: Progress) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Features of the mask afterwards; a warning where it is too small for any."""
+    progress("measure", 0.0)
+    with progress.stage("measure"):
+        edited = case.in_image(case.volume.with_array(patch.apply(case.volume.array.copy())))
+        try:
+            return edited.own, ()
+        except InputError as error:
+            return {}, (f"the features of the mask can't be measured: {error}",)
+
+
+def _either(*masks: np.ndarray | None) -> np.ndarray | None:
+    """Where any of some masks is; None where there is none."""
+    given = [mask for mask in masks if mask is not None]
+    return np.logical_or.reduce(given) if given else None

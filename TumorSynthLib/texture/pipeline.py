@@ -1,0 +1,127 @@
+"""The stages of an edit in their order, from a plan to a result: clear the old tumour, make room, draw, put together, record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib import provenance
+from TumorSynthLib.deformation import push, warped
+from TumorSynthLib.edit.case import Case
+from TumorSynthLib.edit.miss import Miss
+from TumorSynthLib.edit.plan import Plan
+from TumorSynthLib.edit.progress import Progress
+from TumorSynthLib.edit.result import EditResult
+from TumorSynthLib.region import Frame, Patch, quantise
+from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.texture.engine import Draft, Engine
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Cleared:
+    """The case in an image that is ready for the tumour.
+
+    :param boxes: of the (K, J, I) array, which together hold what has changed so far. :param facts: for the record.
+    """
+
+    case: Case
+    boxes: tuple[Box, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def run(case: Case, plan: Plan, engine: Engine, progress: Progress, shapes=None) -> EditResult:
+    """The whole edit.
+
+    :param shapes: spread of shape features in the population, for an edit that makes a shape.
+    """
+    if plan.edit == "remove" or plan.edit == "synthesize":
+        cleared = Cleared(case)
+    else:
+        cleared = with_room(clear(case, plan, engine, progress), plan, progress)
+    draft = engine.draw(cleared.case, plan, plan.seed, progress)
+    return record(case, plan, cleared, draft, progress, shapes or {})
+
+
+def clear(case: Case, plan: Plan, engine: Engine, progress: Progress) -> Cleared:
+    """The image without the old tumour, where the new one doesn't cover it anyway."""
+    if plan.hole is None:
+        return Cleared(case.in_image(case.volume))
+    box = bounding_box(plan.hole)
+    if not plan.request.mass_effect and not (plan.hole & ~plan.target).any():
+        return Cleared(case.in_image(case.volume), (box,))
+    draft = engine.draw(case, plan.clearing(), plan.seed, progress)
+    volume = case.volume.with_array(draft.patch.apply(case.volume.array.copy()))
+    return Cleared(case.in_image(volume), (box, draft.patch.box), warnings=draft.warnings)
+
+
+def with_room(cleared: Cleared, plan: Plan, progress: Progress) -> Cleared:
+    """The image whose tissue has made room for the new tumour: pushed aside, or drawn in where the old one was larger."""
+    margin, case = float(plan.request.mass_effect), cleared.case
+    if not margin:
+        return cleared
+    volume, frame = case.volume, Frame.of(case.volume.direction)
+    spacing = frame.take(volume.spacing[::-1])
+    grows = plan.form is not None and plan.form.before and plan.request.to is None
+    with progress.stage("mass effect"):
+        progress("mass effect", 0.0)
+        view = frame.view(plan.target)
+        motion = push(view.shape, spacing, view, frame.view(case.mask) if grows else None, margin)
+        array, box = warped(volume.array, frame, spacing, motion)
+    moved = volume.with_array(quantise(array, volume.array.dtype))
+    facts = {**cleared.facts, "mass_effect": motion.facts()}
+    return replace(cleared, case=case.in_image(moved), boxes=(*cleared.boxes, box), facts=facts)
+
+
+def record(
+    case: Case, plan: Plan, cleared: Cleared, draft: Draft, progress: Progress, shapes: dict[str, float]
+) -> EditResult:
+    """Put the change into the image, measure what was reached, and say what was done.
+
+    :param case: the edit before anything was changed.
+    """
+    with progress.stage("paste"):
+        whole = cleared.case.copy.result() if cleared.case.copy else cleared.case.volume.array.copy()
+        array = draft.patch.apply(whole)
+        patch = _joint(case, (*cleared.boxes, draft.patch.box), array) if cleared.boxes else draft.patch
+    with progress.stage("measure"):
+        before = _before(case, plan, draft) if draft.reached else {}
+    spread, asked, used, reached = case.spread(), plan.asked, plan.used, draft.reached
+    miss = Miss.of(used, reached, spread).text() if plan.request.solve else ""
+    if plan.form is not None:
+        spread = {**spread, **shapes}
+        asked, used = {**plan.form.asked, **asked}, {**plan.form.used, **used}
+        before, reached = {**plan.form.before, **before}, {**plan.form.reached, **reached}
+    told = (*plan.warnings, *cleared.warnings, *draft.warnings, *((miss,) if miss else ()))
+    result = EditResult(
+        cleared.case.volume.with_array(array), draft.mask, patch, dict(asked), dict(used), dict(reached), dict(before),
+        progress.seconds(), {}, tuple(dict.fromkeys(told)), dict(spread), draft.changed,
+    )  # fmt: skip
+    progress("measure", 1.0)
+    source = SimpleNamespace(volume=case.volume, mask=case.mask, request=plan.request, modality=case.modality)
+    decided = {**plan.as_record(), **draft.facts}
+    if case.bundle is None:
+        decided["settings"] = case.settings.to_pyradiomics()
+    origin = case.origin.result() if case.origin else None
+    entry = provenance.record(
+        plan.edit, case.bundle, source, result, device=draft.device, origin=origin, plan=decided
+    )
+    return replace(result, provenance={**entry, **provenance.plain(cleared.facts)})
+
+
+def _before(case: Case, plan: Plan, draft: Draft) -> dict[str, float]:
+    """Features of what was there: the tumour, or the tissue in a new one's place."""
+    if case.mask is None or draft.mask is not case.mask and plan.edit == "remove":
+        return case.measure(draft.mask)
+    return case.own
+
+
+def _joint(case: Case, boxes: tuple[Box, ...], array: np.ndarray) -> Patch:
+    """One patch for the boxes that an edit has changed, from the case's image to the whole edited array."""
+    box = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes))
+    return Patch(box, case.volume.array[box].copy(), array[box].copy())

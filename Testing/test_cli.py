@@ -352,7 +352,8 @@ WRONG = [
     (["synthesize"], "required"),
     (["frobnicate"], "invalid choice"),
     (["extract", "IMAGE", "MASK", "--settings", "IMAGE", "--model", "tiny"], "not allowed with"),
-    (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "--model is needed"),
+    (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "or name a model"),
+    (["reshape", "IMAGE", "MASK", "--out", "x.nii", "--out-mask", "y.nii"], "--model is needed"),
     (
         ["move", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"],
         "--to X Y Z is needed",

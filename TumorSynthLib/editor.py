@@ -267,6 +267,8 @@ class Editor:
             check_room(shape, tuple(n * s for n, s in zip(volume.size, volume.spacing)))
         drawn: list[Drawn | None] = [None] * len(steps)
         if form or any(split(step.features)[1] for step in steps):
+            if self.bundle is None:
+                raise InputError("a series of a shape needs a model: name one")
             case, steps, drawn = self._series_shapes(case, steps, told)
         results = []
         for i, (step, shape) in enumerate(zip(steps, drawn)):

@@ -31,12 +31,12 @@ class Edit:
 _ALL = (
     Edit("measure", "Measure the radiomics features of a tumour.", texture=False, changes=False, command=False),
     Edit("remove", "Put healthy tissue in place of a tumour.", texture=False, model=False),
-    Edit("synthesize", "Put a tumour with the asked features into a mask."),
-    Edit("retexture", "Give a tumour another texture in the same shape.", command=False),
+    Edit("synthesize", "Put a tumour with the asked features into a mask.", model=False),
+    Edit("retexture", "Give a tumour another texture in the same shape.", command=False, model=False),
     Edit("reshape", "Give a tumour another size or form; texture and place are kept.", shape=True),
     Edit("move", "Move a tumour to another place; with shape features, give it another form there.", place="to", shape=True),
     Edit("insert", "Put a new tumour into healthy tissue.", mask=False, place="at", shape=True),
-    Edit("series", "Several values of one feature: volumes, masks, a table and pictures.", shape=True),
+    Edit("series", "Several values of one feature: volumes, masks, a table and pictures.", shape=True, model=False),
     Edit("shape", "Draw a mask with the asked shape features, without an image or on one's grid.", mask=False,
          texture=False, shape=True, changes=False),
 )  # fmt: skip

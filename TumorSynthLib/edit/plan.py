@@ -13,6 +13,7 @@ from TumorSynthLib.edit.case import Case, check_fit
 from TumorSynthLib.edit.features import listed, resolved, split
 from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused
 from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
+from TumorSynthLib.errors import InputError
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
@@ -66,10 +67,15 @@ class Plan:
         return {"engine": self.engine, "texture_from": self.texture_from, "unused": list(self.unused)}
 
 
-def choose_engine(edit: str, request: EditRequest) -> str:
-    """The engine of an edit: as asked, else the only one that uses what is asked, else the one that serves the edit best."""
+def choose_engine(edit: str, request: EditRequest, model: bool) -> str:
+    """The engine of an edit: as asked, else the only one that uses what is asked, else the one that serves the edit best.
+
+    :param model: there is one.
+    """
     if request.engine is not None:
         return request.engine
+    if not model:
+        return "exemplar"
     best = "exemplar" if edit == "remove" else "bridge"
     bound = {OPTIONS[name].engines for name in request.asked() if OPTIONS[name].engines}
     return next(iter(bound))[0] if len(bound) == 1 else best
@@ -77,7 +83,7 @@ def choose_engine(edit: str, request: EditRequest) -> str:
 
 def plan_remove(case: Case, request: EditRequest) -> Plan:
     """Healthy tissue in the tumour's place."""
-    engine = choose_engine("remove", request)
+    engine = choose_engine("remove", request, case.bundle is not None)
     if engine == "exemplar":  # it finds the hole
         return _told(
             case, Plan("remove", request, engine, warnings=tuple(suitability.check_surroundings(case.mask)))
@@ -87,14 +93,25 @@ def plan_remove(case: Case, request: EditRequest) -> Plan:
 
 
 def plan_synthesize(case: Case, request: EditRequest) -> Plan:
-    """A tumour in the mask with the asked features."""
+    """A tumour in the mask with the asked features: drawn, or made of the one that is there."""
+    engine = choose_engine("synthesize", request, case.bundle is not None)
+    if engine == "exemplar":
+        asked = resolved(request.features)
+        if request.donor is not None or not asked:
+            raise InputError(
+                "without the network a tumour can get other features, but no donor's: ask for some, or name a model"
+            )
+        warnings = tuple(suitability.check_surroundings(case.mask))
+        return _told(case, Plan(
+            "synthesize", request, engine, case.mask, texture_from="own", asked=asked, used=asked, warnings=warnings
+        ))  # fmt: skip
     warnings = check_fit(case, case.mask)
     asked = edited(case.population, donor_texture(case, request, case.mask), resolved(request.features))
     wish = nearest(case.population, asked, case.source) if asked else Wish({})
     source = "donor" if request.donor is not None else "request"
     return _told(case, Plan(
-        "synthesize", request, choose_engine("synthesize", request), case.mask, texture_from=source, asked=asked,
-        used=wish.used, implied=wish.implied, warnings=(*warnings, *wish.warnings),
+        "synthesize", request, engine, case.mask, texture_from=source, asked=asked, used=wish.used, implied=wish.implied,
+        warnings=(*warnings, *wish.warnings),
     ))  # fmt: skip
 
 
@@ -122,9 +139,10 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
     if texture or request.donor is not None:
         wish = nearest(case.population, asked, case.region(new))
     hole = grown(case.mask, volume.spacing, request.grow or 0.0)
+    engine = choose_engine(edit, request, case.bundle is not None)
     return _told(case, Plan(
-        edit, request, choose_engine(edit, request), new, hole, shift, form, _texture_from(request, form),
-        asked, wish.used, wish.implied, warnings=(*warnings, note, *fits, *wish.warnings),
+        edit, request, engine, new, hole, shift, form, _texture_from(request, form), asked, wish.used, wish.implied,
+        warnings=(*warnings, note, *fits, *wish.warnings),
     ))  # fmt: skip
 
 
@@ -136,7 +154,7 @@ def plan_insert(case: Case, request: EditRequest, drawn: Drawn) -> Plan:
     asked = edited(case.population, donor_texture(case, request, new), split(request.features)[0])
     wish = nearest(case.population, asked, case.region(new)) if asked else Wish({})
     return _told(case, Plan(
-        "insert", request, choose_engine("insert", request), new, form=form, asked=asked, used=wish.used,
+        "insert", request, choose_engine("insert", request, case.bundle is not None), new, form=form, asked=asked, used=wish.used,
         implied=wish.implied, warnings=(*told, note, *fits, *wish.warnings),
     ))  # fmt: skip
 

@@ -44,6 +44,7 @@ class Engine(Protocol):
     """
 
     name: str
+    edits: tuple[str, ...]
     needs_bundle: bool
 
     def knows(self, feature: str) -> bool:

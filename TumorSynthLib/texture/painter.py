@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from TumorSynthLib.edit.case import Case, measured
+from TumorSynthLib.edit.edits import names
 from TumorSynthLib.edit.features import STEERABLE
 from TumorSynthLib.edit.miss import REACHED, Miss
 from TumorSynthLib.edit.options import EditRequest
@@ -83,7 +84,7 @@ class Painter:
     :param parent: painter of another region of the same model, whose network is used.
     """
 
-    name, needs_bundle = "bridge", True
+    name, edits, needs_bundle = "bridge", names(changes=True), True
 
     def __init__(self, bundle: Bundle, device: str, parent: Any = None):
         self.bundle, self.device, self.parent = bundle, device, parent

@@ -15,6 +15,7 @@ from TumorSynthLib.edit.miss import Miss
 from TumorSynthLib.edit.plan import Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.edit.result import EditResult
+from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.engine import Draft, Engine
@@ -40,7 +41,11 @@ def run(case: Case, plan: Plan, engine: Engine, progress: Progress, shapes=None)
 
     :param shapes: spread of shape features in the population, for an edit that makes a shape.
     """
-    if plan.edit == "remove" or plan.edit == "synthesize":
+    if plan.edit not in engine.edits:
+        raise InputError(
+            f"the engine {engine.name} can't {plan.edit}, only {', '.join(engine.edits)}: leave --engine out"
+        )
+    if plan.edit in ("remove", "synthesize"):
         cleared = Cleared(case)
     else:
         cleared = with_room(clear(case, plan, engine, progress), plan, progress)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 
-from TumorSynthLib.edit.case import Case
+from TumorSynthLib.edit.case import Case, measured
 from TumorSynthLib.edit.features import STEERABLE
 from TumorSynthLib.edit.plan import Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.region import Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.engine import Draft
 from TumorSynthLib.texture.exemplar.removal import remove
+from TumorSynthLib.texture.exemplar.retexture import retexture
+
+USUAL_MEASURES = 30  # of a request of one feature; the bar is at half then
 
 
 class Exemplar:
     """See `texture.engine.Engine`; bundle and device make no difference."""
 
-    name, needs_bundle = "exemplar", False
+    name, edits, needs_bundle = "exemplar", ("remove", "synthesize"), False
 
     def __init__(self, bundle=None, device: str = "cpu", parent=None):
         del bundle, device, parent
@@ -29,10 +35,10 @@ class Exemplar:
         return FEATURES[feature].cls in STEERABLE
 
     def draw(self, case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
-        """Healthy tissue in place of the tumour."""
-        if plan.target is not None:
-            raise InputError(f"the engine exemplar can't {plan.edit} yet: leave --engine out")
-        return self._healthy(case, plan, seed, progress)
+        """Healthy tissue in place of the tumour, or the tumour itself with the asked features."""
+        if plan.target is None:
+            return self._healthy(case, plan, seed, progress)
+        return self._changed(case, plan, progress)
 
     @staticmethod
     def _healthy(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
@@ -60,6 +66,26 @@ class Exemplar:
         }
         reached, warnings = _measured(case, patch, progress) if plan.edit == "remove" else ({}, ())
         return Draft(patch, case.mask, reached, "cpu", (*made.warnings, *warnings), changed, facts)
+
+    @staticmethod
+    def _changed(case: Case, plan: Plan, progress: Progress) -> Draft:
+        region, dtype, calls = case.source, case.volume.array.dtype, count(1)
+
+        def measure(values: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
+            progress("solve", 1 - 1 / (1 + next(calls) / USUAL_MEASURES))
+            return measured(region, values, case.settings, classes)
+
+        whole = np.issubdtype(dtype, np.integer)
+        bounds = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)) if whole else (-np.inf, np.inf)
+        with progress.stage("solve"):
+            made = retexture(
+                region.native, region.native_mask, region.native_spacing, plan.used, measure, case.spread(),
+                population=case.population, bounds=bounds,
+            )  # fmt: skip
+        progress("measure", 0.0)
+        with progress.stage("measure"):
+            reached = measured(region, made.values, case.settings, TEXTURE_CLASSES)
+        return Draft(region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=made.facts())
 
 
 def patch_of(array: np.ndarray, values: np.ndarray, changed: np.ndarray) -> Patch:

@@ -25,6 +25,9 @@ from TumorSynthLib.volume import check_image, check_mask
 Drawn = tuple[Part, Form, list[str]]
 
 
+DRAWN_ANEW = 1.0  # strength of which nothing of the old tumour stays
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """One edit, decided.
@@ -76,6 +79,8 @@ def choose_engine(edit: str, request: EditRequest, model: bool) -> str:
         return request.engine
     if not model:
         return "exemplar"
+    if request.strength == DRAWN_ANEW:
+        return "bridge"
     best = "exemplar" if edit == "remove" else "bridge"
     bound = {OPTIONS[name].engines for name in request.asked() if OPTIONS[name].engines}
     return next(iter(bound))[0] if len(bound) == 1 else best
@@ -182,6 +187,8 @@ def _texture_from(request: EditRequest, form: Form | None) -> str:
 def _told(case: Case, plan: Plan) -> Plan:
     """The plan with all warnings once, and a word on options that its engine doesn't use."""
     left = unused(plan.request, plan.engine)
+    if plan.engine == "bridge" and plan.request.strength == DRAWN_ANEW:  # which is what it does
+        left = tuple(name for name in left if name != "strength")
     texts = [*case.warnings, *plan.warnings]
     if left:
         named = listed([OPTIONS[name].flag or name for name in left])

@@ -1,6 +1,6 @@
 """Compares the voxels of six edits before and after a change of the code, on one machine in one run.
 
-    python Testing/support/freeze.py --against COMMIT [--data DIR] [--cases phantom nodule sarcoma]
+    python Testing/support/freeze.py --against COMMIT [--data DIR] [--cases tiny phantom nodule sarcoma]
 
 COMMIT is unpacked into a temporary folder (`git archive`), and each tree edits the same images in a process of its own, with one
 thread and the network's engine. Hashes can't be kept instead: another processor gives other last digits. Ends with 0 where all
@@ -22,9 +22,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DATA_VARIABLE = "TUMORSYNTH_TEST_DATA"
 EDITS = ("remove", "own", "donor", "slider", "reshape", "insert")
+EDITS_OF_TINY = ("remove", "own", "donor", "slider", "move")  # it draws no shapes
 STEPS = 2  # evaluations of the network: enough to see a change
-#: Case: model, image and mask in the data folder; None is the generated chest.
+#: Case: model, image and mask in the data folder; None is a generated image. "tiny" is the tests' model, which takes seconds.
 CASES: dict[str, tuple[str, str | None]] = {
+    "tiny": ("tiny", None),
     "phantom": ("lung-nodule-ct", None),
     "nodule": ("lung-nodule-ct", "lidc_ct/val/LIDC-IDRI-0015_R_1_CT"),
     "sarcoma": ("soft-tissue-sarcoma", "sts/val/STS_041_T1"),
@@ -65,7 +67,7 @@ def compare(commit: str, cases: list[str], data: Path) -> int:
             in_tree(tree, results[name], cases, data)
         differing = 0
         for case in cases:
-            for edit in EDITS:
+            for edit in edits_of(case):
                 old, new = (np.load(results[name] / f"{case}-{edit}.npy") for name in ("before", "after"))
                 changed = int((old != new).sum())
                 differing += bool(changed)
@@ -89,13 +91,24 @@ def run(out: Path, cases: list[str], data: Path) -> None:
 
     for case in cases:
         model, source = CASES[case]
-        volume, mask = image_of(source, data)
-        editor = Editor(model, "cpu")
-        for edit in EDITS:
+        if case == "tiny":
+            sys.path.insert(0, str(Path.cwd() / "Testing"))  # of the tree that is run
+            import editor_case
+
+            volume, mask = editor_case.ct()
+            editor = Editor(editor_case.model(out / "tiny"), "cpu")
+        else:
+            volume, mask = image_of(source, data)
+            editor = Editor(model, "cpu")
+        for edit in edits_of(case):
             name, request = request_for(edit, editor, volume, mask)
             images = (volume,) if name == "insert" else (volume, mask)
             result = getattr(editor, name)(*images, request)
             np.save(out / f"{case}-{edit}.npy", result.volume.array)
+
+
+def edits_of(case: str) -> tuple[str, ...]:
+    return EDITS_OF_TINY if case == "tiny" else EDITS
 
 
 def image_of(source: str | None, data: Path):
@@ -119,6 +132,7 @@ def request_for(edit: str, editor, volume, mask):
     donor = chest(seed=5, radius=8.0, grain=40.0) if modality == "CT" else (volume, mask)
     own = editor.extract(volume, mask, modality)
     ml = own["original_shape_MeshVolume"] / 1000
+    away = tuple(float(v) for v in centre_of_mass(volume, mask) + (-2.0, 4.0, 0.0))
     beside = tuple(float(v) for v in centre_of_mass(volume, mask) + to_the_left(volume))
     name, options = {
         "remove": ("remove", {"grow": 1.0}),
@@ -126,6 +140,7 @@ def request_for(edit: str, editor, volume, mask):
         "donor": ("retexture", {"donor": donor}),
         "slider": ("retexture", {"features": {"contrast": 1.3 * own["original_glcm_Contrast"]}}),
         "reshape": ("reshape", {"features": {"volume_ml": 1.2 * ml}, "grow": 1.0}),
+        "move": ("move", {"to": away, "nearest": True, "grow": 1.0}),
         "insert": ("insert", {"features": {"volume_ml": 0.3 * ml}, "at": beside, "nearest": True}),
     }[edit]
     known = {f.name for f in dataclasses.fields(EditRequest)}

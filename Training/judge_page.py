@@ -127,12 +127,12 @@ TUMOUR_COLUMNS = {
 
 
 def _table(columns: dict, rows: list, weak: dict) -> list[str]:
-    names = [*columns, "AUC: trees / network / numbers", "seen", "s"]
+    names = [*columns, "AUC: trees / network / numbers", "seen"]
     lines = [f"| edit, engine | patients | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
     for key, out, found in rows:
         cells = [cell(found) for cell in columns.values()]
         refused = f", {len(found['refused'])} refused" if found.get("refused") else ""
-        cells += [_aucs(found, weak.get(key, set())), _seen(found), f"{found['seconds']:.1f}"]
+        cells += [_aucs(found, weak.get(key, set())), _seen(found)]
         size = f"{found['patients']}{refused}; {found['extent_mm']:.0f} mm"
         lines.append(f"| {key}, {_engine(out)} | {size} | {' | '.join(cells)} |")
     return lines

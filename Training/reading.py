@@ -205,6 +205,7 @@ def parse(arguments: list[str] | None = None):
     s = tasks.add_parser("score", help="accuracy of the readers")
     s.add_argument("--key", type=Path, required=True)
     s.add_argument("--json", type=Path)
+    s.add_argument("--said", default="", help="who read, in words")
     s.add_argument(
         "readings", type=Path, nargs="+", help="guesses.csv of each reader, each beside its kit's seal"
     )
@@ -245,7 +246,7 @@ def main(arguments: list[str] | None = None):
     try:
         if a.task == "make":
             return make(a)
-        out = score(a.key, a.readings)
+        out = score(a.key, a.readings) | ({"said": a.said} if a.said else {})
     except TumorSynthError as error:
         raise SystemExit(f"reading: {error}") from None
     if a.json:

@@ -50,6 +50,11 @@ def test_separators_and_byte_order_marks(tmp_path, separator, start):
     assert job.id == "a" and job.edit == "extract"
 
 
+def test_labels_by_number_or_name(tmp_path):
+    jobs = plan(tmp_path, "image,mask,edit,label\na,m,extract,3\na,m,extract,GTV-1\na,m,extract,")
+    assert [job.label for job in jobs] == [3, "GTV-1", None]
+
+
 def test_seeds_make_jobs_of_their_own(tmp_path):
     jobs = plan(tmp_path, "image,mask,edit,seed\na.nrrd,m.nrrd,remove,0-2\na.nrrd,m.nrrd,remove,1 5\n")
     assert [job.options["seed"] for job in jobs] == [0, 1, 2, 5]  # the second 1 is the same job
@@ -102,7 +107,6 @@ HEAD = "image,mask,edit,"
         (HEAD + "seed\na,,remove,0", "mask"),
         (HEAD + "seed\na,m,remove,-1", "seed"),
         (HEAD + "seed\na,m,remove,1.5", "seed"),
-        (HEAD + "label\na,m,remove,one", "label"),
         (HEAD + "options\na,m,remove,contrast=12", "remove has no option 'features'"),
         (HEAD + "options\na,m,remove,grow=wide", "grow"),
         (HEAD + "options\na,m,remove,grow=99", "grow"),

@@ -238,6 +238,21 @@ def test_another_version_of_the_model_is_refused(data, tmp_path, models):
     assert row["state"] == "failed" and "another version" in row["error"]
 
 
+def test_what_readers_say_is_in_the_ledger(data, tmp_path):
+    """A mask on a grid of its own is resampled, which its row says."""
+    from TumorSynthLib.study.perform import Bench
+
+    mask = sitk.ReadImage(str(data[0][1]))
+    mask.SetOrigin([o + 0.4 for o in mask.GetOrigin()])
+    path = tmp_path / "shifted_mask.nii.gz"
+    sitk.WriteImage(mask, str(path))
+    job = study_case.job(image=str(data[0][0]), mask=str(path), label=1)
+    row = Bench(Layout(tmp_path / "out")).do(job)
+    assert row["state"] == "done"
+    assert any("another grid" in text for text in row["warnings"])
+    assert Bench(Layout(tmp_path / "out")).do(job)["finished"] == row["finished"]  # found, not done again
+
+
 def test_workers_are_few(tmp_path, capsys):
     assert batch("nowhere.csv", "--out", tmp_path / "out", "--workers", 0) == 2
     assert "--workers" in capsys.readouterr().err

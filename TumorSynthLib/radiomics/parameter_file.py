@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..small_files import read_small
 
 MAX_BYTES = 2**20  # of a parameter file; one with every setting and feature has 10 kB
 MAX_DEPTH = 10  # sections within each other; pyradiomics' own files have 3
@@ -38,15 +38,11 @@ def read(path: str | Path) -> dict[str, Any]:
 
     :raises InputError: the file can't be read, is no plain file, is too large, or is neither JSON nor such YAML.
     """
+    data = read_small(path, MAX_BYTES, "extraction settings, YAML or JSON")
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise InputError(
-                f"The settings file {path} is no plain file of at most {MAX_BYTES // 2**20} MB. Give a YAML or JSON file."
-            )
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # also text that isn't UTF-8, and a zero byte in the name
-        raise InputError(f"Can't read the settings file {path}: {error}. Give a YAML or JSON file.") from None
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"The settings file {path} is not UTF-8 text: {error}.") from None
     return parse(text, str(path))
 
 

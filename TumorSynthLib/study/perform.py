@@ -7,6 +7,7 @@ import gc
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from TumorSynthLib.errors import InputError, ModelError, TumorSynthError
+from TumorSynthLib.errors import ImageWarning, InputError, ModelError, TumorSynthError
 from TumorSynthLib.memory import give_back
 from TumorSynthLib.outputs import Staging
 from TumorSynthLib.study.layouts import Layout
@@ -46,18 +47,22 @@ class Bench:
             return there
         row = {name: getattr(job, name) for name in ("id", "patient", "edit", "key", "model_sha256")}
         row |= {"name": job.stem, "model": job.model_id, "state": DONE}
-        try:
-            _limit_threads(self.threads, network=bool(job.model))
-            row |= self._extracted(job, row) if job.edit == EXTRACT else self._edited(job, row)
-        except Exception as error:
-            full = self._is_full(error)
-            row |= {"state": NO_ROOM if full else FAILED, "error": _told(error)}
-        finally:
-            gc.collect()
-            give_back()
+        with warnings.catch_warnings(record=True) as read:
+            warnings.simplefilter("always", ImageWarning)
+            try:
+                _limit_threads(self.threads, network=bool(job.model))
+                row |= (
+                    self._extracted(job, row, read) if job.edit == EXTRACT else self._edited(job, row, read)
+                )
+            except Exception as error:
+                full = self._is_full(error)
+                row |= {"state": NO_ROOM if full else FAILED, "error": _told(error), "warnings": _said(read)}
+        gc.collect()
+        give_back()
         return {**row, "seconds": round(time.perf_counter() - start, 3), "finished": _now()}
 
-    def _extracted(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _extracted(self, job: Job, row: Mapping[str, Any], read: list) -> dict[str, Any]:
+        """Measure; `read` are the warnings of reading files."""
         from TumorSynthLib.commands import extracted
         from TumorSynthLib.provenance import plain
 
@@ -75,7 +80,8 @@ class Bench:
             staging.file(paths["features"]).write_text(text + "\n", encoding="utf-8")
         return told
 
-    def _edited(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _edited(self, job: Job, row: Mapping[str, Any], read: list) -> dict[str, Any]:
+        """Edit; `read` are the warnings of reading files."""
         from TumorSynthLib.commands import write_edit
         from TumorSynthLib.provenance import voxel_hash
 
@@ -86,7 +92,7 @@ class Bench:
         told = {
             "asked": result.asked,
             "reached": {name: result.reached[name] for name in result.asked if name in result.reached},
-            "warnings": list(result.warnings),
+            "warnings": _said(read) + list(result.warnings),
             "outputs": self._relative(paths),
             "input_sha256": result.provenance["input"]["voxels_sha256"],
             "result_sha256": voxel_hash(result.volume.array),
@@ -143,25 +149,25 @@ def _bundle(job: Job):
 
 def _inputs(job: Job, bundle) -> tuple[tuple[Any, ...], Any]:
     """The images of an edit and its request."""
+    from TumorSynthLib.commands import option_mask
     from TumorSynthLib.edit.options import from_message
     from TumorSynthLib.volume import read_image, read_labelmap, read_mask
 
-    def mask_of(entry: Mapping[str, Any], like, several: bool):
-        read = read_labelmap if several and entry.get("label") is None else None
-        return read(entry["mask"], like) if read else read_mask(entry["mask"], like, entry.get("label"))
+    def tumour(path: str, like, label):
+        if len(bundle.regions) > 1 and label is None:
+            return read_labelmap(path, like)
+        return read_mask(path, like, label)
 
-    several = len(bundle.regions) > 1
     volume = read_image(job.image)
 
     def image(row, entry: Mapping[str, Any]):
         if row.kind == "donor":
             donor = read_image(entry["image"])
-            return donor, mask_of(entry, donor, several)
-        return mask_of(entry, volume, False)
+            return donor, tumour(entry["mask"], donor, entry.get("label"))
+        return option_mask(row, entry["mask"], volume, entry.get("label"))
 
     request = from_message(job.options, image)
-    mask = (mask_of({"mask": job.mask, "label": job.label}, volume, several),) if job.mask else ()
-    return (volume, *mask), request
+    return (volume, *([tumour(job.mask, volume, job.label)] if job.mask else [])), request
 
 
 def _limit_threads(threads: int, network: bool) -> None:
@@ -172,6 +178,11 @@ def _limit_threads(threads: int, network: bool) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _said(read: list) -> list[str]:
+    """What readers had to choose or resample."""
+    return [" ".join(str(w.message).split()) for w in read if issubclass(w.category, ImageWarning)]
 
 
 def _told(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.small_files import read_small
 
 EXTRACT = "extract"  # the edit that changes nothing: features are measured
 DONE_BY_BATCH = (EXTRACT, *(e.name for e in EDITS.values() if e.changes and e.name != "series"))
@@ -38,10 +39,9 @@ COLUMNS = (
     "options",
     "model",
     "settings",
-    "inside_label",
     "donor_image",
     "donor_mask",
-    "donor_label",
+    *(f"{row.name}_label" for row in OPTIONS.values() if row.kind in IMAGES),
 )
 _NAME = re.compile(r"\w[\w.-]{0,119}")
 _SEPARATORS = ",;\t"
@@ -55,6 +55,7 @@ class Job:
     :param id: of the case; `patient`: whose case it is, so that all of a patient's stay together in splits.
     :param name: of the files that it writes, without ending; "" takes `id`, `edit` and the first digits of the key.
     :param image, mask, settings: absolute paths; `settings` is the parameter file of an extraction without a model.
+    :param label: of the tumour in the mask, by number or name.
     :param options: the request as JSON (`edit.options.to_message`), images as {"image": …, "mask": …, "label": …} of files.
     :param model: folder of the model, or its id; `model_sha256` of its manifest, which holds the hashes of all its files.
     """
@@ -64,7 +65,7 @@ class Job:
     edit: str
     image: str
     mask: str | None
-    label: int | None
+    label: int | str | None
     options: Mapping[str, Any]
     model: str = ""
     model_id: str = ""
@@ -150,14 +151,11 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _text(path: Path) -> str:
+    data = read_small(path, MAX_BYTES, "a table of cases and edits")
     try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise InputError(
-                f"the table {path} is missing, no plain file, or larger than {MAX_BYTES // 2**20} MB"
-            )
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't read the table {path}: {error}") from None
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the table {path} is not UTF-8 text ({error}): save it as UTF-8") from None
 
 
 def _parsed(text: str, path: Path) -> Any:
@@ -280,13 +278,10 @@ def _path(value: Any, folder: Path) -> str:
     return str(folder / path)
 
 
-def _label(value: Any) -> int | None:
-    if value is None or value == "":
-        return None
-    try:
-        return int(str(value))
-    except ValueError:
-        raise InputError(f"label is {str(value)[:60]!r}, but must be a whole number") from None
+def _label(value: Any) -> int | str | None:
+    """A label, segment or structure, by number or name."""
+    text = "" if value is None else str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text or None
 
 
 def _options(row: Mapping[str, Any], edit: str, folder: Path) -> tuple[dict[str, Any], Sequence[int | None]]:
@@ -299,8 +294,9 @@ def _options(row: Mapping[str, Any], edit: str, folder: Path) -> tuple[dict[str,
         if not isinstance(given["donor"], Mapping) or set(given["donor"]) - {"label"} != {"image", "mask"}:
             raise InputError("a donor is an image and its mask: give donor_image and donor_mask")
         given["donor"]["label"] = _label(row.get("donor_label"))
-    if "inside" in given:
-        given["inside"] = {"mask": _path(given["inside"], folder), "label": _label(row.get("inside_label"))}
+    for name in given:
+        if OPTIONS[name].kind == "mask":
+            given[name] = {"mask": _path(given[name], folder), "label": _label(row.get(f"{name}_label"))}
     seeds = _seeds(given.pop("seed")) if "seed" in given else (None,)
     having = of_edit("measure" if edit == EXTRACT else edit)
     options = {}

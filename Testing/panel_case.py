@@ -75,6 +75,10 @@ class Dialogs:
     def chooseFile(self, title, filters):
         return self.file
 
+    def saveFile(self, title, name, filters):
+        self.suggested = name
+        return self.file
+
     def confirm(self, text):
         self.asked.append(text)
         return self.agree

@@ -272,6 +272,7 @@ class FakeLogic:
         return folder + "/report.html"
 
     def saveResult(self, path, entryID=""):
+        self._note("saveResult", path, entryID)
         return path
 
     def featureTable(self, entryID):

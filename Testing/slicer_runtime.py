@@ -74,8 +74,28 @@ class SequencesModule(Module):
         self.toolBarVisible = bool(visible)
 
 
-class IOManager:
-    """What qSlicerCoreIOManager does for the file types used here, through their storage nodes."""
+class Signals:
+    """`connect("signal(…)", function)` and `emit`, as QObjects have."""
+
+    def __init__(self):
+        self._slots: dict = {}
+
+    def connect(self, signal: str, slot) -> None:
+        self._slots.setdefault(signal, []).append(slot)
+
+    def disconnect(self, signal: str, slot) -> None:
+        self._slots.get(signal, []).remove(slot)
+
+    def emit(self, signal: str, *arguments) -> None:
+        for slot in list(self._slots.get(signal, [])):
+            slot(*arguments)
+
+
+class IOManager(Signals):
+    """What qSlicerCoreIOManager does for the file types used here, through their storage nodes, which write no attributes.
+
+    It emits `fileSaved` for each file, of a scene bundle too.
+    """
 
     def fileType(self, name: str) -> str:
         return next(kind for end, (kind, *_) in READERS.items() if str(name).lower().endswith(end))
@@ -118,6 +138,12 @@ class IOManager:
         return bool(scene.Connect(messages) if clear else scene.Import(messages))
 
     def saveNodes(self, kind: str, properties, messages=None) -> bool:
+        saved = self._save(kind, properties, messages)
+        if saved:
+            self.emit("fileSaved(qSlicerIO::IOProperties)", dict(properties))
+        return saved
+
+    def _save(self, kind: str, properties, messages) -> bool:
         scene, path = slicer.mrmlScene, str(properties["fileName"])
         if kind == "SceneFile":
             if path.endswith(".mrb"):
@@ -132,23 +158,6 @@ class IOManager:
 
     def fileWriterFileType(self, node) -> str:
         return node.GetClassName()
-
-
-class Signals:
-    """`connect("signal(…)", function)` and `emit`, as QObjects have."""
-
-    def __init__(self):
-        self._slots: dict = {}
-
-    def connect(self, signal: str, slot) -> None:
-        self._slots.setdefault(signal, []).append(slot)
-
-    def disconnect(self, signal: str, slot) -> None:
-        self._slots.get(signal, []).remove(slot)
-
-    def emit(self, signal: str, *arguments) -> None:
-        for slot in list(self._slots.get(signal, [])):
-            slot(*arguments)
 
 
 class ModuleManager(Signals):

@@ -122,7 +122,7 @@ def test_remove_asks_for_nothing_else():
         case.ui.growSpinBox.value = 1.5
         case.settle()
         case.ui.generateButton.click()
-        assert last(case) == ("start", "remove", {"grow": 1.5, "seed": 0, "output": "inPlace"})
+        assert last(case) == ("start", "remove", {"grow": 1.5, "seed": 0, "output": "syntheticCopy"})
 
 
 def test_a_slider_sets_its_feature_and_the_others_stay():

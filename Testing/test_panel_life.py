@@ -6,7 +6,7 @@ from panel_case import measured, opened
 from panel_double import FakeLogic, api
 
 BUTTONS = ("generateButton", "cancelButton", "undoButton", "redoButton", "repeatButton", "beforeButton", "plotButton",
-           "reportButton", "keepButton", "measureButton")  # fmt: skip
+           "reportButton", "keepButton", "measureButton", "saveResultButton")  # fmt: skip
 
 
 def states(case):
@@ -54,7 +54,17 @@ def test_the_life_of_an_edit(case):
     assert enabled(case) == {"cancel"}
     assert all("running" in reason for name, reason in states(case).items() if name != "cancelButton")
     finish(case, job)
-    assert enabled(case) == {"generate", "measure", "undo", "repeat", "before", "plot", "report", "keep"}
+    assert enabled(case) == {
+        "generate",
+        "measure",
+        "undo",
+        "repeat",
+        "before",
+        "plot",
+        "report",
+        "keep",
+        "saveResult",
+    }
     case.ui.undoButton.click()
     case.settle()
     assert enabled(case) == {"generate", "measure", "redo", "repeat", "plot", "report"}
@@ -192,6 +202,28 @@ def test_the_layers_that_the_user_had_come_back(case, end):
     assert layers() == had
 
 
+def test_edits_go_into_a_synthetic_copy_unless_told_otherwise(case):
+    job = generate(case)
+    assert job.arguments[-1]["output"] == "syntheticCopy"
+    copy, segmentation, segmentID = panel_case.addTumour("lung1 (synthetic)")
+    finish(case, job, volumeNode=copy, segmentationNode=segmentation, segmentID=segmentID)
+    assert case.panel.parameters.inputVolume is copy and layers()[0]["BackgroundVolumeID"] == copy.GetID()
+    assert case.panel.parameters.segmentation is segmentation
+    case.ui.inPlaceCheckBox.click()
+    case.settle()
+    assert generate(case).arguments[-1]["output"] == "inPlace"
+
+
+def test_a_result_is_saved(case):
+    finish(case)
+    case.ui.saveResultButton.click()
+    assert not case.logic.called("saveResult") and case.dialogs.suggested == "lung1.nii.gz"
+    case.dialogs.file = "/somewhere/edited"
+    case.ui.saveResultButton.click()
+    assert case.logic.called("saveResult") == [("saveResult", "/somewhere/edited.nii.gz", "edit1")]
+    assert "/somewhere/edited.nii.gz" in case.ui.outcomeLabel.text
+
+
 def test_keeping_results(case):
     finish(case)
     case.ui.keepButton.click()
@@ -285,7 +317,7 @@ def test_what_was_chosen_comes_back(case, tmp_path):
 
     case.widget("contrast_slider").value = 700
     case.ui.seedSpinBox.value = 42
-    case.ui.newVolumeCheckBox.click()
+    case.ui.inPlaceCheckBox.click()
     asked = case.panel.editSection.features.asked()
     path = str(tmp_path / "scene.mrml")
     for node in (case.volume, case.segmentation):
@@ -297,7 +329,7 @@ def test_what_was_chosen_comes_back(case, tmp_path):
     assert case.ui.seedSpinBox.value == 0
     slicer.util.loadScene(path)
     case.settle()
-    assert case.ui.seedSpinBox.value == 42 and case.ui.newVolumeCheckBox.checked
+    assert case.ui.seedSpinBox.value == 42 and case.ui.inPlaceCheckBox.checked
     assert case.ui.inputVolumeSelector.currentNode().GetName() == "lung1"
     assert case.panel.editSection.features.asked() == pytest.approx(asked)
 

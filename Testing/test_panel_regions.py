@@ -181,7 +181,7 @@ def test_real_logic_and_model(tmp_path, monkeypatch):
             panel_case.wait(lambda: case.ui.generateButton.enabled, 120)
             case.ui.generateButton.click()
             panel_case.wait(lambda: case.panel.job is None, 120)
-            after = slicer.util.arrayFromVolume(volume)
+            after = slicer.util.arrayFromVolume(case.panel.parameters.inputVolume)  # the copy
             assert np.array_equal(after[labels != 1], before[labels != 1])
             assert (after[labels == 1] != before[labels == 1]).mean() > 0.5
             assert "(necrosis)" in case.ui.historyTree.topLevelItem(0).text(0)

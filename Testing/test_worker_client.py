@@ -1,5 +1,6 @@
 """The client of the worker process: crashes, cancelling, both kinds of pipes, no orphans, no files left."""
 
+import errno
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from TumorSynthLib.volume import Volume
 slicer_runtime.start()
 
 from TumorSynthSlicer import nodes, pipes, worker_client  # noqa: E402
+from TumorSynthSlicer.job import EditJob  # noqa: E402
 from TumorSynthSlicer.worker_client import Exchange, WorkerClient, WorkerError  # noqa: E402
 
 #: A worker of a few lines: answers, crashes, or hangs as the request says.
@@ -156,6 +158,12 @@ def test_missing_program_is_one_sentence():
     client.stop()
 
 
+def sent(exchange: Exchange, key: str, volume) -> np.ndarray:
+    """A volume's voxels as the worker finds them."""
+    entry = exchange.entry(key, volume)
+    return np.fromfile(exchange.path / entry["file"], entry["dtype"]).reshape(entry["shape"])
+
+
 def test_volume_goes_over_in_small_steps_and_only_once():
     rng = np.random.default_rng(0)
     array = rng.integers(-1000, 1000, (40, 512, 512)).astype(np.int16)
@@ -163,19 +171,62 @@ def test_volume_goes_over_in_small_steps_and_only_once():
     try:
         steps = list(exchange.sendVolume("v", volume, 1))
         assert len(steps) >= 3 and steps[-1] == 1.0 and steps == sorted(steps)
-        assert np.array_equal(np.fromfile(exchange.path / "v", np.int16).reshape(array.shape), array)
+        assert np.array_equal(sent(exchange, "v", volume), array)
         assert list(exchange.sendVolume("v", volume, 1)) == []
         box = (slice(3, 6), slice(10, 20), slice(30, 60))
         array[box] = 5
         exchange.patchVolume("v", box, array, 2)
         assert list(exchange.sendVolume("v", volume, 2)) == []
-        assert np.array_equal(np.fromfile(exchange.path / "v", np.int16).reshape(array.shape), array)
-        assert list(exchange.sendVolume("v", volume, 3)) != []
+        assert np.array_equal(sent(exchange, "v", volume), array)
+        exchange.adopt("v", "copy")  # edits go on in a copy of the volume
+        assert list(exchange.sendVolume("copy", volume, 2)) == []
+        assert list(exchange.sendVolume("copy", volume, 3)) != []
         exchange.keepOnly(["other"])
-        assert not (exchange.path / "v").exists()
+        assert not list(exchange.path.iterdir())
     finally:
         exchange.remove()
     assert not exchange.path.exists()
+
+
+def test_a_file_that_is_still_mapped_is_no_obstacle(monkeypatch):
+    """Windows neither removes nor overwrites a file that the worker maps; it goes once the worker lets it go."""
+    array = np.zeros((4, 8, 8), np.int16)
+    exchange, volume = Exchange(), Volume(array, (1.0, 1.0, 1.0))
+    list(exchange.sendVolume("v", volume, 1))
+    mapped, unlink, keep = exchange.entry("v", volume)["file"], type(exchange.path).unlink, open
+
+    def refuse(path, *given, **named):
+        if path.name == mapped:
+            raise PermissionError(13, "a file with a user-mapped section is open", str(path))
+        return unlink(path, *given, **named)
+
+    def opened(path, mode="r", *given, **named):
+        if os.path.basename(path) == mapped and "w" in mode:
+            raise PermissionError(13, "a file with a user-mapped section is open", str(path))
+        return keep(path, mode, *given, **named)
+
+    monkeypatch.setattr(type(exchange.path), "unlink", refuse)
+    monkeypatch.setattr("builtins.open", opened)
+    array[:] = 7
+    assert list(exchange.sendVolume("v", volume, 2)) != []
+    assert (sent(exchange, "v", volume) == 7).all() and (exchange.path / mapped).exists()
+    monkeypatch.undo()
+    list(exchange.sendVolume("v", volume, 3))
+    assert len(list(exchange.path.iterdir())) == 1
+    exchange.remove()
+
+
+@pytest.mark.parametrize(
+    "number, words", [(errno.ENOSPC, "free some space"), (errno.EACCES, "restart Slicer")]
+)
+def test_a_folder_that_can_not_be_used_says_what_helps(number, words):
+    def transfer():
+        raise OSError(number, os.strerror(number))
+        yield
+
+    job = EditJob("remove", None, transfer(), dict, None, {})
+    job.step()
+    assert words in str(job.error) and ("space" in str(job.error)) == (number == errno.ENOSPC)
 
 
 def test_files_of_results_are_taken_away():

@@ -34,6 +34,7 @@ class TumorSynthRadiomics(ScriptedLoadableModule):
             "Implements and extends: Kim, Na, Ko, Park, Tumor Synthesis Conditioned on Radiomics, WACV 2025."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", watchSaves)
 
 
 def registerSampleData():
@@ -41,6 +42,13 @@ def registerSampleData():
     from TumorSynthSlicer.sample_data import register
 
     register()
+
+
+def watchSaves():
+    """Have the application's ordinary Save write the record of a synthetic volume beside its file."""
+    from TumorSynthSlicer import sidecars
+
+    sidecars.watchSaves()
 
 
 class TumorSynthRadiomicsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -83,10 +91,14 @@ class TumorSynthRadiomicsWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onReload(self):
         """Load the package anew, too; `slicer.util.reloadScriptedModule` knows the module's own file only."""
+        from TumorSynthSlicer import sidecars
+
         self.cleanup()
+        sidecars.stopWatching()
         for name in [n for n in sys.modules if n.split(".")[0] in ("TumorSynthSlicer", "TumorSynthLib")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+        watchSaves()
 
 
 class TumorSynthRadiomicsLogic(ScriptedLoadableModuleLogic, EditLogic):

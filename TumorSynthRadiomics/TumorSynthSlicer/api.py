@@ -37,7 +37,8 @@ EDITS = tuple(name for name, edit in _EDITS.items() if edit.changes or name == "
 #:               the segments' names. The given segment is edited, the others stay as they are.
 #:   whole       remove takes all regions of the tumour, not only the given segment.
 #:   device      auto, cpu, cuda or mps.
-#:   output      "inPlace" (default: the voxels of the volume node change, undo brings them back) or "newVolume".
+#:   output      "inPlace" (default: the voxels of the volume node change, undo brings them back), "newVolume", or
+#:               "syntheticCopy": a new volume "… (synthetic)" for the first edit, in which further edits of it go on.
 SCENE_OPTIONS = ("feature", "values", "device", "output", "regions", "whole")
 OPTIONS = (*dict.fromkeys(row.slicer for row in _OPTIONS.values() if row.slicer), *SCENE_OPTIONS)
 
@@ -390,7 +391,10 @@ class Logic(Protocol):
         """
 
     def saveResult(self, path: str, entryID: str = "") -> str:
-        """Write the volume after an edit as NIfTI, NRRD or MetaImage, marked as synthetic, with its JSON sidecar.
+        """Write the volume after an edit as NIfTI, NRRD or MetaImage, marked as synthetic, its mask, and the JSON record.
+
+        The mask is that of the tumour after the edit, of a removal that of what was removed: edited_mask.nii.gz beside
+        edited.nii.gz. Files that aren't of an earlier result are not overwritten.
 
         >>> os.path.basename(logic.saveResult(os.path.join(temporary, "edited.nii.gz"), entryID))
         'edited.nii.gz'

@@ -18,6 +18,7 @@ from TumorSynthLib.requests import EditRequest, resolved, split
 from .api import EDITS, OPTIONS, Check
 from .geometry import toLPS
 
+OUTPUTS = ("inPlace", "newVolume", "syntheticCopy")
 NOTED = 0.05  # population standard deviations from which a changed request is told
 
 
@@ -49,8 +50,8 @@ def checkOptions(edit: str, options: Mapping[str, Any]) -> None:
         raise InputError(_("choose the feature that is to change, and its values"))
     if options.get("whole") and edit != "remove":
         raise InputError(_("only remove takes a whole tumour of several regions: leave out the option whole"))
-    if options.get("output", "inPlace") not in ("inPlace", "newVolume"):
-        raise InputError(_("output must be inPlace or newVolume"))
+    if options.get("output", "inPlace") not in OUTPUTS:
+        raise InputError(_("output must be one of {known}").format(known=", ".join(OUTPUTS)))
 
 
 def engineOptions(edit: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,6 +148,14 @@ class Finisher:
 
     def __init__(self, given: Input, exchange: Exchange):
         self._given, self._exchange = given, exchange
+        self._copying = subject.Copying(given.volumeNode) if self._isNew() else None
+
+    def _isNew(self) -> bool:
+        """Whether the result goes into a new volume."""
+        output = self._given.options.get("output")
+        return output == "newVolume" or (
+            output == "syntheticCopy" and not history.isCopy(self._given.volumeNode)
+        )
 
     def __call__(self, event: Mapping[str, Any], seconds: float) -> Outcome:
         """:param seconds: since the edit was started. :raises InputError: the nodes or voxels changed meanwhile."""
@@ -183,31 +191,40 @@ class Finisher:
         return result
 
     def _applied(self, result: dict[str, Any], seconds: float) -> Outcome:
-        given = self._given
-        volumeNode, segmentationNode = given.volumeNode, given.segmentationNode
-        checkUnchanged(volumeNode, result)
-        isNew = given.options.get("output") == "newVolume"
-        if isNew:
-            volumeNode = subject.cloneVolume(volumeNode, subject.resultName(volumeNode.GetName(), given.edit))
-            history.inherit(volumeNode, history.provenanceOf(given.volumeNode))
-        segment, states = given.segmentID, None
-        if (
-            result["newMask"] is not None and given.edit != "remove"
-        ):  # whose segment still says where the tumour was
+        given, isNew = self._given, self._copying is not None
+        checkUnchanged(given.volumeNode, result)
+        volumeNode = self._newVolume() if isNew else given.volumeNode
+        segmentationNode, segment = given.segmentationNode, given.segmentID
+        states, removed = None, ()
+        if given.edit == "remove" and segmentationNode is not None and not (isNew or given.copied):
+            removed = removedSegments(given)
+        elif given.edit == "remove" or result["newMask"] is not None:
             segmentationNode = segmentationNode or self._newSegmentation(volumeNode)
             segment, states = segmentStates(given, segmentationNode, result["newMask"], isNew or given.copied)
         entry = history.add(
             self._record(result, volumeNode, segment),
-            payload(given, result, states),
+            payload(given, result, states, removed),
             volumeNode,
             segmentationNode,
         )
         entry.toggle()
         history.mark(volumeNode)
-        if not isNew:
-            array = nodes.volumeArray(volumeNode)
-            self._exchange.patchVolume(volumeKey(volumeNode), entry.box, array, stateOf(volumeNode))
+        array = nodes.volumeArray(volumeNode)
+        if isNew:
+            self._exchange.adopt(volumeKey(given.volumeNode), volumeKey(volumeNode))
+        self._exchange.patchVolume(volumeKey(volumeNode), entry.box, array, stateOf(volumeNode))
         return outcome(given, result, seconds, entry.id, volumeNode, segmentationNode, segment)
+
+    def _newVolume(self):
+        """A copy of the volume as it was before the edit."""
+        given, image = self._given, self._copying.image()
+        kind = "synthetic" if given.options["output"] == "syntheticCopy" else given.edit
+        node = subject.cloneVolume(
+            given.volumeNode, subject.resultName(given.volumeNode.GetName(), kind), image
+        )
+        history.inherit(node, history.provenanceOf(given.volumeNode))
+        history.setCopy(node)
+        return node
 
     def _newSegmentation(self, volumeNode):
         node = segments.newSegmentation(volumeNode)
@@ -236,9 +253,7 @@ def repetition(entry) -> Input:
     if entry.record["edit"] == "series":
         raise InputError(_("a series can't be repeated as it is: run it again from the panel"))
     name = subject.resultName(entry.volumeNode.GetName(), "repeat")
-    array = history.arrayAt(entry, after=False)
-    node = subject.cloneVolume(entry.volumeNode, name)
-    slicer.util.updateVolumeFromArray(node, array)
+    node = subject.cloneVolume(entry.volumeNode, name, subject.imageOf(history.arrayAt(entry, after=False)))
     history.inherit(node, history.recordsUpTo(entry, after=False))
     request = request_of(entry.record["provenance"])
     record = entry.record
@@ -268,9 +283,16 @@ def outcome(
     )  # fmt: skip
 
 
-def payload(given: Input, result: Mapping[str, Any], states) -> dict[str, Any]:
+def removedSegments(given: Input) -> list[str]:
+    """IDs of the segments whose tumour a removal takes away."""
+    if given.options.get("whole") and given.options.get("regions"):
+        return [segment for segment in given.options["regions"].values() if segment]
+    return [given.segmentID]
+
+
+def payload(given: Input, result: Mapping[str, Any], states, removed=()) -> dict[str, Any]:
     """What the history keeps to undo, redo and repeat an edit."""
-    kept: dict[str, Any] = {"change": result["changeText"]}
+    kept: dict[str, Any] = {"change": result["changeText"], "removed": list(removed)}
     for name, mask in (("mask", given.mask), ("organ", given.organ)):
         if mask is not None:
             kept[name] = {"box": [[s.start, s.stop] for s in mask.box], "bits": delta.pack(mask.array)}
@@ -283,9 +305,9 @@ def payload(given: Input, result: Mapping[str, Any], states) -> dict[str, Any]:
 
 
 def segmentStates(
-    given: Input, segmentationNode, mask: nodes.Mask, isNew: bool
+    given: Input, segmentationNode, mask: nodes.Mask | None, isNew: bool
 ) -> tuple[str, dict[str, Any]]:
-    """(segment ID, state before and after) of an edit that changes the tumour's place or shape.
+    """(segment ID, state before and after) of an edit that changes the tumour's place or shape, or takes it away.
 
     A new volume gets a segment of its own, so that the old one goes on showing the tumour of the old volume.
     """
@@ -298,8 +320,10 @@ def segmentStates(
             "before": segments.stateOf(segmentationNode, given.segmentID),
             "after": after,
         }
-    name = subject.resultName(item.GetName(), given.edit) if item is not None else _("Inserted tumour")
     segment = segments.uniqueID(segmentationNode, "Tumour")
+    if given.edit == "remove":
+        return segment, {"before": None, "after": segments.removedState(given.mask, matrix, item)}
+    name = subject.resultName(item.GetName(), given.edit) if item is not None else _("Inserted tumour")
     return segment, {"before": None, "after": segments.newState(mask, matrix, name, item)}
 
 
@@ -350,7 +374,7 @@ def maskOf(segment, volumeNode) -> nodes.Mask:
 
 
 def volumeKey(volumeNode) -> str:
-    """Name of a volume's file in the exchange folder."""
+    """What a volume is called in the exchange folder."""
     return f"volume-{volumeNode.GetID()}"
 
 

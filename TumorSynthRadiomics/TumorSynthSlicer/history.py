@@ -7,6 +7,7 @@ its attributes say what was done; its references name the volume and the segment
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,13 +21,15 @@ from TumorSynthLib import delta, models
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.provenance import plain
 
-from . import nodes
+from . import nodes, subject
 from .api import HistoryEntry
-from .segments import removeSegment, restoreSegment
+from .segments import markRemoved, removeSegment, restoreSegment
 
 ENTRY, UNDONE, PREFIX = "TumorSynth.edit", "TumorSynth.undone", "TumorSynth."
 VOLUME, SEGMENTATION, TABLE, CHART = "volume", "segmentation", "table", "chart"
 PROVENANCE, INHERITED = PREFIX + "provenance", PREFIX + "inherited"
+COPY = PREFIX + "copy"  # attribute of a volume that was made for edits
+CHANGED = PREFIX + "changed"  # attribute of a volume: when its voxels were changed last, seconds since 1970
 
 
 class Entry:
@@ -126,8 +129,11 @@ class Entry:
                 ).format(name=volumeNode.GetName())
             )
         nodes.apply(volumeNode, self.box, delta.toggle(array[self.box], payload["change"]))
-        if payload.get("segment") and self.segmentationNode is not None:
-            self._toggleSegment(payload["segment"])
+        if self.segmentationNode is not None:
+            if payload.get("segment"):
+                self._toggleSegment(payload["segment"])
+            for segment in payload.get("removed", ()):
+                markRemoved(self.segmentationNode, segment, self.undone)
         self.undone = not self.undone
 
     def _toggleSegment(self, states: Mapping[str, Any]) -> None:
@@ -257,6 +263,18 @@ def mark(volumeNode) -> None:
             volumeNode.RemoveAttribute(name)
         else:
             volumeNode.SetAttribute(name, value)
+    volumeNode.SetAttribute(CHANGED, repr(time.time()))
+    old, new = (subject.INSTANCE_UIDS, subject.KEPT_UIDS)[:: 1 if records else -1]
+    if volumeNode.GetAttribute(old):  # edited voxels aren't those of the patient's series
+        volumeNode.SetAttribute(new, volumeNode.GetAttribute(old))
+        volumeNode.RemoveAttribute(old)
+
+
+def markSeries(sequenceNode, records: list) -> None:
+    """Mark a sequence of edited volumes, whose file keeps no attributes of theirs."""
+    sequenceNode.SetAttribute(nodes.SYNTHETIC, "true")
+    sequenceNode.SetAttribute(PROVENANCE, json.dumps(plain(records), allow_nan=False))
+    sequenceNode.SetAttribute(CHANGED, repr(time.time()))
 
 
 def inherit(volumeNode, records: list) -> None:
@@ -271,6 +289,16 @@ def recordsUpTo(target: Entry, after: bool = True) -> list:
     own = [e for e in entries() if e.volumeNode is volumeNode and e.record["index"] < limit]
     inherited = json.loads(volumeNode.GetAttribute(INHERITED) or "[]")
     return inherited + [e.record["provenance"] for e in own if not e.undone or e.id == target.id]
+
+
+def setCopy(volumeNode) -> None:
+    """Note that a volume was made for edits, so that further ones go on in it."""
+    volumeNode.SetAttribute(COPY, "1")
+
+
+def isCopy(volumeNode) -> bool:
+    """Whether a volume is an edited one already, or was made for edits."""
+    return volumeNode.GetAttribute(COPY) == "1" or volumeNode.GetAttribute(nodes.SYNTHETIC) == "true"
 
 
 def provenanceOf(volumeNode) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 
@@ -84,8 +85,7 @@ class EditJob:
         except TumorSynthError as error:
             self._end(error=error)
         except OSError as error:
-            text = _("the temporary folder can't be used ({error}): free some disk space").format(error=error)
-            self._end(error=WorkerFailed(text))
+            self._end(error=WorkerFailed(_folderProblem(error)))
         finally:
             self._stepping = False
 
@@ -138,6 +138,17 @@ class EditJob:
             name, arguments = "onError", (str(error),)
         if name in self._callbacks:
             self._callbacks[name](*arguments)
+
+
+def _folderProblem(error: OSError) -> str:
+    """What to do about a temporary folder that can't be used."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _("the disk with the temporary folder is full ({error}): free some space").format(error=error)
+    text = _(
+        "the temporary folder can't be used ({error}): try again; if that doesn't help, restart Slicer, or choose another "
+        "folder under Edit, Application Settings, Modules, Temporary directory"
+    )
+    return text.format(error=error)
 
 
 def errorOf(event: dict) -> TumorSynthError:

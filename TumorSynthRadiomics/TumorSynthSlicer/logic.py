@@ -340,9 +340,8 @@ class EditLogic(Logic):
 
     def _copy(self, entry: history.Entry, name: str, after: bool):
         """A new volume node with the voxels before or after an edit, marked as what it is."""
-        array = history.arrayAt(entry, after)
-        node = subject.cloneVolume(entry.volumeNode, name)
-        slicer.util.updateVolumeFromArray(node, array)
+        image = subject.imageOf(history.arrayAt(entry, after))
+        node = subject.cloneVolume(entry.volumeNode, name, image)
         history.inherit(node, history.recordsUpTo(entry, after))
         return node
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BINARY, SURFACE = "Binary labelmap", "Closed surface"
 SYNTHETIC = "TumorSynth.synthetic"  # attribute of a volume node that holds edited voxels
+REMOVED = "TumorSynth.removed"  # tag of a segment that shows where a tumour was
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,12 @@ def segmentID(segmentationNode, given: str = "") -> str:
             _("{name} has no segment {segment}: choose another").format(name=name, segment=given)
         )
     raise InputError(_("{name} has several segments: choose the tumour's").format(name=name))
+
+
+def isRemoved(segmentationNode, segment: str) -> bool:
+    """Whether a segment shows where a tumour was, and not one that is there."""
+    item = segmentationNode.GetSegmentation().GetSegment(segment) if segmentationNode is not None else None
+    return item is not None and item.HasTag(REMOVED)
 
 
 def labelmapOf(segmentationNode, segment: str):

@@ -116,5 +116,5 @@ class History:
         with self._panel.reported(self._ui.outcomeLabel):
             outcome = self._panel.logic.repeat(entry.id)  # lets the application go on meanwhile
         if outcome is not None and not self._panel.closed:
-            self._panel.result.done(outcome)
+            self._panel.result.done(outcome, follow=False)
         self._panel.parametersChanged()

@@ -9,7 +9,7 @@ from TumorSynthSlicer.panel_history import History
 from TumorSynthSlicer.panel_run import Run
 from TumorSynthSlicer.panel_tumour import DEVIATION, VARIANCE, withDeviation
 from TumorSynthSlicer.panel_views import Comparison, showSeries
-from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, setAvailable, setMessage
+from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, setAvailable, setMessage, waiting
 
 REACHED = (
     0.25  # standard deviations of the population within which a feature counts as reached, as in the engine
@@ -31,6 +31,7 @@ class ResultSection:
         self._ui.beforeButton.connect("toggled(bool)", self._onBefore)
         self._ui.fadeSlider.connect("valueChanged(int)", self._onFade)
         self._ui.plotButton.connect("clicked()", self._onPlot)
+        self._ui.saveResultButton.connect("clicked()", self._onSaveResult)
         self._ui.reportButton.connect("clicked()", self._onReport)
         self._ui.keepButton.connect("clicked()", self._onKeep)
 
@@ -55,6 +56,11 @@ class ResultSection:
             self._ui.reportButton, _("Write a report on the edits, with pictures, as a web page."), reason
         )
         setAvailable(
+            self._ui.saveResultButton,
+            _("Write the image, marked as synthetic, with the tumour's mask and the record of the edit."),
+            gone,
+        )
+        setAvailable(
             self._ui.keepButton, _("Copy the edited volume, so that it stays when you edit on."), gone
         )
         for name in ("compareOptions", "resultButtons", "historyLabel", "historyTree", "historyButtons"):
@@ -68,26 +74,35 @@ class ResultSection:
 
     # After an edit
 
-    def done(self, outcome) -> None:
-        """Show what an edit did."""
+    def done(self, outcome, follow: bool = True) -> None:
+        """Show what an edit did.
+
+        :param follow: whether further edits go on in its result.
+        """
         self.hideBefore()
         self._outcomes[outcome.entryID] = outcome
-        self._follow(outcome)
+        if follow:
+            self._follow(outcome)
+        else:
+            slicer.util.setSliceViewerLayers(background=outcome.volumeNode)
         setMessage(self._ui.outcomeLabel, self._summary(outcome))
         self.history.update(choose=outcome.entryID)
         self.fill()
 
     def _follow(self, outcome) -> None:
-        """Go on with the tumour where it is now, and show the new volume."""
+        """Go on with the volume and the tumour where they are now, and show the volume."""
         parameters = self._panel.parameters
         if parameters is None:
             return
         if outcome.sequenceNodes:
             showSeries(outcome.sequenceNodes[0])
-        elif outcome.volumeNode is not None and outcome.volumeNode is not parameters.inputVolume:
+            return
+        if outcome.volumeNode is not None and outcome.volumeNode is not parameters.inputVolume:
             slicer.util.setSliceViewerLayers(background=outcome.volumeNode)
-        elif outcome.segmentationNode is not None and outcome.segmentID:
-            with slicer.util.NodeModify(parameters.parameterNode):
+        with slicer.util.NodeModify(parameters.parameterNode):
+            if outcome.volumeNode is not None:
+                parameters.inputVolume = outcome.volumeNode
+            if outcome.segmentationNode is not None and outcome.segmentID:
                 parameters.segmentation, parameters.segmentID = outcome.segmentationNode, outcome.segmentID
 
     @staticmethod
@@ -180,6 +195,20 @@ class ResultSection:
         self._panel.logic.hideBefore()
 
     # Keeping
+
+    def _onSaveResult(self) -> None:
+        entry = self.history.chosen()
+        name = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in entry.volumeName) + ".nii.gz"
+        filters = _("Images (*.nii.gz *.nii *.nrrd *.mha)")
+        path = self._panel.dialogs.saveFile(_("Save the result"), name, filters)
+        if not path:
+            return
+        if not path.lower().endswith((".nii.gz", ".nii", ".nrrd", ".mha")):
+            path += ".nii.gz"
+        with self._panel.reported(self._ui.outcomeLabel), waiting():
+            path = self._panel.logic.saveResult(path, entry.id)
+            text = _("Saved as {path}, with the tumour's mask and the record of the edit beside it.")
+            setMessage(self._ui.outcomeLabel, text.format(path=path))
 
     def _onReport(self) -> None:
         folder = self._panel.dialogs.chooseFolder(_("Save the report in a folder"))

@@ -36,7 +36,7 @@ class Run:
         """(edit, volume, segmentation, segment, model) and the options for the logic."""
         p, section = self._panel.parameters, self._panel.editSection
         options = section.options() | {"seed": p.seed}
-        options["output"] = "newVolume" if p.newVolume else "inPlace"
+        options["output"] = "inPlace" if p.inPlace else "syntheticCopy"
         if section.edit == "series":
             del options["output"]
         if p.steps:

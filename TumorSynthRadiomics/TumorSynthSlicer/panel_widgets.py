@@ -1,5 +1,7 @@
 """Small helpers that all sections of the panel share."""
 
+import contextlib
+
 import qt
 import slicer
 
@@ -14,6 +16,16 @@ def setMessage(label, text: str) -> None:
     """Show a text, or take no room without one."""
     label.text = text
     label.setVisible(bool(text))
+
+
+@contextlib.contextmanager
+def waiting():
+    """The wait cursor, for what blocks the application for a while."""
+    slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
+    try:
+        yield
+    finally:
+        slicer.app.restoreOverrideCursor()
 
 
 def segmentExists(segmentationNode, segmentID: str) -> bool:
@@ -108,6 +120,10 @@ class Dialogs:
 
     def chooseFile(self, title: str, filters: str) -> str:
         chosen = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", filters)
+        return chosen[0] if isinstance(chosen, tuple) else chosen
+
+    def saveFile(self, title: str, name: str, filters: str) -> str:
+        chosen = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, filters)
         return chosen[0] if isinstance(chosen, tuple) else chosen
 
     def confirm(self, text: str) -> bool:

@@ -14,6 +14,7 @@ class PanelParameters:
     :param textureRequest, shapeRequest: `requests.Request` as JSON.
     :param regionSegments: segment ID by region as JSON, for a model with several regions.
     :param steps: 0 is the model's own choice.
+    :param inPlace: edits change the volume itself, and not a copy that is made for them.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -46,4 +47,4 @@ class PanelParameters:
     samples: Annotated[int, WithinRange(1, 64)] = 1
     steps: Annotated[int, WithinRange(0, 1000)] = 0
     solve: bool = True
-    newVolume: bool = False
+    inPlace: bool = False

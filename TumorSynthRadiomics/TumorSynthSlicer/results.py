@@ -10,10 +10,10 @@ import vtk
 from slicer.i18n import tr as _
 
 from TumorSynthLib import provenance
-from TumorSynthLib.errors import TumorSynthError
+from TumorSynthLib.errors import InputError, TumorSynthError
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES
 
-from . import history, nodes, subject
+from . import history, nodes, sidecars, subject
 from .model_rows import featureLabel
 
 SHOWN = 12  # features of a plot
@@ -163,18 +163,33 @@ def _maskAfter(entry: history.Entry) -> nodes.Mask | None:
 
 
 def saveResult(path: str, entry: history.Entry) -> str:
-    """Write the volume after an edit with its marks and its sidecar, both or none."""
+    """Write the volume after an edit with its marks, its mask and its record: all or none."""
     from TumorSynthLib.outputs import Staging
     from TumorSynthLib.volume import check_output, write_volume
 
     target = check_output(path)
     record = entry.record["provenance"]
-    volume = nodes.volumeOf(entry.volumeNode).with_array(
-        np.ascontiguousarray(history.arrayAt(entry, after=True))
-    )
+    voxels = np.ascontiguousarray(history.arrayAt(entry, after=True))
+    volume = nodes.volumeOf(entry.volumeNode).with_array(voxels)
     sidecar = provenance.sidecar_path(target)
+    mask = (_maskAfter(entry) or entry.usedMask()).full(voxels.shape)
+    beside = target.with_name(f"{sidecar.stem}_mask{target.name[len(sidecar.stem) :]}")
+    _checkFree(target, sidecar, beside)
+    whole = {**provenance.with_files(record, {"result": target, "mask": beside})}
+    whole["edits"] = history.recordsUpTo(entry)
     with Staging() as staging:
         write_volume(volume, staging.file(target), provenance.marks(record))
-        whole = provenance.with_files(record, {"result": target})
+        write_volume(volume.with_array(mask.astype(np.uint8)), staging.file(beside))
         provenance.write_sidecar(whole, staging.file(sidecar).with_name(target.name))
     return str(target)
+
+
+def _checkFree(target, sidecar, mask) -> None:
+    """Raise InputError where a file beside the image would be overwritten that isn't of an earlier result."""
+    ours = sidecar.is_file() and sidecars.isRecord(sidecar)
+    for path in (sidecar, mask):
+        if path.exists() and not ours:
+            text = _(
+                "{file} is there already and isn't of an earlier result: choose another name than {name}"
+            )
+            raise InputError(text.format(file=path.name, name=target.name))

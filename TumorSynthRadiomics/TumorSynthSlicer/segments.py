@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from TumorSynthLib import delta
 from TumorSynthLib.errors import InputError
 
-from . import nodes
+from . import nodes, subject
 from .geometry import fromVTK
 
 #: Mass, of Slicer's own terminology: what a new tumour is, unless its segmentation says otherwise.
@@ -23,7 +23,7 @@ MASS = (
     "SCT^4147007^Mass~^^~Anatomic codes - DICOM master list~^^~^^"
 )
 COLOUR = (0.56, 0.93, 0.56)  # of Mass in that terminology
-KEPT_TAGS = ("TerminologyEntry", "Segmentation.Status")
+KEPT_TAGS = ("TerminologyEntry", "Segmentation.Status", nodes.REMOVED)
 
 
 def stateOf(segmentationNode, segment: str) -> dict[str, Any] | None:
@@ -78,6 +78,25 @@ def newState(mask: nodes.Mask, matrix: np.ndarray, name: str, like=None) -> dict
         "matrix": np.asarray(matrix).tolist(),
         "bits": delta.pack(mask.array),
     }
+
+
+def removedState(mask: nodes.Mask, matrix: np.ndarray, like) -> dict[str, Any]:
+    """State of a new segment that shows where a tumour was; as `newState`."""
+    state = newState(mask, matrix, subject.resultName(like.GetName(), "removed"), like)
+    return {**state, "tags": {**state["tags"], nodes.REMOVED: like.GetName()}}
+
+
+def markRemoved(segmentationNode, segment: str, removed: bool) -> None:
+    """Say in a segment's name and tags that its tumour was removed, or that it is there again."""
+    item = segmentationNode.GetSegmentation().GetSegment(segment)
+    if item is None or removed == item.HasTag(nodes.REMOVED):
+        return
+    if removed:
+        item.SetTag(nodes.REMOVED, item.GetName())
+        item.SetName(subject.resultName(item.GetName(), "removed"))
+    else:
+        item.SetName(_tags(item)[nodes.REMOVED])
+        item.RemoveTag(nodes.REMOVED)
 
 
 def uniqueID(segmentationNode, wanted: str) -> str:

@@ -33,6 +33,7 @@ def finish(given, results: Sequence[dict[str, Any]], seconds: float) -> Outcome:
         if masks is not None:
             _addMask(given, masks, value, result)
     made = tuple(n for n in (volumes, masks) if n is not None)
+    history.markSeries(volumes, [r["provenance"] for r in results])
     for node in made:
         browser.AddSynchronizedSequenceNode(node)
         subject.placeBeside(node, given.volumeNode)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
 import slicer
+import vtk
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
+
+INSTANCE_UIDS = "DICOM.instanceUIDs"  # attribute by which Slicer says from which files a volume was read
+KEPT_UIDS = "TumorSynth.sourceInstanceUIDs"  # the same while the volume isn't what those files hold
 
 
 def editName(edit: str) -> str:
@@ -23,6 +31,7 @@ def resultName(name: str, edit: str) -> str:
         "move": _("{name} tumour moved"), "insert": _("{name} tumour inserted"), "before": _("{name} before"),
         "repeat": _("{name} repeated"), "keep": _("{name} edited"), "series": _("{name} series"),
         "masks": _("{name} series tumour"), "table": _("{name} features"), "chart": _("{name} feature plot"),
+        "synthetic": _("{name} (synthetic)"), "removed": _("{name} (removed)"),
     }  # fmt: skip
     return patterns[edit].format(name=name)
 
@@ -42,12 +51,57 @@ def placeBeside(node, original) -> None:
         hierarchy.CreateItem(parent, node)
 
 
-def cloneVolume(volumeNode, name: str):
-    """A copy of a volume with its display and transform, beside it."""
+class Copying:
+    """A copy of a volume's voxels, made by a thread so that the application goes on meanwhile."""
+
+    def __init__(self, volumeNode):
+        source = volumeNode.GetImageData()
+        self._node, self._state = volumeNode, source.GetMTime()
+        self._image = vtk.vtkImageData()
+        self._image.SetDimensions(source.GetDimensions())
+        scalars = source.GetPointData().GetScalars()
+        self._image.AllocateScalars(scalars.GetDataType(), scalars.GetNumberOfComponents())
+        views = [vtk_to_numpy(image.GetPointData().GetScalars()) for image in (self._image, source)]
+        self._thread = threading.Thread(target=lambda: np.copyto(*views), daemon=True)
+        self._thread.start()
+
+    def image(self):
+        """The copy as it is now; voxels that changed since it was begun are copied again."""
+        self._thread.join()
+        source = self._node.GetImageData()
+        if source.GetMTime() != self._state:
+            self._image = vtk.vtkImageData()
+            self._image.DeepCopy(source)
+        return self._image
+
+
+def cloneVolume(volumeNode, name: str, image=None):
+    """A copy of a volume with its display and transform, beside it, but without what identifies the patient's own series.
+
+    :param image: its voxels, a `vtkImageData` that nobody else uses; None copies those of the volume.
+    """
     if slicer.mrmlScene.GetFirstNodeByName(name) is not None:
         name = slicer.mrmlScene.GenerateUniqueName(name)
-    clone = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, volumeNode, name)
+    if image is None:
+        image = vtk.vtkImageData()
+        image.DeepCopy(volumeNode.GetImageData())
+    logic = slicer.modules.volumes.logic()
+    clone = logic.CloneVolumeWithoutImageData(slicer.mrmlScene, volumeNode, name)
+    if clone.GetDisplayNode() is not None:  # the contrast that the original has
+        clone.GetDisplayNode().SetAutoWindowLevel(False)
+    clone.SetAndObserveImageData(image)
+    for attribute in (INSTANCE_UIDS, KEPT_UIDS):
+        clone.RemoveAttribute(attribute)
     transform = volumeNode.GetParentTransformNode()
     clone.SetAndObserveTransformNodeID(transform.GetID() if transform else None)
     placeBeside(clone, volumeNode)
     return clone
+
+
+def imageOf(array: np.ndarray):
+    """`vtkImageData` with the voxels of a (K, J, I) array; without spacing and origin, which are the node's."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(array.shape[::-1])
+    image.AllocateScalars(get_vtk_array_type(array.dtype), 1)
+    np.copyto(vtk_to_numpy(image.GetPointData().GetScalars()), array.ravel())
+    return image

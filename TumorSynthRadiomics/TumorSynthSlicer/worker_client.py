@@ -39,61 +39,93 @@ class Exchange:
 
     def __init__(self):
         self.path, held = new_folder()
+        #: By key: name of the file, then the state, shape and type of a volume.
         self._there: dict[str, tuple] = {}
+        self._stale: list[str] = []  # files that couldn't be removed yet
+        self._number = 0
         # Also where nobody has stopped the client, at the end of the process at the latest.
         self._finalizer = weakref.finalize(self, _removed, str(self.path), held)
 
     def sendVolume(self, key: str, volume, state) -> Iterator[float]:
         """Write an engine `Volume`'s voxels chunk by chunk, yielding the fraction done; nothing if they are there already.
 
-        :param key: names the file. :param state: what changes when the voxels do, e.g. the image's modification time.
+        :param key: names the volume. :param state: what changes when the voxels do, e.g. the image's modification time.
         """
         state = (state, volume.array.shape, volume.array.dtype.name)
-        if self._there.get(key) == state and (self.path / key).is_file():
+        there = self._there.get(key)
+        if there is not None and there[1:] == state and (self.path / there[0]).is_file():
             return
-        self._there.pop(key, None)
+        self._forget(key)
         data = memoryview(np.ascontiguousarray(volume.array)).cast("B")
-        with open(self._fresh(key), "wb") as file:
+        name = self._newName(key)
+        self._stale.append(name)  # until it is whole
+        with open(self.path / name, "xb") as file:
             for start in range(0, len(data), CHUNK):
                 file.write(data[start : start + CHUNK])
                 yield min(start + CHUNK, len(data)) / len(data)
-        self._there[key] = state
+        self._stale.remove(name)
+        self._there[key] = (name, *state)
 
-    def _fresh(self, key: str) -> Path:
-        """Path of a file that isn't there: writing over an old one waits for the disk in some file systems (ext4)."""
-        with contextlib.suppress(OSError):  # it isn't there, or on Windows still mapped
-            (self.path / key).unlink()
-        return self.path / key
+    def _newName(self, key: str) -> str:
+        """Name of a file that was never there: Windows can't write over a file that the worker still maps, and writing over
+        an old one waits for the disk in some file systems (ext4)."""
+        self._number += 1
+        return f"{key}-{self._number}"
+
+    def _forget(self, key: str) -> None:
+        """Remove a volume's file, on Windows as soon as the worker doesn't map it any more."""
+        there = self._there.pop(key, None)
+        if there is not None:
+            self._stale.append(there[0])
+        self._stale = [name for name in self._stale if not self._gone(name)]
+
+    def _gone(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                (self.path / name).unlink()
+            except OSError:
+                return False
+        return True
+
+    def adopt(self, old: str, new: str) -> None:
+        """A copy was made of a volume: what was sent of the original is taken for the copy, with which edits go on."""
+        self._forget(new)
+        if old in self._there:
+            self._there[new] = self._there.pop(old)
 
     def patchVolume(self, key: str, box, array: np.ndarray, state) -> None:
         """The volume's voxels have changed in a box only: do the same in its file."""
-        there = self._there.pop(key, None)
+        there = self._there.get(key)
         if there is None:
             return
-        mapped = np.memmap(self.path / key, array.dtype, "r+", shape=array.shape)
-        mapped[box] = array[box]  # the worker sees it at once; a flush would wait for the disk
-        self._there[key] = (state, *there[1:])
+        try:
+            mapped = np.memmap(self.path / there[0], array.dtype, "r+", shape=array.shape)
+            mapped[box] = array[box]  # the worker sees it at once; a flush would wait for the disk
+        except OSError:
+            self._forget(key)  # it is sent again
+        else:
+            self._there[key] = (there[0], state, *there[2:])
 
     def keepOnly(self, keys: list[str]) -> None:
         """Forget the volumes of other edits, which take room."""
         for key in [k for k in self._there if k not in keys]:
-            del self._there[key]
-            with contextlib.suppress(OSError):  # on Windows a file that is still mapped stays until the end
-                (self.path / key).unlink()
+            self._forget(key)
 
-    @staticmethod
-    def entry(key: str, volume) -> dict:
-        """How the worker finds a volume."""
+    def entry(self, key: str, volume) -> dict:
+        """How the worker finds a volume that was sent."""
         return {
-            "file": key, "dtype": volume.array.dtype.name, "shape": list(volume.array.shape),
+            "file": self._there[key][0], "dtype": volume.array.dtype.name, "shape": list(volume.array.shape),
             "spacing": list(volume.spacing), "origin": list(volume.origin), "direction": list(volume.direction),
             "metadata": dict(volume.metadata),
         }  # fmt: skip
 
     def sendMask(self, key: str, mask) -> dict:
         """Write a `Mask`; returns how the worker finds it."""
-        np.ascontiguousarray(mask.array).tofile(self._fresh(key))
-        return {"file": key, "dtype": mask.array.dtype.name, "box": [[s.start, s.stop] for s in mask.box]}
+        self._forget(key)
+        name = self._newName(key)
+        np.ascontiguousarray(mask.array).tofile(self.path / name)
+        self._there[key] = (name,)
+        return {"file": name, "dtype": mask.array.dtype.name, "box": [[s.start, s.stop] for s in mask.box]}
 
     def read(self, name: str, dtype, shape) -> np.ndarray:
         """An array that the worker wrote; its file is removed."""

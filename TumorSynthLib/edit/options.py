@@ -91,7 +91,7 @@ class Option:
 
     def given(self, value: Any) -> bool:
         """Whether a value isn't the default."""
-        return value is not None and (self.kind in IMAGES or value != self.default)
+        return value is not None and (self.default is None or value != self.default)
 
     def asks(self, value: Any) -> bool:
         """Whether a value asks for something: it isn't the default, and no switch that is off."""

@@ -156,8 +156,8 @@ class Maker:
     def _planned(self, i: int, edit: str) -> tuple[EditRequest, dict]:
         """The request, and what is to be kept of it."""
         place, options, facts = self.places[i], {}, {}
-        if edit == "hidden":
-            options = {"avoid": place.mask} if _has(edit, "avoid") else {}
+        if edit == "hidden":  # where no tumour shows, none is to be looked for
+            options = {"grow": 0.0} | ({"avoid": place.mask} if _has(edit, "avoid") else {})
         elif edit.startswith("slider"):
             name, value = self._slid(i, 1 if edit.endswith("+") else -1)
             options, facts = {"features": {name: value}}, {"feature": name}

@@ -34,6 +34,10 @@ class ShiftMapConfig:
     """Weight of what differs from the known voxels next to a block."""
     structure: float = 2.0
     """A known voxel of a vessel, a fascia or another fine structure counts so many times more: it is to go on."""
+    repeated: float = 1.5
+    """Tissue that is used already, per other block that takes it."""
+    turns: int = 2
+    """How often the pieces are chosen anew, knowing what is used."""
     unknown: float = 8.0
     """Cost of a known voxel whose copy is unknown."""
     inner_samples: int = 20
@@ -97,9 +101,26 @@ def choose(
     tick(0.7)
     first, second, pair = (np.concatenate(e) for e in zip(*edges))
     choice = propagate(unary, first, second, pair, config.rounds, config.damping, config.sweeps)
+    for _ in range(config.turns):
+        again = unary + config.repeated * _used(atlas, pieces, blocks, options, choice)
+        choice = propagate(again, first, second, pair, config.rounds, config.damping, config.sweeps)
     out = np.full(blocks.node.shape, -1)
     out[blocks.node >= 0] = options[np.arange(len(options)), choice]
     return out
+
+
+def _used(atlas: Atlas, pieces: Pieces, blocks: Blocks, options, choice) -> np.ndarray:
+    """How many other blocks take their tissue from where each option (N, L) of a block would, by cells of a block's size:
+    what is used several times is seen as a pattern."""
+    sources = blocks.corner[:, None] + pieces.shifts[options] + atlas.pad
+    cells = sources // blocks.size
+    shape = np.array(atlas.shape) // blocks.size + 1
+    cell = np.ravel_multi_index(tuple(np.moveaxis(cells, -1, 0)), tuple(shape)) + pieces.banks[options] * int(
+        np.prod(shape)
+    )
+    own = cell[np.arange(len(cell)), choice]
+    count = np.bincount(own, minlength=int(cell.max()) + 1)
+    return (count[cell] - (cell == own[:, None])).astype(np.float32)
 
 
 def _sampled(atlas: Atlas, blocks: Blocks, which: np.ndarray, low, high, count: int, rng):

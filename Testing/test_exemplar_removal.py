@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from TumorSynthLib.errors import Cancelled, InputError
+from TumorSynthLib.texture.exemplar.hole import HoleConfig, rim_width, surroundings
+from TumorSynthLib.texture.exemplar.lenders import Atlas, LenderConfig, describe
+from TumorSynthLib.texture.exemplar.membrane import conjugate_gradients
+from TumorSynthLib.texture.exemplar.propagation import propagate
 from TumorSynthLib.texture.exemplar.removal import remove
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,3 +178,99 @@ def test_inputs_that_cannot_be_used_say_why():
         remove(np.where(mask, np.nan, image), mask, SPACING, is_ct=True)
     with pytest.raises(InputError, match="no healthy tissue"):
         remove(image, np.ones_like(mask), SPACING, is_ct=True)
+
+
+def test_propagation_finds_the_least_of_a_chain():
+    """Four nodes in a chain, three labels: against all 81 ways."""
+    rng = np.random.default_rng(3)
+    unary, pair = rng.random((4, 3)).astype(np.float32), rng.random((3, 3, 3)).astype(np.float32)
+    first, second = np.arange(3), np.arange(1, 4)
+
+    def cost(labels):
+        return sum(unary[i, k] for i, k in enumerate(labels)) + sum(
+            pair[labels[e], labels[e + 1], e] for e in range(3)
+        )
+
+    best = min(np.ndindex(3, 3, 3, 3), key=cost)
+    assert tuple(propagate(unary, first, second, pair, rounds=20, damping=0.3, sweeps=3)) == best
+
+
+def test_conjugate_gradients_solve_a_small_system():
+    """-1 2 -1 with its ends held at 0: the parabola."""
+    links = sparse.diags([-np.ones(4), -np.ones(4)], [-1, 1], format="csr")
+    x = conjugate_gradients(links, np.full(5, 2.0), np.full(5, 2.0), 1e-9, 50)
+    assert np.allclose(x, [5, 8, 9, 8, 5])
+
+
+def test_the_rim_ends_where_the_tumour_does():
+    """A contour that is 3 mm too tight all around is widened by about that; a good one by two pixels."""
+    image = tissue() + 150 * ball(radius_mm=9.0)
+    config = HoleConfig()
+    tight, good = (ball(radius_mm=r) for r in (6.0, 9.5))
+    around = surroundings(image, tight, SPACING, True, config)
+    assert 2.9 <= rim_width(image, tight, around.body, SPACING, config) <= 4.0
+    assert rim_width(image, good, around.body, SPACING, config) == 2.0
+
+
+def test_bone_in_the_rim_stays():
+    image, mask = with_tumour()
+    bone = ball(centre=(8, 36, 43), radius_mm=4.0) & ~mask
+    image[bone] = 900
+    result = remove(image, mask, SPACING, is_ct=True, grow_mm=5.0)
+    assert np.array_equal(result.values[bone], image[bone])
+
+
+def test_skin_goes_on_over_the_hole():
+    """A half-space with a bright skin; the tumour reaches it: the outline and the skin's brightness stay."""
+    image = tissue()
+    row = np.arange(72)[None, :, None] + np.zeros(image.shape)
+    image[row < 28] = -1000
+    image[(row >= 28) & (row < 31)] += 150
+    mask = ball(centre=(8, 34, 30), radius_mm=8.0) & (row >= 28)
+    image[mask] += 120
+    result = remove(image, mask, SPACING, is_ct=True)
+    skin = mask & (row >= 28) & (row < 31) & ndimage.binary_erosion(mask | (row < 28))
+    assert (result.values[mask] < -300).mean() < 0.02
+    assert abs(result.values[skin].mean() - 190) < 30
+    assert abs(result.values[mask & (row > 33)].mean() - 40) < 20
+
+
+def test_mirrored_banks_turn_about_the_centre():
+    image, mask = with_tumour()
+    config = LenderConfig()
+    around = surroundings(image, mask, SPACING, True, HoleConfig())
+    found = describe(image, mask, np.zeros_like(mask), around, ~mask, SPACING, config)
+    atlas = Atlas(found, np.array([2, 3, 4]), np.array([8, 36, 30]), ((2,),))
+    banks = atlas.banks(image, np.float32(-5))
+    inner = banks[1, 2:-2, 3:-3, 4:-4]
+    assert np.array_equal(inner[:, :, 30], image[:, :, 30])
+    assert np.array_equal(inner[:, :, 20:41], image[:, :, 20:41][:, :, ::-1])
+    assert np.array_equal(inner[:, :, 0], image[:, :, 60])
+
+
+@pytest.mark.parametrize(
+    "case, is_ct",
+    [
+        ("sts/val/STS_041_CT", True),
+        ("sts/val/STS_041_T1", False),
+        ("lidc_ct/val/LIDC-IDRI-0091_R_5_CT", True),
+        ("nsclc_ct/val/NSCLC_000_CT", True),
+    ],
+)
+def test_real_tumours_go(shared_data, case, is_ct):
+    """What is left differs from the tissue around by less than the tumour did, with grain of the same strength."""
+    from TumorSynthLib.volume import read_image, read_mask
+
+    path = next(shared_data.glob(case.replace("/val/", "/*/") + "_image.nii.gz"))
+    volume = read_image(path)
+    mask = read_mask(str(path).replace("_image", "_mask"), volume) > 0
+    spacing, image = volume.spacing[::-1], volume.array.astype(np.float32)
+    result = remove(image, mask, spacing, is_ct=is_ct)
+    ring = result.hole ^ ndimage.binary_dilation(result.hole | result.zone, iterations=4)
+    ring &= ~result.zone
+    assert not (result.values != image)[~(result.hole | result.zone)].any()
+    fine = result.values - ndimage.gaussian_filter(result.values, (0, 1.5, 1.5))
+    strength = [np.median(np.abs(fine[m])) for m in (mask, ring)]
+    assert 0.4 < strength[0] / strength[1] < 2  # the ring of a nodule holds the hilum
+    low, high = np.percentile(image[ring], [1, 99])
+    assert ((result.values[mask] >= low) & (result.values[mask] <= high)).mean() > 0.9

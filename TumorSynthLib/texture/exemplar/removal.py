@@ -21,7 +21,8 @@ from .grain import GrainConfig
 from .hole import HoleConfig, hole_of, surroundings
 from .lenders import Atlas, LenderConfig, describe
 from .membrane import MembraneConfig, joined_level
-from .shiftmap import ShiftMapConfig, block_size, blocks_of, choose, refine
+from .seams import refine
+from .shiftmap import ShiftMapConfig, block_size, blocks_of, choose
 from .spatial import dilate, distance, in_plane, near_box
 
 MIRRORS = ((2,), (1,), (1, 2))

@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import ndimage
 
 from .candidates import NO_LENDER_COST, Costs
 from .lenders import NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces
-from .spatial import grid_points, neighbours
+from .propagation import propagate
+from .spatial import grid_points
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def choose(
     unary = np.take_along_axis(unary, options, 1)
     edges = [_faces(atlas, pieces, blocks, options, axis, rng, config) for axis in range(3)]
     tick(0.7)
-    first, second, pair = (np.concatenate(e) for e in zip(*edges))
+    first, second, pair = (np.concatenate(e, -1) for e in zip(*edges))
     choice = propagate(unary, first, second, pair, config.rounds, config.damping, config.sweeps)
     for _ in range(config.turns):
         again = unary + config.repeated * _used(atlas, pieces, blocks, options, choice)
@@ -167,22 +168,24 @@ def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapCon
     length = np.sqrt(((pieces.shifts * np.array(spacing)) ** 2).sum(1))
     depth, costs = atlas.look(inner)[..., SURFACE].astype(np.float32), config.costs
     unary = np.empty((len(inner), len(pieces)), np.float32)
+    rim = np.flatnonzero(share > 0)
+    outer, own, outer_weight = outer[rim], own[rim], (config.border * share[:, None] * outer_weight)[rim]
     for k, offset in enumerate(atlas.offsets(pieces)):
         lent = atlas.look(inner + offset)
         missing, strange = lent[..., STRANGE] == NO_LENDER, lent[..., STRANGE] * (costs.strange / SCALE)
         cost = np.where(missing, NO_LENDER_COST + 3 * costs.strange, strange)
         cost += costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2
+        unary[:, k] = (inner_weight * cost).sum(1)
         copy = atlas.look(outer + offset)
         apart = ((copy[..., :STRANGE] - own) ** 2).sum(-1) / np.float32(SCALE**2)
         apart = np.where(copy[..., STRANGE] == NO_LENDER, config.unknown, apart)
-        unary[:, k] = (inner_weight * cost).sum(1) + config.border * share * (outer_weight * apart).sum(1)
+        unary[rim, k] += (outer_weight * apart).sum(1)
     # ties are broken by chance, so that another seed is another result
     return unary + (costs.far * length + 1e-4 * rng.random(unary.shape)).astype(np.float32)
 
 
 def _faces(atlas, pieces, blocks, options, axis: int, rng, config: ShiftMapConfig):
-    """Pairs of blocks along an axis: their numbers (E,), (E,), and the cost of each pair of pieces (E, L,
-    L)."""
+    """Pairs of blocks along an axis: their numbers (E,), (E,), and the cost of each pair of pieces (L, L, E)."""
     count = blocks.node.shape[axis]
     first, second = (blocks.node.take(range(i, count - 1 + i), axis).reshape(-1) for i in (0, 1))
     both = (first >= 0) & (second >= 0)
@@ -194,7 +197,7 @@ def _faces(atlas, pieces, blocks, options, axis: int, rng, config: ShiftMapConfi
     band = band[rng.permutation(len(band))[: config.face_samples]]
     step = config.step * (config.tie if axis == 0 else 1.0)
     offsets, corner = atlas.offsets(pieces), atlas.flat(blocks.corner)
-    pair = np.empty((len(first), options.shape[1], options.shape[1]), np.float32)
+    pair = np.empty((options.shape[1], options.shape[1], len(first)), np.float32)
     for i in range(0, len(first), 256):
         p, q = first[i : i + 256], second[i : i + 256]
         where = (corner[q][:, None] + (band * atlas.strides).sum(1))[:, None]
@@ -202,108 +205,11 @@ def _faces(atlas, pieces, blocks, options, axis: int, rng, config: ShiftMapConfi
         # whole numbers below 2^24: exact in float32
         apart = (x * x).sum(-1)[..., None] + (y * y).sum(-1)[:, None] - 2 * (x @ y.transpose(0, 2, 1))
         other = options[p][:, :, None] != options[q][:, None]
-        pair[i : i + 256] = apart / np.float32(len(band) * SCALE**2) + step * other
+        cost = apart / np.float32(len(band) * SCALE**2) + step * other
+        pair[:, :, i : i + 256] = cost.transpose(1, 2, 0)
     return first, second, pair
 
 
 def _flat_features(atlas: Atlas, where: np.ndarray) -> np.ndarray:
     """Features at places (E, L, n) as float32 (E, L, n * features)."""
     return atlas.look(where)[..., :STRANGE].astype(np.float32).reshape(*where.shape[:2], -1)
-
-
-def propagate(unary, first, second, pair, rounds: int, damping: float, sweeps: int) -> np.ndarray:
-    """Labels of least cost, about: damped min-sum belief propagation, then sweeps of single changes.
-
-    unary (N, L); edges join nodes first (E,) and second (E,), pair (E, L, L) is their cost -> labels int
-    (N,)."""
-    if not len(first):
-        return unary.argmin(1)
-    edges = np.arange(len(first))
-    into = [
-        sparse.csr_matrix((np.ones(len(edges), np.float32), (e, edges)), (len(unary), len(edges)))
-        for e in (first, second)
-    ]
-    to_first = to_second = np.zeros((len(first), unary.shape[1]), np.float32)
-    for _ in range(rounds):
-        belief = unary + into[1] @ to_second + into[0] @ to_first
-        message_second = ((belief[first] - to_first)[:, :, None] + pair).min(1)
-        message_first = ((belief[second] - to_second)[:, None, :] + pair).min(2)
-        to_second = _damped(to_second, message_second, damping)
-        to_first = _damped(to_first, message_first, damping)
-    choice = (unary + into[1] @ to_second + into[0] @ to_first).argmin(1)
-    third = np.arange(len(unary)) % 3
-    for sweep in range(sweeps):
-        cost = unary + into[0] @ pair[edges, :, choice[second]] + into[1] @ pair[edges, choice[first], :]
-        choice = np.where(third == sweep % 3, cost.argmin(1), choice)
-    return choice
-
-
-def _damped(old, new, damping: float):
-    return damping * old + (1 - damping) * (new - new.min(1, keepdims=True))
-
-
-def refine(
-    atlas: Atlas, pieces: Pieces, blocks: Blocks, chosen, fill, known, config: ShiftMapConfig
-) -> np.ndarray:
-    """Seams to the voxel: each voxel chooses among the pieces of its own and the nearest blocks. int (D, H,
-    W), -1 outside `fill`."""
-    nodes = np.argwhere(fill)
-    options = _nearby(nodes, blocks, chosen)
-    place, offsets = atlas.flat(nodes), atlas.offsets(pieces)
-    open_ = (options != options[:, :1]).any(1)
-    ids = np.full(fill.shape, -1)
-    ids[fill] = np.arange(len(nodes))
-    unary = _of_itself(atlas, place, place[:, None] + offsets[options], config.costs)
-    edges = []
-    for axis, sign, rows, beside in neighbours(nodes, fill.shape):
-        if sign > 0:
-            other = ids[beside]
-            use = (other >= 0) & (open_[rows] | open_[other])
-            edges.append(
-                (rows[use], other[use], np.full(int(use.sum()), config.tie if axis == 0 else 1.0, np.float32))
-            )
-        rim = rows[known[beside] & open_[rows]]
-        there = place[rim] + sign * atlas.strides[axis]
-        unary[rim] += 0.5 * _apart(atlas, there[:, None] + offsets[options[rim]], there[:, None])
-    first, second, tie = (np.concatenate(e) for e in zip(*edges))
-    step = config.voxel_step * tie[:, None, None]
-    pair = step * (options[first][:, :, None] != options[second][:, None])
-    for there in (place[first], place[second]):
-        x, y = (_features(atlas, there[:, None] + offsets[options[e]]) for e in (first, second))
-        pair += 0.5 * ((x[:, :, None] - y[:, None]) ** 2).sum(-1) / np.float32(SCALE**2)
-    choice = propagate(
-        unary, first, second, pair.astype(np.float32), config.voxel_rounds, config.damping, config.sweeps
-    )
-    labels = np.full(fill.shape, -1)
-    labels[fill] = options[np.arange(len(options)), choice]
-    return labels
-
-
-def _of_itself(atlas: Atlas, places, copies, costs: Costs) -> np.ndarray:
-    """Cost of copies (n, L) for voxels (n,) by themselves: mustn't lend, or lies at another depth."""
-    lent = atlas.look(copies)
-    depth = atlas.look(places)[:, None, SURFACE].astype(np.float32)
-    missing = NO_LENDER_COST * (lent[..., STRANGE] == NO_LENDER)
-    return (missing + costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2).astype(np.float32)
-
-
-def _nearby(nodes, blocks: Blocks, chosen) -> np.ndarray:
-    """Pieces of each voxel's own block and of the nearest block along each axis: (n, 4)."""
-    block, inside = np.divmod(nodes - blocks.start, blocks.size)
-    own = chosen[tuple(block.T)]
-    options = [own]
-    for axis in range(3):
-        beside = block.copy()
-        beside[:, axis] += np.where(inside[:, axis] * 2 >= blocks.size[axis], 1, -1)
-        beside[:, axis] = np.clip(beside[:, axis], 0, chosen.shape[axis] - 1)
-        piece = chosen[tuple(beside.T)]
-        options.append(np.where(piece < 0, own, piece))
-    return np.stack(options, -1)
-
-
-def _features(atlas: Atlas, places) -> np.ndarray:
-    return atlas.look(places)[..., :STRANGE].astype(np.float32)
-
-
-def _apart(atlas: Atlas, places, other) -> np.ndarray:
-    return ((_features(atlas, places) - _features(atlas, other)) ** 2).sum(-1) / np.float32(SCALE**2)

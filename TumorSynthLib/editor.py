@@ -22,7 +22,15 @@ from TumorSynthLib.edit.case import Case, measured, open_case
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import split, storable
 from TumorSynthLib.edit.options import EditRequest, check_used
-from TumorSynthLib.edit.plan import Drawn, Plan, plan_insert, plan_planted, plan_remove, plan_synthesize
+from TumorSynthLib.edit.plan import (
+    Drawn,
+    Plan,
+    of_existing,
+    plan_insert,
+    plan_planted,
+    plan_remove,
+    plan_synthesize,
+)
 from TumorSynthLib.edit.progress import Progress, Report
 from TumorSynthLib.edit.result import EditResult, ShapeResult
 from TumorSynthLib.errors import InputError
@@ -161,10 +169,14 @@ class Editor:
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Report | None = None
     ) -> EditResult:
-        """Another texture in the same shape: `synthesize` with a donor or features, which must be given."""
+        """Another texture in the same shape: `synthesize` with a donor or features, which must be given.
+
+        Asked for features, the tumour keeps its own voxels as far as `strength` says (None: 0.3); it is drawn anew with 1, with a
+        donor, and where an option of the network is asked for.
+        """
         if request.donor is None and not request.features:
             raise InputError("there is no texture to give: name a donor (image and mask) or features")
-        return self.synthesize(volume, mask, request, progress)
+        return self.synthesize(volume, mask, of_existing(request), progress)
 
     def remove(
         self,

@@ -148,7 +148,8 @@ class EditRequest:
     :param zone: mm around what is removed in which the tissue may change; None is 2 in lung and 5 elsewhere.
     :param strict: no voxel outside the mask changes.
     :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours).
-    :param strength: how much of an existing tumour's own voxels may change, 0 to 1; 1 and None draw it anew.
+    :param strength: how much of an existing tumour's own voxels may change, 0 to 1; 1 draws it anew. None is 0.3 for
+        `retexture` and without a model, and else 1.
     :param engine: "bridge" or "exemplar"; None chooses (see `edit.plan.choose_engine`).
     :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
     :param core: share of the volume of a mask drawn by `shape` that is its core, with a label of its own; 0: none.
@@ -233,7 +234,7 @@ class EditRequest:
         labels="all", flag="--avoid",
     )  # fmt: skip
     strength: float | None = option(
-        None, "number", "how much of an existing tumour may change: 0 its numbers only, 1 drawn anew (default: 1)",
+        None, "number", "how much of the tumour that is there may change: 0 little, 1 drawn anew (default: 1; without a model 0.3)",
         ("synthesize", "retexture", "series"), low=0, high=1, engines=("exemplar",), flag="--strength", metavar="S",
         slicer="strength",
     )  # fmt: skip

@@ -25,6 +25,7 @@ from TumorSynthLib.volume import check_image, check_mask
 Drawn = tuple[Part, Form, list[str]]
 
 
+KEPT = 0.3  # strength where a tumour is changed: its pattern stays, single voxels may be moved a little
 DRAWN_ANEW = 1.0  # strength of which nothing of the old tumour stays
 
 
@@ -74,7 +75,12 @@ def choose_engine(edit: str, request: EditRequest, model: bool) -> str:
     """The engine of an edit: as asked, else the only one that uses what is asked, else the one that serves the edit best.
 
     :param model: there is one.
+    :raises InputError: the network is asked for, but there is no model.
     """
+    if request.engine == "bridge" and not model:
+        raise InputError(
+            "the engine bridge is a model's network: name a model; `tumorsynth models list` shows what there is"
+        )
     if request.engine is not None:
         return request.engine
     if not model:
@@ -82,8 +88,20 @@ def choose_engine(edit: str, request: EditRequest, model: bool) -> str:
     if request.strength == DRAWN_ANEW:
         return "bridge"
     best = "exemplar" if edit == "remove" else "bridge"
-    bound = {OPTIONS[name].engines for name in request.asked() if OPTIONS[name].engines}
-    return next(iter(bound))[0] if len(bound) == 1 else best
+    bound = bound_to(request)
+    return next(iter(bound)) if len(bound) == 1 else best
+
+
+def bound_to(request: EditRequest) -> set[str]:
+    """The engines that alone use something which is asked for."""
+    return {OPTIONS[name].engines[0] for name in request.asked() if len(OPTIONS[name].engines) == 1}
+
+
+def of_existing(request: EditRequest) -> EditRequest:
+    """The request to a tumour that is there: it keeps its pattern, unless a donor or something else speaks for drawing anew."""
+    if request.donor is not None or request.engine or request.strength is not None or bound_to(request):
+        return request
+    return replace(request, strength=KEPT)
 
 
 def plan_remove(case: Case, request: EditRequest) -> Plan:

@@ -25,6 +25,7 @@ class Draft:
     :param reached: features measured in it; empty where the engine didn't measure.
     :param device: where it was drawn.
     :param changed: (K, J, I) bool, the voxels that could change; None where they are the mask.
+    :param spread: one standard deviation of each feature, where no population tells it.
     :param facts: what the record tells of it, by name.
     """
 
@@ -35,6 +36,7 @@ class Draft:
     warnings: tuple[str, ...] = ()
     changed: np.ndarray | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    spread: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):

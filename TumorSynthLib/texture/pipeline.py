@@ -96,7 +96,7 @@ def record(
         patch = _joint(case, (*cleared.boxes, draft.patch.box), array) if cleared.boxes else draft.patch
     with progress.stage("measure"):
         before = _before(case, plan, draft) if draft.reached else {}
-    spread, asked, used, reached = case.spread(), plan.asked, plan.used, draft.reached
+    spread, asked, used, reached = case.spread() or draft.spread, plan.asked, plan.used, draft.reached
     miss = Miss.of(used, reached, spread).text() if plan.request.solve else ""
     if plan.form is not None:
         spread = {**spread, **shapes}

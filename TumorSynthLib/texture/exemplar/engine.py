@@ -8,7 +8,7 @@ import numpy as np
 
 from TumorSynthLib.edit.case import Case, measured
 from TumorSynthLib.edit.features import STEERABLE
-from TumorSynthLib.edit.plan import Plan
+from TumorSynthLib.edit.plan import KEPT, Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
@@ -17,7 +17,8 @@ from TumorSynthLib.region import Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.engine import Draft
 from TumorSynthLib.texture.exemplar.removal import remove
-from TumorSynthLib.texture.exemplar.retexture import retexture
+from TumorSynthLib.texture.exemplar.retexture import Slider
+from TumorSynthLib.texture.exemplar.windows import spread_within
 
 USUAL_MEASURES = 30  # of a request of one feature; the bar is at half then
 
@@ -38,7 +39,7 @@ class Exemplar:
         """Healthy tissue in place of the tumour, or the tumour itself with the asked features."""
         if plan.target is None:
             return self._healthy(case, plan, seed, progress)
-        return self._changed(case, plan, progress)
+        return self._changed(case, plan, seed, progress)
 
     @staticmethod
     def _healthy(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
@@ -68,7 +69,7 @@ class Exemplar:
         return Draft(patch, case.mask, reached, "cpu", (*made.warnings, *warnings), changed, facts)
 
     @staticmethod
-    def _changed(case: Case, plan: Plan, progress: Progress) -> Draft:
+    def _changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
         region, dtype, calls = case.source, case.volume.array.dtype, count(1)
 
         def measure(values: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
@@ -77,15 +78,22 @@ class Exemplar:
 
         whole = np.issubdtype(dtype, np.integer)
         bounds = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)) if whole else (-np.inf, np.inf)
+        strength = KEPT if plan.request.strength is None else plan.request.strength
         with progress.stage("solve"):
-            made = retexture(
-                region.native, region.native_mask, region.native_spacing, plan.used, measure, case.spread(),
+            spread = case.spread() or spread_within(
+                region.measure(region.native, as_stored=True), region.mask, region.spacing, case.settings
+            )
+            made = Slider(
+                region.native, region.native_mask, region.native_spacing, measure, spread,
                 population=case.population, bounds=bounds,
-            )  # fmt: skip
+            ).moved(plan.used, strength, seed)  # fmt: skip
         progress("measure", 0.0)
         with progress.stage("measure"):
             reached = measured(region, made.values, case.settings, TEXTURE_CLASSES)
-        return Draft(region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=made.facts())
+        facts = {**made.facts(), "strength": strength}
+        return Draft(
+            region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=facts, spread=spread
+        )
 
 
 def patch_of(array: np.ndarray, values: np.ndarray, changed: np.ndarray) -> Patch:

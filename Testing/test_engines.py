@@ -1,0 +1,114 @@
+"""The door behind which engines draw: which one an edit takes, what it needs, and what the record says of it."""
+
+import editor_case
+import numpy as np
+import pytest
+
+from TumorSynthLib.edit.plan import KEPT, choose_engine, of_existing
+from TumorSynthLib.editor import Editor, EditRequest
+from TumorSynthLib.errors import Cancelled, InputError
+from TumorSynthLib.provenance import request_of
+from TumorSynthLib.texture.engine import ENGINES, make_engine
+
+CONTRAST = "original_glcm_Contrast"
+
+
+@pytest.fixture(scope="module")
+def case():
+    return editor_case.ct()
+
+
+@pytest.mark.parametrize("edit, options, model, engine", [
+    ("remove", {}, True, "exemplar"), ("remove", {"engine": "bridge"}, True, "bridge"), ("remove", {"steps": 3}, True, "bridge"),
+    ("remove", {"steps": 3, "strict": True}, True, "exemplar"), ("remove", {}, False, "exemplar"),
+    ("synthesize", {}, True, "bridge"), ("synthesize", {"strength": 0.3}, True, "exemplar"),
+    ("synthesize", {"strength": 1.0}, True, "bridge"), ("move", {"grow": 2.0}, True, "bridge"),
+])  # fmt: skip
+def test_the_engine_is_the_one_that_uses_what_is_asked(edit, options, model, engine):
+    assert choose_engine(edit, EditRequest(**options), model) == engine
+
+
+def test_a_tumour_that_is_there_keeps_its_pattern_unless_something_speaks_against_it(case):
+    assert of_existing(EditRequest(features={"contrast": 4.0})).strength == KEPT
+    for request in (
+        EditRequest(donor=case),
+        EditRequest(steps=2),
+        EditRequest(engine="bridge"),
+        EditRequest(strength=1.0),
+    ):
+        assert of_existing(request) is request
+
+
+def test_engines_say_who_they_are_and_what_they_need():
+    for name in ENGINES:
+        engine = make_engine(name, object(), "cpu")
+        assert engine.name == name and "remove" in engine.edits and engine.knows(CONTRAST)
+    with pytest.raises(InputError, match="bridge needs a model"):
+        make_engine("bridge", None, "cpu")
+
+
+@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), (0, -1, 0, 1, 0, 0, 0, 0, -1)])
+def test_a_slider_without_a_model_changes_the_mask_alone(case, direction):
+    volume, mask = case
+    volume = type(volume)(volume.array, volume.spacing, volume.origin, tuple(map(float, direction)))
+    own = Editor(None).extract(volume, mask)[CONTRAST]
+    result = Editor(None).retexture(volume, mask, EditRequest(features={CONTRAST: 1.1 * own}))
+    changed = result.volume.array != volume.array
+    assert changed[mask].any() and not changed[~mask].any()
+    assert result.reached[CONTRAST] == pytest.approx(1.1 * own, rel=0.02)
+    assert result.provenance["plan"]["engine"] == "exemplar" and result.provenance["plan"]["strength"] == KEPT
+    assert result.spread[CONTRAST] > 0  # between the tumour's own parts
+    again = Editor(None).synthesize(volume, mask, EditRequest(**request_of(result.provenance)))
+    assert np.array_equal(again.volume.array, result.volume.array)
+
+
+def test_a_removal_without_a_model_is_repeated_voxel_by_voxel(case):
+    volume, mask = case
+    result = Editor(None).remove(volume, mask, EditRequest(seed=3, zone=1.0))
+    changed = result.volume.array != volume.array
+    assert (
+        changed[mask].mean() > 0.9
+        and not changed[~result.changed].any()
+        and np.array_equal(result.mask, mask)
+    )
+    assert np.array_equal(result.patch.apply(volume.array.copy()), result.volume.array)
+    plan = result.provenance["plan"]
+    assert plan["zone_mm"] == 1.0 and plan["zone_voxels"] == (result.changed & ~mask).sum() > 0
+    again = Editor(None).remove(volume, mask, EditRequest(**request_of(result.provenance)))
+    assert np.array_equal(again.volume.array, result.volume.array)
+
+
+def test_avoid_and_lend_hold(case):
+    volume, mask = case
+    other = editor_case.ball((10, 30, 30), 5.0, volume.spacing)
+    lend = np.zeros_like(mask)
+    lend[:, 9:, :35] = True
+    result = Editor(None).remove(volume, mask, EditRequest(avoid=other, lend=lend))
+    assert not (result.volume.array != volume.array)[other].any()
+    hashes = result.provenance["input"]
+    assert hashes["avoid_sha256"] and hashes["lend_sha256"] and "inside_sha256" not in hashes
+
+
+def test_what_needs_a_model_says_so(case):
+    volume, mask = case
+    for call in (
+        lambda e: e.move(volume, mask, EditRequest(to=(0, 0, 0))),
+        lambda e: e.insert(volume, EditRequest(at=(0, 0, 0))),
+        lambda e: e.series(volume, mask, "volume_ml", ["2x"]),
+        lambda e: e.remove(volume, mask, EditRequest(engine="bridge")),
+        lambda e: e.synthesize(volume, mask),
+    ):
+        with pytest.raises(InputError, match="model"):
+            call(Editor(None))
+
+
+@pytest.mark.parametrize("stage", ["prepare", "texture", "measure"])
+def test_a_removal_can_be_cancelled(case, stage):
+    def stop(told, fraction):
+        if told == stage:
+            raise Cancelled("stop")
+
+    before = case[0].array.copy()
+    with pytest.raises(Cancelled):
+        Editor(None).remove(*case, EditRequest(), stop)
+    assert np.array_equal(case[0].array, before)

@@ -159,22 +159,20 @@ def test_patch_features_have_their_names_and_hands():
 
 
 def test_an_engine_that_edits_do_not_have_is_refused():
-    with pytest.raises(InputError, match="--engine"):
+    with pytest.raises(InputError, match="engine"):
         judge_edits.Maker(editor=None, places=[], engine="magic")
-    judge_edits.Maker(
-        editor=None, places=[], engine="bridge"
-    )  # today's has that name whether there is a choice or not
+    with pytest.raises(InputError, match="strength"):
+        judge_edits.Maker(editor=None, places=[], engine="bridge", strength=2.0)
 
 
 def test_engine_and_strength_go_to_edits_that_have_them(monkeypatch):
     place = SimpleNamespace(case=SimpleNamespace(modality="CT"))
-    asked = []
-    monkeypatch.setattr(judge_edits, "EditRequest", lambda **options: asked.append(options))
-    row = SimpleNamespace(edits=("synthesize",))
+    asked, row = [], SimpleNamespace(edits=("synthesize",))
     monkeypatch.setattr(
         judge_edits, "OPTIONS", {"strength": row, "engine": SimpleNamespace(edits=("remove", "synthesize"))}
     )
     maker = judge_edits.Maker(editor=None, places=[], engine="exemplar", strength=0.3)
+    monkeypatch.setattr(judge_edits, "EditRequest", lambda **options: asked.append(options))
     maker._wish(place, "own")
     maker._wish(place, "removed")
     assert (asked[0]["strength"], asked[0]["engine"]) == (0.3, "exemplar")

@@ -83,10 +83,9 @@ class Maker:
     refused: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        for name in ("engine", "strength"):
-            value = getattr(self, name)
-            if value is not None and name not in OPTIONS and (name, value) != ("engine", "bridge"):
-                raise InputError(f"--{name}: edits of this version have none; leave it out")
+        EditRequest(
+            engine=self.engine, strength=self.strength
+        )  # refuses what can't be, before anything is made
         if self.kept:
             self.kept.mkdir(parents=True, exist_ok=True)
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.radiomics.parameter_file import MAX_BYTES
+from TumorSynthLib.radiomics.parameter_file import MAX_BYTES, parse
 from TumorSynthLib.radiomics.parameters import Parameters
 from TumorSynthLib.radiomics.settings import INTERPOLATORS, Settings
 
@@ -77,11 +77,10 @@ def test_round_trip(settings, tmp_path):
         "imageType:\n  LoG:\n    sigma:\n    - 1.0\n    - 3\n    binWidth: 10\nsetting:\n  binWidth: 20\n  label: 3",
         "imageType: {LoG: {'sigma': [1.0,\n  3], # two\n  binWidth: 10}}\nsetting:\n    binWidth: 20\n    'label': 3\n",
         '{"imageType": {"LoG": {"sigma": [1.0, 3], "binWidth": 10}}, "setting": {"binWidth": 20, "label": 3}}',
+        "{imageType: {LoG: {sigma: [1.0, 3],\n  binWidth: 10}}, setting: {binWidth: 20, label: 3}}\n",
     ],
 )
 def test_reads_any_form(tmp_path, start, text):
-    if text.startswith("{") and start.strip("\ufeff"):
-        pytest.skip("JSON has neither comments nor documents")
     path = tmp_path / "params.yaml"
     path.write_text(start + text, encoding="utf-8")
     found = Parameters.from_file(path)
@@ -96,6 +95,19 @@ def test_reads_any_form(tmp_path, start, text):
 def test_settings_may_be_missing(content):
     found = Parameters.from_dict(content)
     assert found.settings == Settings() and found.label is None
+
+
+@pytest.mark.parametrize("name", ["infinity", "nan", "inf", "1_000", "0x10", "1.2.3", "--1", "1e"])
+def test_only_numbers_are_numbers(name):
+    assert parse(f"setting:\n  weightingNorm: {name}\n", "it") == {"setting": {"weightingNorm": name}}
+
+
+@pytest.mark.parametrize(
+    "text, value", [("20", 20), ("-3", -3), ("2e1", 20.0), (".5", 0.5), ("1.", 1.0), ("+1.5E-3", 0.0015)]
+)
+def test_numbers(text, value):
+    found = parse(f"a: {text}", "it")["a"]
+    assert found == value and isinstance(found, type(value))
 
 
 @pytest.mark.parametrize("number, name", list(enumerate(INTERPOLATORS, 1)))
@@ -180,14 +192,17 @@ def test_refuses(values, words):
     [
         ("setting:\n  binWidth 25", "line 2"),
         ("setting:\n\tbinWidth: 25", "tabs"),
-        ('{"setting": ', "JSON"),
+        ('{"setting": ', "isn't closed"),
         ("setting:\n  distances: [1,\n  2", "line 2"),
         ("setting:\n  distances: [1, 2]]", "line 2"),
         ("setting:\n  binWidth: 20\n  binWidth: 25", "line 3.*twice"),
         ('{"setting": {"binWidth": 20, "binWidth": 25}}', "twice"),
-        ('{"setting": {"binWidth": ' + "9" * 5000 + "}}", "JSON"),
+        ('{"setting": {"binWidth": ' + "9" * 5000 + "}}", "binWidth"),
+        ("{setting: {binWidth: 20} extra", "isn't closed"),
+        ("{setting: {binWidth: 20}} extra", "line 1.*follows"),
         ("setting:\n  binWidth: " + "[" * 500 + "]" * 500, "nested"),
-        ("{" * 100_000, "JSON"),
+        ("{" * 100_000, "isn't closed"),
+        ("{" * 1000 + "}" * 1000, "expected 'name: value'"),
         ("- 1", "no settings"),
     ],
 )

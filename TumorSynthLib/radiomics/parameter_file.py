@@ -28,6 +28,9 @@ CONSTANTS = {
     "no": False,
     "off": False,
 }
+MAX_DIGITS = 400  # of a whole number; longer ones are infinite, as a float's are
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # "infinity" is a name here
 CLOSING = {"[": "]", "{": "}"}
 
 Line = tuple[int, int, str]  # number in the file, indentation, text
@@ -51,12 +54,17 @@ def parse(text: str, source: str) -> dict[str, Any]:
 
     :raises InputError: the text is neither JSON nor such YAML, or gives a name twice.
     """
+    problem = ""
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text, object_pairs_hook=_unique(source))
-        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-            raise InputError(f"{source} is not valid JSON: {error}.") from None
-    content, rest = _block(_lines(text, source), source)
+        except (ValueError, RecursionError) as error:  # it may be YAML in one line
+            problem = f" ({source} is not valid JSON either: {error})" if source.endswith(".json") else ""
+    lines = _lines(text, source)
+    if lines and lines[0][2].startswith("{"):
+        content, rest = _value(lines[0][2], f"{source}, line {lines[0][0]}{problem}"), lines[1:]
+    else:
+        content, rest = _block(lines, source)
     if rest:
         raise InputError(f"{source}, line {rest[0][0]}: the indentation fits no section.")
     if not isinstance(content, dict):
@@ -200,9 +208,6 @@ def _scalar(text: str, where: str) -> Any:
         raise InputError(f"{where}: '{text}' can't be read; write it in one line, or use JSON.")
     if text.lower() in CONSTANTS:
         return CONSTANTS[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+    if _INTEGER.fullmatch(text) and len(text) < MAX_DIGITS:
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text

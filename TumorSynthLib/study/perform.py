@@ -71,9 +71,13 @@ class Bench:
         asked = SimpleNamespace(
             image=job.image, mask=job.mask, label=job.label, settings=job.settings, **options
         )
-        found, warnings, _ = extracted(asked, bundle)
+        found, texts, _ = extracted(asked, bundle)
         paths = self.layout.paths(job)
-        told = {"warnings": warnings, "outputs": self._relative(paths), "modality": found.get("modality", "")}
+        told = {
+            "warnings": _said(read) + texts,
+            "outputs": self._relative(paths),
+            "modality": found.get("modality", ""),
+        }
         found["batch"] = {**row, **told, "finished": _now()}
         with Staging() as staging:
             text = json.dumps(plain(found), indent=1, ensure_ascii=False, allow_nan=False)

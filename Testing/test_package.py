@@ -139,6 +139,53 @@ def test_translated_texts_are_plain(path):
             assert "{}" not in node.args[0].value, node.lineno
 
 
+def test_loading_the_module_imports_no_engine_and_changes_no_path():
+    """At the application's start: nothing is imported before the module is used, and importing changes nothing."""
+    code = (
+        "import sys; sys.path.insert(0, 'Testing')\n"
+        "import slicer_runtime; slicer_runtime.start()\n"
+        "before = list(sys.path)\n"
+        "import TumorSynthRadiomics, TumorSynthSlicer\n"
+        "assert sys.path == before\n"
+        "slicer_runtime.loadModule()\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('TumorSynthLib', 'TumorSynthSlicer', 'torch')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['TumorSynthSlicer']"
+
+
+def engine_modules() -> list[str]:
+    """Modules of the engine that the Slicer side imports anywhere, inside functions too."""
+    found = set()
+    for path in SLICER_SIDE:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("TumorSynthLib"):
+                found.add(node.module)
+                found |= {f"{node.module}.{a.name}" for a in node.names if is_module(node.module, a.name)}
+    return sorted(found)
+
+
+def is_module(package: str, name: str) -> bool:
+    folder = ROOT.joinpath(*package.split("."))
+    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+
+
+def test_what_the_application_imports_needs_no_torch():
+    """torch lives in the worker's process only: the application imports its part of the engine where torch isn't there."""
+    code = (
+        "import importlib, sys\n"
+        "for name in ('torch', 'safetensors', 'monai'): sys.modules[name] = None\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+    )
+    names = engine_modules()
+    assert len(names) > 10
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_requirements_replace_nothing_of_slicers():
     lines = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = {re.split(r"[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
@@ -186,6 +233,7 @@ def package(tmp_path_factory) -> Path:
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "Warning" not in done.stdout + done.stderr, done.stderr
     built = build / "lib" / "Slicer-5.12" / "qt-scripted-modules" / "TumorSynthLib" / "worker.py"
     assert built.is_file()  # the module runs from the build tree, too
     return target / "lib" / "Slicer-5.12" / "qt-scripted-modules"
@@ -198,6 +246,7 @@ def test_package_holds_what_git_tracks(package):
     }
     wanted |= {name for name in tracked("TumorSynthLib") if name.endswith((".py", ".json"))}
     models = tracked("Resources/Models")
+    wanted |= {"TumorSynthLib/LICENSE.txt", "TumorSynthLib/CITATION.cff"}
     wanted |= {name.replace("Resources/Models", "TumorSynthLib/bundled") for name in models}
     assert wanted <= there
     assert not [name for name in there if "__pycache__" in name or name.startswith(("Testing", "Training"))]
@@ -229,7 +278,8 @@ def test_source_checkout_finds_its_engine(tmp_path):
     """The module's folder alone is on the path, as with an additional module path."""
     code = (
         "import sys; from pathlib import Path\n"
-        "import TumorSynthSlicer, TumorSynthLib\n"
+        "import TumorSynthSlicer; before = list(sys.path); TumorSynthSlicer.findEngine()\n"
+        "import TumorSynthLib\n"
         "print(Path(TumorSynthLib.__file__).parents[1])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(MODULE)}

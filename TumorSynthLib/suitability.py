@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame
@@ -241,6 +240,8 @@ def check_surroundings(mask: np.ndarray) -> list[str]:
 
 def parts_said(mask: np.ndarray, spacing) -> list[str]:
     """A warning where a mask (K, J, I) is of several tumours: separate parts that are no crumbs of the largest."""
+    from scipy import ndimage  # Slicer opens the module without it
+
     labels, count = ndimage.label(mask[bounding_box(mask)] if mask.any() else mask, np.ones((3, 3, 3)))
     if count < 2:
         return []

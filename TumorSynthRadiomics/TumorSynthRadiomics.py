@@ -8,12 +8,10 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-from TumorSynthSlicer.logic import EditLogic
 
 
 class TumorSynthRadiomics(ScriptedLoadableModule):
@@ -21,6 +19,9 @@ class TumorSynthRadiomics(ScriptedLoadableModule):
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
+        import TumorSynthSlicer
+
+        TumorSynthSlicer.findEngine()
         parent.title = _("Tumor Synth Radiomics")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
         parent.dependencies = []
@@ -61,6 +62,7 @@ class TumorSynthRadiomicsWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
+        from TumorSynthSlicer.module_logic import TumorSynthRadiomicsLogic
         from TumorSynthSlicer.panel import Panel
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/TumorSynthRadiomics.ui"))
@@ -101,13 +103,16 @@ class TumorSynthRadiomicsWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         watchSaves()
 
 
-class TumorSynthRadiomicsLogic(ScriptedLoadableModuleLogic, EditLogic):
-    """Every edit on nodes, without the panel; see `TumorSynthSlicer.api.Logic`."""
+def __getattr__(name):
+    """The logic class, at its first use: loading the module at the application's start imports nothing of the engine."""
+    if name != "TumorSynthRadiomicsLogic":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import TumorSynthSlicer
 
-    def __init__(self, parent=None):
-        ScriptedLoadableModuleLogic.__init__(self, parent)
-        if not hasattr(self, "_client"):  # newer versions of Slicer have called it already
-            EditLogic.__init__(self)
+    TumorSynthSlicer.findEngine()
+    from TumorSynthSlicer.module_logic import TumorSynthRadiomicsLogic
+
+    return TumorSynthRadiomicsLogic
 
 
 class TumorSynthRadiomicsTest(ScriptedLoadableModuleTest):

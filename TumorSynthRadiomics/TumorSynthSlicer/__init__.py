@@ -7,8 +7,11 @@ import os
 import sys
 
 
-def _findEngine() -> None:
-    """Make `import TumorSynthLib` work from a source checkout that was added as an additional module path."""
+def findEngine() -> None:
+    """Make `import TumorSynthLib` work from a source checkout that was added as an additional module path.
+
+    The module's constructor calls it; importing this package changes nothing.
+    """
     module = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     checkout = os.path.dirname(module)
     there = [
@@ -16,6 +19,3 @@ def _findEngine() -> None:
     ]
     if there == [False, True] and checkout not in sys.path:
         sys.path.append(checkout)
-
-
-_findEngine()

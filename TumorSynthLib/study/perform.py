@@ -59,7 +59,7 @@ class Bench:
                 row |= {"state": NO_ROOM if full else FAILED, "error": _told(error), "warnings": _said(read)}
         gc.collect()
         give_back()
-        return {**row, "seconds": round(time.perf_counter() - start, 3), "finished": _now()}
+        return {"finished": _now(), **row, "seconds": round(time.perf_counter() - start, 3)}
 
     def _extracted(self, job: Job, row: Mapping[str, Any], read: list) -> dict[str, Any]:
         """Measure; `read` are the warnings of reading files."""
@@ -77,8 +77,9 @@ class Bench:
             "warnings": _said(read) + texts,
             "outputs": self._relative(paths),
             "modality": found.get("modality", ""),
+            "finished": _now(),
         }
-        found["batch"] = {**row, **told, "finished": _now()}
+        found["batch"] = {**row, **told}
         with Staging() as staging:
             text = json.dumps(plain(found), indent=1, ensure_ascii=False, allow_nan=False)
             staging.file(paths["features"]).write_text(text + "\n", encoding="utf-8")
@@ -101,8 +102,9 @@ class Bench:
             "input_sha256": result.provenance["input"]["voxels_sha256"],
             "result_sha256": voxel_hash(result.volume.array),
             "modality": result.provenance["modality"],
+            "finished": _now(),
         }
-        batch = {**row, **told, "seconds": result.timing.get("total"), "finished": _now()}
+        batch = {**row, **told, "seconds": result.timing.get("total")}
         result = replace(result, provenance={**result.provenance, "batch": batch})
         files = {"image": job.image, **({"mask": job.mask} if job.mask else {})}
         with Staging() as staging:

@@ -456,3 +456,89 @@ def test_a_folder_of_nobody_is_named(monkeypatch, name):
     monkeypatch.setenv(name, "~nouser-at-all/models")
     with pytest.raises(ModelError, match="~nouser-at-all"):
         user_folder() if name == "TUMORSYNTH_MODELS" else load_catalogue()
+
+
+ODD = {
+    "half a character": lambda m: m.update(title="Lung \ud800"),
+    "half a character in a part that isn't read": lambda m: m["training"].update(data="\udfff"),
+    "control characters": lambda m: m.update(title="a\x1b[2Jb"),
+    "a number of 400 digits": lambda m: m.update(margin_mm=10**399),
+    "a number of 400 digits in scores": lambda m: m["scores"].update(pearson=10**399),
+    "an infinite number": lambda m: m.update(margin_mm=float("1e400")),
+    "deep nesting": lambda m: m["training"].update(deep=_nested(60)),
+    "a blank licence": lambda m: m.update(licence=" \n"),
+    "an empty licence": lambda m: m.update(licence={}),
+    "an unknown engine": lambda m: m.update(engine="warp"),
+    "no codec": lambda m: m.pop("codec"),
+    "no sampler": lambda m: m.pop("sampler"),
+    "a sampler without nodes": lambda m: m["sampler"].pop("nodes"),
+    "nodes that rise": lambda m: m["sampler"].update(nodes=[0.1, 1.0]),
+    "nodes that are texts": lambda m: m["sampler"].update(nodes=["a"]),
+    "eta of 5": lambda m: m["sampler"].update(eta=5),
+    "no scale": lambda m: m["intensity"]["CT"].pop("scale"),
+    "no centre": lambda m: m["intensity"]["CT"].pop("center"),
+    "scale 0": lambda m: m["intensity"]["CT"].update(scale=0),
+    "a negative scale": lambda m: m["intensity"]["CT"].update(scale=-3),
+    "an unknown kind of intensity": lambda m: m["intensity"]["CT"].update(kind="log"),
+    "widths that are texts": lambda m: m["network"]["config"].update(widths=["a", "b", "c"]),
+    "widths of a million": lambda m: m["network"]["config"].update(widths=[10**6] * 3),
+    "blocks of 10^9": lambda m: m["network"]["config"].update(blocks=10**9),
+    "no block": lambda m: m["network"]["config"].update(blocks=0),
+    "features of another number": lambda m: m["network"]["config"].update(features=3),
+    "a config that is a list": lambda m: m["network"].update(config=[]),
+    "features that are numbers": lambda m: m["network"].update(features=[1, 2]),
+    "a codec of 10^9 channels": lambda m: m.update(codec={"kind": "vqgan", "width": 10**9}),
+    "a shape part that is a list": lambda m: m.update(shape=[]),
+    "a shape part without a population": lambda m: m.update(shape={"network": {}}),
+    "a bank that is a number": lambda m: m.update(bank=5),
+    "a bank without tumours": lambda m: m.update(bank={"tumours": "many"}),
+}  # fmt: skip
+
+
+def _nested(depth: int):
+    return [_nested(depth - 1)] if depth else 0
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_an_odd_bundle_is_refused_and_leaves_the_others_alone(models, what):
+    tiny_bundle(models / "good", id="good")
+    tiny_bundle(models / "odd", id="odd")
+    edit_manifest(models / "odd", ODD[what])
+    for refused in (lambda: find("odd"), lambda: install(models / "odd"), lambda: info("odd")):
+        with pytest.raises(ModelError, match="odd"):
+            refused()
+    listing = list_models(Catalogue((), ""))
+    assert [m["status"] for m in listing.models] == ["installed", "damaged"] and find("good").verify() is None
+    assert dict(verify())["good"] == "" and "odd" in dict(verify())["odd"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, "bfloat16"])
+def test_weights_that_are_no_numbers_are_refused(models, tmp_path, value, dtype):
+    """Such a network would fill the mask with 0, exit 0."""
+    tiny_bundle(tmp_path / "bad", id="bad")
+    array = np.full(3, value, np.float32)
+    if dtype == "bfloat16":
+        torch = pytest.importorskip("torch")
+        from safetensors.torch import save
+
+        data = save({"network.weight": torch.from_numpy(array).to(torch.bfloat16)})
+    else:
+        from safetensors.numpy import save
+
+        data = save({"network.weight": array.astype(dtype)})
+    (tmp_path / "bad" / "network.safetensors").write_bytes(data)
+    relist(tmp_path / "bad", "network.safetensors")
+    for refused in (
+        lambda: load_bundle(tmp_path / "bad").tensors("network.safetensors", "torch"),
+        lambda: install(tmp_path / "bad"),
+    ):
+        with pytest.raises(ModelError, match="holds NaN or infinity"):
+            refused()
+
+
+def test_settings_that_nobody_can_use_are_refused_at_install(models, tmp_path):
+    tiny_bundle(tmp_path / "bad", id="bad")
+    edit_manifest(tmp_path / "bad", lambda m: m["extraction"]["CT"].update(distances=[10**9]))
+    with pytest.raises(ModelError, match="its settings can't be used"):
+        install(tmp_path / "bad")

@@ -443,3 +443,36 @@ def test_bfloat16_runs_where_the_processor_has_tiles_for_it(tiles, monkeypatch):
     assert product.dtype == (torch.bfloat16 if tiles else torch.float32)
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")  # torch before 2.5
     assert not precision.fast_bfloat16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "modality, unit, expected", [("CT", "HU", True), ("T1", "grey level", False), ("T1", None, False)]
+)
+@pytest.mark.parametrize("limits", [{"range": [-1024, 3071]}, {}])
+def test_ct_is_told_by_the_model_not_by_its_limits(tmp_path, modality, unit, expected, limits):
+    """A model of MR without a range was removed from as if it were CT."""
+    from tiny_bundle import tiny_bundle
+
+    from TumorSynthLib.texture import removal
+
+    mapping = {"kind": "asinh", "center": 0.0, "scale": 100.0, **limits, **({"unit": unit} if unit else {})}
+    bundle = tiny_bundle(tmp_path / "m", modalities=(modality,), network=True, intensity={modality: mapping})
+    assert removal.is_ct(TextureModel.from_bundle(bundle, "cpu").intensity[modality]) == expected
+
+
+@pytest.mark.parametrize("engine", [None, "exemplar"])
+def test_a_model_without_a_network_is_one_and_says_so(tmp_path, engine):
+    import json
+
+    from tiny_bundle import tiny_bundle
+
+    from TumorSynthLib.models import load_bundle
+
+    folder = tiny_bundle(tmp_path / "m").folder
+    manifest = json.loads((folder / "bundle.json").read_text())
+    for part in ("network", "codec", "sampler"):
+        del manifest[part]
+    manifest["intensity"]["CT"] = {"kind": "asinh"}
+    (folder / "bundle.json").write_text(json.dumps({**manifest, "engine": engine}))
+    with pytest.raises(ModelError, match="has no network"):
+        TextureModel.from_bundle(load_bundle(folder), "cpu")

@@ -148,6 +148,7 @@ class Bundle:
                 _damaged(self.id, self.folder / file, "its SHA-256 differs from the one in bundle.json")
             )
         check_header(data, self.id, self.folder / file)
+        check_numbers(data, self.id, self.folder / file)
         return data
 
     def tensors(self, file: str, framework: str = "numpy") -> dict[str, Any]:
@@ -174,10 +175,12 @@ class Bundle:
             ) from None
 
     def verify(self) -> None:
-        """Check every file against the manifest.
+        """Check every file against the manifest, and the settings that its features are defined with.
 
         :raises ModelError: for the first one that is missing or differs.
         """
+        for modality in self.modalities:
+            self.settings(modality)
         for file in self.json["files"]:
             self.read(file)
 
@@ -209,6 +212,8 @@ class Bundle:
         modality = self.modality(modality)
         if len(self.regions) > 1 and self.painted is None:
             self.region(None)
+        if self.json.get("population") and POPULATION_FILE not in self.json["files"]:
+            raise ModelError(_damaged(self.id, self.folder / POPULATION_FILE, "bundle.json doesn't list it"))
         entry = (self.json.get("population") or {}).get(modality)
         if entry is None:
             raise ModelError(
@@ -231,7 +236,10 @@ class Bundle:
         """pyradiomics settings with which the model's features are defined."""
         from ..radiomics.settings import Settings
 
-        return Settings.from_dict(self.json["extraction"][self.modality(modality)])
+        try:
+            return Settings.from_dict(self.json["extraction"][self.modality(modality)])
+        except InputError as error:
+            raise ModelError(f"model {self.id!r} is damaged: its settings can't be used ({error})") from None
 
 
 def load_bundle(folder: str | Path) -> Bundle:
@@ -262,10 +270,10 @@ def verify_folder(folder: str | Path) -> Bundle:
 def licence_text(licence: str | dict[str, Any]) -> str:
     """One line for a licence that is a text or an object (`name`, `weights` …)."""
     if isinstance(licence, str):
-        return licence.strip().splitlines()[0]
+        return next((line.strip() for line in licence.splitlines() if line.strip()), "")
     for key in ("weights", "name", "id"):
-        if isinstance(licence.get(key), str):
-            return licence[key]
+        if isinstance(licence.get(key), str) and licence[key].strip():
+            return licence_text(licence[key])
     return ", ".join(f"{key}: {value}" for key, value in licence.items())
 
 
@@ -307,6 +315,32 @@ def read_arrays(data: bytes) -> dict[str, Any]:
             raise ValueError(f"tensor {name!r} doesn't fit the file")
         arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start + first).reshape(shape)
     return arrays
+
+
+def check_numbers(data: bytes, model: str, path: Path) -> None:
+    """Refuse a safetensors file whose header has been checked, with a tensor that holds NaN or infinity: a network with
+    such weights draws nothing, and the voxels would become 0.
+
+    :raises ModelError: naming the tensor.
+    """
+    import numpy as np
+
+    start = 8 + struct.unpack_from("<Q", data)[0]
+    try:
+        entries = {k: v for k, v in json.loads(data[8:start]).items() if k != "__metadata__"}
+        for name, entry in entries.items():
+            if entry["dtype"] not in ("F64", "F32", "F16", "BF16"):
+                continue
+            first, last = (start + int(n) for n in entry["data_offsets"])
+            if entry["dtype"] == "BF16":  # numpy has none; all bits of the exponent are set in both
+                bits = np.frombuffer(data[first:last], "<u2")
+                good = not ((bits & 0x7F80) == 0x7F80).any()
+            else:
+                good = bool(np.isfinite(np.frombuffer(data[first:last], _TYPES[entry["dtype"]])).all())
+            if not good:
+                raise ModelError(_damaged(model, path, f"its tensor {name[:60]!r} holds NaN or infinity"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ModelError(_damaged(model, path, f"it is not valid safetensors: {str(error)[:60]}")) from None
 
 
 def _extra_files(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from ..errors import ModelError
 from ..numeric import is_finite
 from ..small_files import read_small
 from .names import MANIFEST, check_file_name, is_id, is_sha256, is_version
+from .parts import check_contents, check_parts
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 16 * 2**20  # a population's names and cases take some 100 kB
@@ -54,6 +55,7 @@ def check_manifest(manifest: dict[str, Any], where: str) -> None:
 
     :raises ModelError: naming `where` and the key.
     """
+    check_contents(manifest, where)
     version = manifest.get("format")
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
         raise ModelError(
@@ -70,6 +72,7 @@ def check_manifest(manifest: dict[str, Any], where: str) -> None:
     _check_modalities(manifest, where)
     _check_population(manifest, where)
     _check_files(manifest["files"], where)
+    check_parts(manifest, where)
 
 
 def _check_modalities(manifest: dict[str, Any], where: str) -> None:
@@ -140,7 +143,7 @@ def _refuse_constant(text: str) -> None:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 100_000
+    return isinstance(value, str) and 0 < len(value) <= 100_000 and bool(value.strip())
 
 
 def _is_texts(value: object) -> bool:
@@ -188,7 +191,7 @@ def _is_files(value: object) -> bool:
 
 
 def _is_licence(value: object) -> bool:
-    return _is_text(value) or isinstance(value, dict)
+    return _is_text(value) or (isinstance(value, dict) and bool(value))
 
 
 Check = tuple[Callable[[Any], bool], str]
@@ -211,6 +214,7 @@ _OPTIONAL: dict[str, Check] = {
     "regions": (_is_regions, "a list of names, or of objects with 'name' and 'label', all distinct"),
     "codec": (_is_object, "an object"),
     "network": (_is_object, "an object"),
+    "engine": (_is_text, "the name of an engine"),
     "sampler": (_is_object, "an object"),
     "population": (_is_object, "an object, by modality"),
     "training": (_is_object, "an object"),

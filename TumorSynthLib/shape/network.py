@@ -231,12 +231,17 @@ class FormGenerator:
         :raises ModelError: weights that don't fit.
         """
         try:
-            network = Generator(ShapeConfig.from_dict(config["config"]))
+            shapes = ShapeConfig.from_dict(config["config"])
+            with torch.device("meta"):  # takes no memory
+                needed = sum(p.numel() for p in Generator(shapes).parameters())
+            if needed > sum(v.numel() for v in weights.values()):
+                raise ValueError(f"the network has {needed:,} weights, the file fewer")
+            network = Generator(shapes)
             state = {k: v.float() for k, v in weights.items()}
             network.load_state_dict(state)
             return cls(network, config["group"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except (RuntimeError, KeyError, TypeError, ValueError, AssertionError, ArithmeticError) as error:
+            first = (str(error).splitlines() or [""])[0]
             raise ModelError(
                 f"model {model!r}: its shape weights don't fit its network; install it again ({first})"
             ) from None

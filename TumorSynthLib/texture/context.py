@@ -24,11 +24,20 @@ class IntensityMap:
 
     Linear near `center`, logarithmic far from it, so that air and bone don't drown soft tissue, and no input clips.
     What the network draws is held within `limits`, the intensities that the modality can have.
+
+    :param hounsfield: the intensities are HU; None where only the limits tell (below that of air or not).
     """
 
-    def __init__(self, center: float, scale: float, limits: tuple[float, float] = (-np.inf, np.inf)):
+    def __init__(
+        self,
+        center: float,
+        scale: float,
+        limits: tuple[float, float] = (-np.inf, np.inf),
+        hounsfield: bool | None = None,
+    ):
         self.center, self.scale = float(center), float(scale)
         self.limits = (float(limits[0]), float(limits[1]))
+        self.hounsfield = hounsfield
 
     def forward(self, values: np.ndarray | torch.Tensor):
         if isinstance(values, torch.Tensor):

@@ -10,6 +10,8 @@ import torch
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.models.bundle import regions_of
+from TumorSynthLib.models.parts import engine_of
+from TumorSynthLib.suitability import is_ct
 from TumorSynthLib.texture import removal
 from TumorSynthLib.texture.band import Band
 from TumorSynthLib.texture.bridge import Bridge, nodes
@@ -80,8 +82,9 @@ class TextureModel:
     def from_bundle(cls, bundle, device: str = "auto") -> TextureModel:
         """Load codec and network of a verified bundle (`models.Bundle`)."""
         j = bundle.json
-        network = BridgeNetwork(NetworkConfig.from_dict(j["network"]["config"]))
-        codec = make_codec(j["codec"])
+        if engine_of(j) != "bridge":
+            raise ModelError(f"model {j['id']} has no network, so it draws no textures; choose another model")
+        network, codec = _built(j, bundle.bytes)
         tensors = read_weights(bundle)
         for module, prefix in ((network, "network."), (codec, "codec.")):
             state = {k[len(prefix) :]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith(prefix)}
@@ -93,7 +96,7 @@ class TextureModel:
                 ) from None
         where = pick_device(device)
         maps = {
-            m: IntensityMap(v["center"], v["scale"], v.get("range", (-np.inf, np.inf)))
+            m: IntensityMap(v["center"], v["scale"], v.get("range", (-np.inf, np.inf)), is_ct(m, v))
             for m, v in j["intensity"].items()
         }
         return cls(
@@ -179,6 +182,8 @@ class TextureModel:
         if features is None:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
+        if not np.isfinite(out[mask]).all():
+            raise ModelError("the model's network draws no numbers: its weights are damaged; reinstall it")
         out = np.where(mask, out, array).astype(np.float32)
         return (
             out
@@ -315,6 +320,40 @@ class TextureModel:
             [calibrated(drawn[i], hole[i], *asked) for i, *asked in zip(one, intensities, moments)]
         )
         return self.codec.encode(torch.where(hole, drawn, x))
+
+
+def _built(manifest: dict, stored: int) -> tuple[BridgeNetwork, torch.nn.Module]:
+    """Network and codec of a manifest, without weights.
+
+    :param stored: bytes of the bundle's tensors; a network with more weights than these isn't built, which bounds the memory.
+    :raises ModelError: they can't be built, or don't fit each other.
+    """
+    model = manifest["id"]
+    try:
+        config = NetworkConfig.from_dict(manifest["network"]["config"])
+        with torch.device("meta"):  # takes no memory
+            weights = sum(p.numel() for p in BridgeNetwork(config).parameters())
+            weights += sum(p.numel() for p in make_codec(manifest["codec"]).parameters())
+        if weights > max(stored, 1):
+            raise ModelError(
+                f"model {model}: its network has {weights:,} weights, the files hold fewer; reinstall it"
+            )
+        network, codec = BridgeNetwork(config), make_codec(manifest["codec"])
+    except (TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, RuntimeError) as error:
+        raise ModelError(
+            f"model {model}: its network can't be built ({str(error)[:80]}); reinstall it"
+        ) from None
+    needed = (
+        codec.channels,
+        len(manifest["network"]["features"]),
+        len(manifest["modalities"]),
+        len(regions_of(manifest)),
+    )
+    if needed != (config.latent_channels, config.features, config.modalities, config.regions):
+        raise ModelError(
+            f"model {model}: its network isn't one for its codec, features, modalities and regions; reinstall it"
+        )
+    return network, codec
 
 
 def _lacking(manifest: dict) -> dict[str, list[float]]:

@@ -65,7 +65,9 @@ class Surroundings:
 
 
 def is_ct(intensity: IntensityMap) -> bool:
-    """Whether a modality's intensities are HU: they can be those of air."""
+    """Whether a modality's intensities are HU: the model says so, or they can be those of air."""
+    if intensity.hounsfield is not None:
+        return intensity.hounsfield
     return intensity.limits[0] < AIR_HU
 
 

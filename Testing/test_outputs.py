@@ -1,5 +1,6 @@
 """Files of a result: all of them are written, or none."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -158,3 +159,23 @@ def test_hidden_folders_of_living_processes_and_other_machines_stay(tmp_path):
     os.utime(foreign, (0, 0))
     write(tmp_path, "b")
     assert not foreign.exists()
+
+
+@pytest.mark.parametrize("when", ["written", "flushed"])
+def test_a_full_disk_is_an_error_of_one_line_and_leaves_nothing(tmp_path, monkeypatch, when):
+    (tmp_path / "a").write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(InputError, match="No space left on device.*nothing was written") as caught,
+        Staging() as staging,
+    ):
+        staging.file(tmp_path / "a").write_text("new")
+        if when == "written":
+            full()
+        monkeypatch.setattr(outputs.os, "fsync", full)
+    assert (
+        "\n" not in str(caught.value) and contents(tmp_path) == {"a": "old"} and os.listdir(tmp_path) == ["a"]
+    )

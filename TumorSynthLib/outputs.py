@@ -8,6 +8,7 @@ the renames that had begun, so that an image never lies beside another's record,
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -63,6 +64,11 @@ class Staging:
             for folder in reversed(self._made):
                 with contextlib.suppress(OSError):  # it isn't empty
                     folder.rmdir()
+        if isinstance(error, OSError) and error.errno != errno.EPIPE:
+            raise InputError(
+                f"can't write the result ({error.strerror or error}); nothing was written: check that the disk isn't full "
+                "and its folder can be written to"
+            ) from error
 
     def file(self, path: str | os.PathLike) -> Path:
         """Where to write the file that is to become `path`; a link keeps its place, its target is replaced."""
@@ -100,6 +106,7 @@ class Staging:
             )
         for source, target in pairs:
             check_replaceable(target)
+            _flush(source)
             _as_before(source, target)
         with _undisturbed(forever=self._last):
             try:
@@ -133,6 +140,20 @@ class Staging:
         except OSError:  # not on every file system
             shutil.copy2(target, old)
         return old
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file is on the disk: some file systems tell only then that they are full.
+
+    :raises InputError: it isn't.
+    """
+    try:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(
+            f"can't write {path.name} ({error.strerror}); nothing was written: check that the disk isn't full"
+        ) from error
 
 
 def _move(pairs: list[tuple[Path, Path]], kept) -> None:

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from test_carry import SPACING, changed_of, scene
+from test_carry import SPACING, ball, changed_of, scene
 
+from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.errors import ModelError
-from TumorSynthLib.texture.exemplar.bank import Bank, packed
-from TumorSynthLib.texture.exemplar.carry import tumour_of
+from TumorSynthLib.texture.exemplar.bank import matte_of, packed
+from TumorSynthLib.texture.exemplar.carry import Source
 from TumorSynthLib.texture.exemplar.graft import grafted
 from TumorSynthLib.texture.exemplar.place import detached
 
@@ -17,7 +18,7 @@ def tumours():
     mattes, entries, tensors = [], [], {}
     for k, radius in enumerate((5, 8)):
         image, empty, mask = scene(radius=radius, seed=k)
-        matte = detached(tumour_of(image, empty, mask, changed_of(mask), SPACING, True, 4.0)[0])
+        matte = detached(Source(image, empty, mask, changed_of(mask), SPACING, True).matte()[0])
         facts = {"case": f"c{radius}", "modality": "CT", "blur_mm": 0.8, "volume_ml": mask.sum() / 1000}
         parts, entry = packed(matte, f"{k:03d}", {**facts, "features": {"mean": 10.0 * radius}})
         mattes.append(matte)
@@ -36,7 +37,8 @@ def test_a_tumour_comes_out_of_the_bank_as_it_went_in(bank):
     there, mattes = bank
     _, empty, _ = scene(seed=7)
     for lender, matte in zip(there.of("CT"), mattes):
-        ways = [grafted(empty, SPACING, (12, 26, 24), m, 0.8) for m in (matte, there.matte(lender))]
+        target = ball((12, 26, 24), int(lender.case[1:]))
+        ways = [grafted(empty, SPACING, target, m, 0.8) for m in (matte, matte_of(there, lender))]
         assert ways[0].mask.sum() == ways[1].mask.sum()
         pictures = []
         for laid in ways:
@@ -66,4 +68,4 @@ def test_a_tensor_that_unpacks_to_more_is_refused(tumours):
     _, entries, tensors = tumours
     odd = Bank([{**entry, "shape": [3, 3, 3]} for entry in entries], lambda: tensors)
     with pytest.raises(ModelError, match="another size"):
-        odd.matte(odd.lenders[0])
+        odd.arrays(odd.lenders[0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.carry import contact_of, moved, reshaped, tumour_of
+from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
 from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
 from TumorSynthLib.texture.exemplar.place import laid_over, wall_of
@@ -38,18 +38,18 @@ def changed_of(mask, mm=4.0):
 @pytest.fixture(scope="module")
 def case():
     image, empty, mask = scene()
-    matte, box = tumour_of(image, empty, mask, changed_of(mask), SPACING, True, 4.0)
-    return image, empty, mask, matte, box
+    source = Source(image, empty, mask, changed_of(mask), SPACING, True)
+    return image, empty, mask, *source.matte(), source
 
 
 def test_a_tumour_comes_back_to_the_voxel(case):
-    image, empty, _, matte, box = case
+    image, empty, _, matte, box, _ = case
     back = composed(matte, empty[box]) + matte.residual
     assert np.abs(back - image[box])[matte.touched].max() < 1e-3
 
 
 def test_opacity_is_one_inside_and_zero_outside_and_half_at_the_border(case):
-    _, _, mask, matte, box = case
+    _, _, mask, matte, box, _ = case
     depth = depth_of(mask[box], SPACING)
     assert matte.opacity[depth > 4].min() > 0.95
     assert matte.opacity[depth < -4].max() < 0.05
@@ -57,8 +57,8 @@ def test_opacity_is_one_inside_and_zero_outside_and_half_at_the_border(case):
 
 
 def test_a_moved_tumour_leaves_the_background_and_changes_nothing_else(case):
-    image, empty, mask, matte, box = case
-    laid = moved(empty, matte, box, (0, 12, 14), True)
+    image, empty, mask, _, _, source = case
+    laid = moved(source, (0, 12, 14))
     out = empty.copy()
     out[laid.box] = laid.values
     there = np.zeros(SHAPE, bool)
@@ -72,30 +72,30 @@ def test_a_moved_tumour_leaves_the_background_and_changes_nothing_else(case):
 
 
 def test_the_input_is_not_written_to(case):
-    _, empty, _, matte, box = case
+    empty, source = case[1], case[-1]
     before = empty.copy()
-    moved(empty, matte, box, (0, 3, 3), True)
+    moved(source, (0, 3, 3))
     assert (before == empty).all()
 
 
 def test_a_tumour_partly_outside_the_image_is_cut(case):
-    _, empty, _, matte, _ = case
+    _, empty, _, matte, *_ = case
     laid = laid_over(empty, matte, (-3, 30, 30))
     assert laid.values.shape == tuple(s.stop - s.start for s in laid.box)
     assert all(0 <= s.start < s.stop <= n for s, n in zip(laid.box, SHAPE))
 
 
 def test_the_same_mask_gives_the_image_back(case):
-    image, empty, mask, *_ = case
-    laid = reshaped(image, empty, mask, mask, changed_of(mask), SPACING, True, 4.0)
+    image, empty, mask, _, _, source = case
+    laid = reshaped(source, mask)
     assert np.abs(laid.values - image[laid.box])[laid.changed].max() < 1e-3
 
 
 @pytest.mark.parametrize("radius", [5, 9])
 def test_a_grown_or_shrunk_tumour_has_its_new_mask_and_its_old_border(case, radius):
-    image, empty, mask, *_ = case
+    image, empty, mask, _, _, source = case
     new = ball((12, 20, 20), radius)
-    laid = reshaped(image, empty, mask, new, changed_of(mask), SPACING, True, 4.0)
+    laid = reshaped(source, new)
     out = empty.copy()
     out[laid.box] = laid.values
 
@@ -138,7 +138,7 @@ def test_motion_is_the_same_for_any_number_of_threads():
 
 
 def test_no_motion_between_equal_masks(case):
-    _, _, mask, matte, box = case
+    _, _, mask, matte, box, _ = case
     assert not motion_between(mask, mask, SPACING).any()
     assert warped(matte, mask[box]) is matte
 
@@ -159,11 +159,11 @@ def test_a_sharper_scan_has_less_blur():
 
 
 def test_a_graft_on_another_grid_keeps_its_volume_and_level(case):
-    *_, matte, _ = case
+    matte = case[3]
     other = resampled(matte, (2.0, 0.8, 0.8))
     assert other.mask.sum() * 2 * 0.64 == pytest.approx(matte.mask.sum(), rel=0.1)
     _, empty, _ = scene(seed=3)
-    laid = grafted(empty, SPACING, (12, 30, 28), matte, 0.8)
+    laid = grafted(empty, SPACING, ball((12, 30, 28), 7), matte, 0.8)
     middle = ndimage.binary_erosion(laid.mask, iterations=3)
     assert laid.values[middle].mean() == pytest.approx(60, abs=25)
     assert np.argwhere(laid.mask).mean(0) + [s.start for s in laid.box] == pytest.approx([12, 30, 28], abs=1)

@@ -46,7 +46,9 @@ def case():
 
 @pytest.fixture(scope="module")
 def growth(unguided, case):
-    return unguided.series(*case, "volume_ml", ["0.6x", "1x", "1.4x"], EditRequest(solve=False, seed=2))
+    return unguided.series(
+        *case, "volume_ml", ["0.6x", "1x", "1.4x"], EditRequest(solve=False, seed=2, engine="bridge")
+    )
 
 
 def test_values_are_numbers_or_multiples():

@@ -38,7 +38,7 @@ def own(case):
 
 
 def request(**options):
-    return EditRequest(**{"features": {"volume_ml": 2.7}, "solve": False, **options})
+    return EditRequest(**{"features": {"volume_ml": 2.7}, "solve": False, "engine": "bridge", **options})
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,9 @@ def test_a_crop_of_thin_lung_counts_as_body(case):
 
 def test_move_takes_the_rim_too(editor, case):
     volume, mask = case
-    result = editor.move(volume, mask, EditRequest(to=place(volume, 9, 26, 16), grow=2.0, solve=False))
+    result = editor.move(
+        volume, mask, EditRequest(to=place(volume, 9, 26, 16), grow=2.0, solve=False, engine="bridge")
+    )
     wide = grown(mask, volume.spacing, 2.0)
     changed = result.volume.array != volume.array
     ring = wide & ~mask & ~result.mask

@@ -19,14 +19,15 @@ import numpy as np
 from judged_cases import reserved
 from layouts import cases
 
+from TumorSynthLib.edit.bank import FILE, Bank
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.region import Frame
-from TumorSynthLib.texture.exemplar.bank import FILE, Bank, packed
-from TumorSynthLib.texture.exemplar.carry import contact_of, tumour_of
+from TumorSynthLib.texture.exemplar.bank import matte_of, packed
+from TumorSynthLib.texture.exemplar.carry import Source, contact_of
 from TumorSynthLib.texture.exemplar.matte import composed
 from TumorSynthLib.texture.exemplar.place import detached
 from TumorSynthLib.texture.exemplar.removal import remove
@@ -80,11 +81,10 @@ def taken_out(volume, mask: np.ndarray, ct: bool):
     image, tumour = frame.view(volume.array), frame.view(mask)
     spacing = tuple(float(s) for s in frame.take(volume.spacing[::-1]))
     removed = remove(image, tumour, spacing, is_ct=ct)
-    changed = removed.hole | removed.zone
-    reach = float(removed.facts["grow_mm"]) + float(removed.facts["zone_mm"])
     if ct and contact_of(removed.values, tumour, spacing, ct) is not None and removed.facts["lung"]:
         raise InputError("it lies on the chest's wall, whose trace it would carry elsewhere")
-    matte, _ = tumour_of(image, removed.values, tumour, changed, spacing, ct, reach)
+    source = Source(image, removed.values, tumour, removed.hole | removed.zone, spacing, ct)
+    matte, _ = source.matte()
     return detached(matte, ct), blur_mm(image, spacing)
 
 
@@ -131,7 +131,7 @@ def pictures(bank: Bank, folder: Path) -> None:
     for axis in np.ravel(axes):
         axis.axis("off")
     for axis, lender in zip(np.ravel(axes), bank.lenders):
-        matte = bank.matte(lender)
+        matte = matte_of(bank, lender)
         around = LUNG_HU if matte.in_lung else float(np.median(matte.colour[matte.mask])) - 120
         values = composed(matte, np.full(matte.mask.shape, around, np.float32))
         low, high = (-1350, 150) if matte.in_lung else (around - 60, around + 300)

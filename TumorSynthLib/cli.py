@@ -216,6 +216,21 @@ def _labels(text: str) -> list[str]:
     return text.split(",")
 
 
+class _Point(argparse.Action):
+    """Three numbers, or one word, which the table of options checks."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            numbers = tuple(float(v) for v in values)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 3 and len(values) != 1:
+            parser.error(
+                f"{option_string} takes three numbers (x y z in LPS mm) or one word, not {' '.join(values)}"
+            )
+        setattr(namespace, self.dest, numbers if len(numbers) == 3 else values[0])
+
+
 def _add_option(sub, row: Option) -> None:
     """The flag of an option. One that isn't given is missing from the parsed arguments."""
     common: dict[str, Any] = {
@@ -244,6 +259,8 @@ def _add_option(sub, row: Option) -> None:
             sub.add_argument(
                 f"{row.flag}-label", metavar="N", help=f"label in the mask of {row.flag}, number or name"
             )
+    elif row.kind == "point" and row.words:
+        sub.add_argument(row.flag, nargs="+", action=_Point, metavar="X Y Z|" + "|".join(row.words), **common)
     elif row.kind == "point":
         sub.add_argument(row.flag, nargs=3, type=float, metavar=("X", "Y", "Z"), **common)
     elif row.kind == "choice":

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from TumorSynthLib import provenance, series, suitability
+from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, measured, open_case
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import split, storable
@@ -25,6 +26,7 @@ from TumorSynthLib.edit.options import EditRequest, check_used
 from TumorSynthLib.edit.plan import (
     Drawn,
     Plan,
+    choose_engine,
     of_existing,
     plan_insert,
     plan_planted,
@@ -42,7 +44,7 @@ from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.region import Frame, Region
-from TumorSynthLib.shaping import Shaper, check_room, measured_shape, with_core
+from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape, on_grid, with_core
 from TumorSynthLib.texture import pipeline
 from TumorSynthLib.texture.engine import Engine, make_engine
 from TumorSynthLib.volume import Volume, check_image, check_mask
@@ -236,13 +238,18 @@ class Editor:
         """A new tumour with its centre of mass at `request.at`. What isn't asked of its shape and texture is drawn as in the
         model's population; `before` are the features of the healthy tissue there."""
         if request.at is None:
-            raise InputError("say where: the centre of the new tumour, x y z in LPS mm (at)")
+            raise InputError("say where: the centre of the new tumour, x y z in LPS mm, or auto (at)")
         check_used("insert", request)
         told = Progress(progress)
         case = self._open("insert", volume, None, request, told)
-        drawn = self._drawn(request, _lps_spacing(volume), told)
+        engine = choose_engine("insert", case, request)
+        if engine == "exemplar":
+            lender = None if request.donor is not None else self._lender(case, request)
+            drawn = self._lent(case, request, lender, told)
+        else:
+            lender, drawn = None, self._drawn(request, _lps_spacing(volume), told)
         with told.stage("request"):
-            plan = plan_insert(case, request, drawn)
+            plan = plan_insert(case, request, drawn, engine, lender and lender.case)
         return self._run(case, plan, told)
 
     def series(
@@ -335,6 +342,10 @@ class Editor:
         if split(request.features)[0] or request.donor is not None:
             raise InputError("a mask has no texture: ask for shape features only, or use insert")
         check_used("shape", request)
+        if isinstance(request.at, str):
+            raise InputError(
+                "a mask alone has no calm place to be found: give the centre as three numbers (at)"
+            )
         if like is None:
             spacing = spacing or self.bundle.spacing
             part, form, warnings = self._drawn(request, spacing, told)
@@ -369,7 +380,7 @@ class Editor:
         return replace(case, population=self.population(case.modality))
 
     def _run(self, case: Case, plan: Plan, told: Progress) -> EditResult:
-        shapes = self._shaper.spread() if plan.form is not None else {}
+        shapes = self._shaper.spread() if plan.form is not None and plan.form.asked else {}
         return pipeline.run(case, plan, self.engine(plan.engine), told, shapes)
 
     def _synthesized(self, case: Case, request: EditRequest, told: Progress) -> EditResult:
@@ -397,6 +408,42 @@ class Editor:
             return self._shaper.draw(
                 asked, spacing, request.seed, request.solve, lambda done: told("shape", done)
             )
+
+    def _lender(self, case: Case, request: EditRequest) -> Lender:
+        """The tumour of the model's bank that is most like the request.
+
+        :raises InputError: there is none of the image's modality.
+        """
+        bank = None if self.bundle is None else Bank.of_bundle(self.bundle)
+        texture, shape = split(request.features)
+        volume_ml = (
+            shape.get("original_shape_MeshVolume", shape.get("original_shape_VoxelVolume", 0.0)) / 1000
+        )
+        found = bank and bank.nearest(case.modality, texture, case.spread(), volume_ml or None, request.seed)
+        if not found:
+            raise InputError(
+                "there is no tumour to lend its tissue: name one (donor), or let the network draw it (engine bridge)"
+            )
+        return found
+
+    def _lent(self, case: Case, request: EditRequest, lender: Lender | None, told: Progress) -> Drawn:
+        """The shape of the tumour that lends its tissue, of a bank or else the donor's, with the asked features."""
+        spacing, asked = _lps_spacing(case.volume), split(request.features)[1]
+        if lender is not None:
+            mask, theirs = Bank.of_bundle(self.bundle).arrays(lender)["mask"] > 0, lender.spacing
+        else:
+            image, mask = request.donor
+            check_image(image)
+            frame = Frame.of(image.direction)
+            mask, theirs = frame.view(check_mask(mask, image)), _lps_spacing(image)[::-1]
+        part = Part.of(on_grid(mask, theirs, spacing[::-1]))
+        with told.stage("shape"):
+            if asked:
+                part, form, warnings = self._shaper.reshape(
+                    part, asked, spacing, request.seed, lambda done: told("shape", done)
+                )
+                return part, replace(form, before={}), warnings
+            return part, Form({}, {}, measured_shape(part.mask, spacing)), []
 
     def _reshaped(self, case: Case, request: EditRequest, told: Progress) -> Drawn:
         """The tumour of a case with the asked shape features."""

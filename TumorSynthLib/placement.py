@@ -251,7 +251,11 @@ def found_place(
         np.float32
     )
     step_mm = places.spacing * np.array(places.steps)
-    allowed = places.map
+    allowed = places.map.copy()
+    for axis, n in enumerate(allowed.shape):  # a border tells nothing of what a tumour there would touch
+        cut = int(np.ceil(CALM_MM / step_mm[axis]))
+        if n > 4 * cut + part.mask.shape[axis] // places.steps[axis]:
+            np.moveaxis(allowed, axis, 0)[np.r_[0:cut, n - cut : n]] = False
     if lung and ct and not places.organ:
         air = ndimage.gaussian_filter(seen, 1.0) < LUNG_HU
         allowed = allowed & air if (allowed & air).mean() > LEAST / 5 else allowed

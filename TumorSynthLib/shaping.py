@@ -58,6 +58,10 @@ class Shaper:
     def model(self):
         """The `shape.ShapeModel`: the bundle's own, or else one without a network, of the shapes of its tumours."""
         if self._model is None:
+            if self.bundle is None:
+                raise InputError(
+                    "shapes are made by a model: name one (--model); `tumorsynth models list` shows what there is"
+                )
             from TumorSynthLib.shape import ShapeModel
 
             population = None if self.bundle.json.get("shape") else self._of_tumours()
@@ -144,6 +148,22 @@ def measured_shape(mask: np.ndarray, spacing) -> dict[str, float]:
     """The 17 shape features of a mask in LPS order, by full names; spacing (x, y, z) mm."""
     box = bounding_box(mask)
     return {PREFIX + name: float(value) for name, value in shape(mask[box], spacing).items()}
+
+
+def on_grid(mask: np.ndarray, spacing, wanted) -> np.ndarray:
+    """A mask (D, H, W) on another grid; spacings (z, y, x) mm."""
+    from scipy import ndimage
+
+    zoom = np.asarray(spacing, float) / np.asarray(wanted, float)
+    if np.allclose(zoom, 1, atol=0.01):
+        return mask
+    padded = np.pad(mask[bounding_box(mask)], 2)
+    inside = ndimage.distance_transform_edt(padded, spacing)
+    soft = np.clip(inside - ndimage.distance_transform_edt(~padded, spacing), -4, 4).astype(np.float32)
+    found = ndimage.zoom(soft, zoom, order=1, mode="nearest", grid_mode=True) > 0
+    if not found.any():
+        raise InputError("the tumour is smaller than a voxel of the image: ask for a larger one")
+    return found
 
 
 def with_core(grid: Volume, share: float, seed: int) -> Volume:

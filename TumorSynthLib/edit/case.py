@@ -35,6 +35,7 @@ class Case:
     :param others: masks (K, J, I) of the model's other regions by name, which stay as they are.
     :param origin: the fingerprint of the input, and `copy` a copy of the image's whole array, both under way in threads.
     :param before: the image before the old tumour was cleared and tissue moved; None where that is `volume`.
+    :param cleared: the image without the old tumour, before tissue moved; `gone` (K, J, I) bool: what changed for it.
     """
 
     volume: Volume
@@ -49,6 +50,8 @@ class Case:
     origin: Future | None = None
     copy: Future | None = None
     before: Volume | None = None
+    cleared: Volume | None = None
+    gone: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
 
     def region(self, mask: np.ndarray) -> Region:
@@ -85,9 +88,13 @@ class Case:
         found = self.population
         return {name: float(s) for name, s in zip(found.names, found.std)} if found else {}
 
-    def in_image(self, volume: Volume) -> Case:
-        """The same tumour's case in an image that was cleared for the new one."""
-        return replace(self, volume=volume, before=self.before or self.volume, copy=None)
+    def in_image(self, volume: Volume, gone: np.ndarray | None = None) -> Case:
+        """The same tumour's case in an image that was cleared for the new one.
+
+        :param gone: (K, J, I) bool, the voxels that the clearing changed; None where tissue moved, or nothing is told.
+        """
+        cleared = {} if gone is None else {"cleared": volume, "gone": gone}
+        return replace(self, volume=volume, before=self.before or self.volume, copy=None, **cleared)
 
 
 def measured(

@@ -43,6 +43,7 @@ class Option:
     :param flag: on the command line; "" is none. :param metavar: in its help. :param bare: value of the flag without a number.
     :param slicer: its name in Slicer's module; "" is none.
     :param always: the record tells of it also where it asks for nothing.
+    :param words: that a point may be instead of three numbers.
     :param labels: of a mask: "one" is chosen by FLAG-label, "all" takes all that isn't zero.
     """
 
@@ -60,6 +61,7 @@ class Option:
     slicer: str = ""
     always: bool = False
     labels: str = "one"
+    words: tuple[str, ...] = ()
     name: str = ""
     default: Any = None
 
@@ -102,7 +104,7 @@ class Option:
         if value is None or self.kind in IMAGES:
             return None
         if self.kind == "point":
-            return [float(v) for v in value]
+            return value if isinstance(value, str) else [float(v) for v in value]
         if self.kind == "box":
             return [[int(s.start), int(s.stop)] for s in value]
         return _PLAIN[self.kind](value)
@@ -113,7 +115,7 @@ class Option:
         :raises InputError: it isn't what `encode` makes.
         """
         try:
-            if value is not None and self.kind == "point":
+            if value is not None and self.kind == "point" and value not in self.words:
                 return tuple(float(v) for v in value)
             if value is not None and self.kind == "box":
                 return tuple(slice(int(a), int(b)) for a, b in value)
@@ -193,9 +195,10 @@ class EditRequest:
     to: tuple[float, float, float] | None = option(
         None, "point", "the tumour's new centre, LPS mm", ("reshape", "move"), flag="--to", slicer="to"
     )
-    at: tuple[float, float, float] | None = option(
-        None, "point", "the new tumour's centre, LPS mm", ("insert", "shape"), flag="--at", slicer="to"
-    )
+    at: tuple[float, float, float] | str | None = option(
+        None, "point", "the new tumour's centre, LPS mm, or auto: a calm place in the organ, by seed", ("insert", "shape"),
+        flag="--at", words=("auto",), slicer="to",
+    )  # fmt: skip
     nearest: bool = option(
         False, "switch", "if it doesn't fit there, take the nearest place where it does", _PLACED, flag="--nearest",
         always=True, slicer="nearest",
@@ -289,6 +292,8 @@ def _is_switch(value: Any) -> bool:
 
 
 def _is_point(row: Option, value: Any) -> bool:
+    if isinstance(value, str):
+        return value in row.words
     try:
         return len(value) == 3 and all(map(is_finite, value))
     except TypeError:

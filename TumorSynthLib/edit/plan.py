@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from TumorSynthLib import suitability
+from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, check_fit
 from TumorSynthLib.edit.features import listed, resolved, split
 from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused
 from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.painted import parts
-from TumorSynthLib.placement import Part, centre_of_mass, grown, moved_mask, placed
+from TumorSynthLib.placement import Part, centre_of_mass, found_place, grown, moved_mask, placed
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.region import Region
 from TumorSynthLib.shaping import Form
@@ -41,6 +42,7 @@ class Plan:
     :param asked: features as asked, `used`: the nearest request that a tumour can meet, `implied`: the spread of intensities
         that the population has with these features, where the request leaves it free.
     :param engine: name of the one that draws, see `texture.engine`.
+    :param lender: tumour of the model's bank whose tissue is used.
     :param unused: options that ask for something which that engine doesn't use.
     """
 
@@ -55,6 +57,7 @@ class Plan:
     asked: Mapping[str, float] = field(default_factory=dict)
     used: Mapping[str, float] = field(default_factory=dict)
     implied: Mapping[str, float] = field(default_factory=dict)
+    lender: str | None = None
     unused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -71,25 +74,37 @@ class Plan:
         return {"engine": self.engine, "texture_from": self.texture_from, "unused": list(self.unused)}
 
 
-def choose_engine(edit: str, request: EditRequest, model: bool) -> str:
+def choose_engine(edit: str, case: Case, request: EditRequest) -> str:
     """The engine of an edit: as asked, else the only one that uses what is asked, else the one that serves the edit best.
 
-    :param model: there is one.
     :raises InputError: the network is asked for, but there is no model.
     """
-    if request.engine == "bridge" and not model:
+    if request.engine == "bridge" and case.bundle is None:
         raise InputError(
             "the engine bridge is a model's network: name a model; `tumorsynth models list` shows what there is"
         )
     if request.engine is not None:
         return request.engine
-    if not model:
+    if case.bundle is None:
         return "exemplar"
     if request.strength == DRAWN_ANEW:
         return "bridge"
-    best = "exemplar" if edit == "remove" else "bridge"
     bound = bound_to(request)
-    return next(iter(bound)) if len(bound) == 1 else best
+    return next(iter(bound)) if len(bound) == 1 else _best_engine(edit, case, request)
+
+
+def _best_engine(edit: str, case: Case, request: EditRequest) -> str:
+    """Real tissue wherever some can be lent: the image's own, the tumour's own, a donor's or a bank's."""
+    if edit == "insert":
+        return "exemplar" if request.donor is not None or lenders(case) else "bridge"
+    lent = edit == "remove" or (edit in ("move", "reshape") and request.donor is None)
+    return "exemplar" if lent else "bridge"
+
+
+def lenders(case: Case) -> tuple[Lender, ...]:
+    """The tumours of the model's bank that an insertion can take its tissue from."""
+    bank = None if case.bundle is None else Bank.of_bundle(case.bundle)
+    return bank.of(case.modality) if bank else ()
 
 
 def bound_to(request: EditRequest) -> set[str]:
@@ -106,7 +121,7 @@ def of_existing(request: EditRequest) -> EditRequest:
 
 def plan_remove(case: Case, request: EditRequest) -> Plan:
     """Healthy tissue in the tumour's place."""
-    engine = choose_engine("remove", request, case.bundle is not None)
+    engine = choose_engine("remove", case, request)
     if engine == "exemplar":  # it finds the hole
         return _told(
             case, Plan("remove", request, engine, warnings=tuple(suitability.check_surroundings(case.mask)))
@@ -117,7 +132,7 @@ def plan_remove(case: Case, request: EditRequest) -> Plan:
 
 def plan_synthesize(case: Case, request: EditRequest) -> Plan:
     """A tumour in the mask with the asked features: drawn, or made of the one that is there."""
-    engine = choose_engine("synthesize", request, case.bundle is not None)
+    engine = choose_engine("synthesize", case, request)
     if engine == "exemplar":
         asked = resolved(request.features)
         if request.donor is not None or not asked:
@@ -143,7 +158,8 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
 
     :param drawn: its new shape; None keeps the one that it has.
     """
-    warnings = check_fit(case, case.mask)
+    engine = choose_engine(edit, case, request)
+    warnings = _checked(case, case.mask, engine)
     volume, form, shift = case.volume, None, None
     options = {"ct": case.ct, "inside": request.inside, "nearest": request.nearest}
     if drawn is not None:
@@ -153,8 +169,11 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
         warnings = (*warnings, *told)
     else:
         new, shift, note = moved_mask(volume, case.mask, request.to, **options)
-    fits = check_fit(case, new)
+    warnings = (*warnings, note, *_checked(case, new, engine))
     texture = split(request.features)[0]
+    plan = Plan(edit, request, engine, new, shift=shift, form=form, texture_from=_texture_from(request, form))
+    if engine == "exemplar":  # the tumour's own tissue has its features
+        return _told(case, replace(plan, asked=texture, used=texture, texture_from="own", warnings=warnings))
     sizes = volume.volume_of(case.mask), volume.volume_of(new)
     own = texture_of(case.population, case.own, *sizes) | donor_texture(case, request, new)
     asked = edited(case.population, own, texture)
@@ -162,24 +181,44 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
     if texture or request.donor is not None:
         wish = nearest(case.population, asked, case.region(new))
     hole = grown(case.mask, volume.spacing, request.grow or 0.0)
-    engine = choose_engine(edit, request, case.bundle is not None)
-    return _told(case, Plan(
-        edit, request, engine, new, hole, shift, form, _texture_from(request, form), asked, wish.used, wish.implied,
-        warnings=(*warnings, note, *fits, *wish.warnings),
+    return _told(case, replace(
+        plan, hole=hole, asked=asked, used=wish.used, implied=wish.implied, warnings=(*warnings, *wish.warnings)
     ))  # fmt: skip
 
 
-def plan_insert(case: Case, request: EditRequest, drawn: Drawn) -> Plan:
-    """A new tumour in healthy tissue."""
+def plan_insert(
+    case: Case, request: EditRequest, drawn: Drawn, engine: str, lender: str | None = None
+) -> Plan:
+    """A new tumour in healthy tissue.
+
+    :param lender: tumour of the model's bank that lends its tissue.
+    """
     part, form, told = drawn
-    new, note = placed(case.volume, part, request.at, case.ct, request.inside, nearest=request.nearest)
-    fits = check_fit(case, new)
-    asked = edited(case.population, donor_texture(case, request, new), split(request.features)[0])
+    at = request.at
+    if isinstance(at, str):
+        lung = case.bundle is not None and case.bundle.organ == "lung"
+        at = found_place(case.volume, part, case.ct, request.inside, request.seed, lung)
+    new, note = placed(case.volume, part, at, case.ct, request.inside, nearest=request.nearest)
+    warnings = (*told, note, *_checked(case, new, engine))
+    texture = split(request.features)[0]
+    if engine == "exemplar":
+        return _told(case, Plan(
+            "insert", request, engine, new, form=form, texture_from="donor", asked=texture, used=texture, lender=lender,
+            warnings=warnings,
+        ))  # fmt: skip
+    asked = edited(case.population, donor_texture(case, request, new), texture)
     wish = nearest(case.population, asked, case.region(new)) if asked else Wish({})
     return _told(case, Plan(
-        "insert", request, choose_engine("insert", request, case.bundle is not None), new, form=form, asked=asked, used=wish.used,
-        implied=wish.implied, warnings=(*told, note, *fits, *wish.warnings),
+        "insert", request, engine, new, form=form, asked=asked, used=wish.used, implied=wish.implied,
+        warnings=(*warnings, *wish.warnings),
     ))  # fmt: skip
+
+
+def _checked(case: Case, mask: np.ndarray, engine: str) -> tuple[str, ...]:
+    """Warnings of a mask that an engine is to fill. Raises InputError where it can't."""
+    if engine == "exemplar":
+        return tuple(suitability.check_surroundings(mask))
+    return tuple(check_fit(case, mask))
 
 
 def donor_texture(case: Case, request: EditRequest, new: np.ndarray) -> dict[str, float]:

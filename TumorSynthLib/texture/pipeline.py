@@ -55,14 +55,16 @@ def run(case: Case, plan: Plan, engine: Engine, progress: Progress, shapes=None)
 
 def clear(case: Case, plan: Plan, engine: Engine, progress: Progress) -> Cleared:
     """The image without the old tumour, where the new one doesn't cover it anyway."""
-    if plan.hole is None:
+    if case.mask is None:
         return Cleared(case.in_image(case.volume))
-    box = bounding_box(plan.hole)
-    if not plan.request.mass_effect and not (plan.hole & ~plan.target).any():
-        return Cleared(case.in_image(case.volume), (box,))
+    boxes: tuple[Box, ...] = ()
+    if plan.hole is not None:
+        boxes = (bounding_box(plan.hole),)
+        if not plan.request.mass_effect and not (plan.hole & ~plan.target).any():
+            return Cleared(case.in_image(case.volume), boxes)
     draft = engine.draw(case, plan.clearing(), plan.seed, progress)
     volume = case.volume.with_array(draft.patch.apply(case.volume.array.copy()))
-    return Cleared(case.in_image(volume), (box, draft.patch.box), warnings=draft.warnings)
+    return Cleared(case.in_image(volume, draft.changed), (*boxes, draft.patch.box), warnings=draft.warnings)
 
 
 def with_room(cleared: Cleared, plan: Plan, progress: Progress) -> Cleared:
@@ -105,7 +107,7 @@ def record(
     told = (*plan.warnings, *cleared.warnings, *draft.warnings, *((miss,) if miss else ()))
     result = EditResult(
         cleared.case.volume.with_array(array), draft.mask, patch, dict(asked), dict(used), dict(reached), dict(before),
-        progress.seconds(), {}, tuple(dict.fromkeys(told)), dict(spread), draft.changed,
+        progress.seconds(), {}, tuple(dict.fromkeys(told)), dict(spread), _changed(cleared.case, draft),
     )  # fmt: skip
     progress("measure", 1.0)
     source = SimpleNamespace(volume=case.volume, mask=case.mask, request=plan.request, modality=case.modality)
@@ -117,6 +119,13 @@ def record(
         plan.edit, case.bundle, source, result, device=draft.device, origin=origin, plan=decided
     )
     return replace(result, provenance={**entry, **provenance.plain(cleared.facts)})
+
+
+def _changed(case: Case, draft: Draft) -> np.ndarray | None:
+    """All voxels that the edit could change; None where that isn't recorded."""
+    if draft.changed is None or case.gone is None:
+        return draft.changed
+    return draft.changed | case.gone
 
 
 def _before(case: Case, plan: Plan, draft: Draft) -> dict[str, float]:

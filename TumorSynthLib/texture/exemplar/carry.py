@@ -5,7 +5,7 @@ Arrays are (D, H, W), the axis of the slices first; spacing is (z, y, x) mm. Ima
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -20,28 +20,29 @@ CONTACT_SHARE = 0.05
 """Share of a mask that touches the chest's wall from which on the tumour stays on it when its size changes."""
 
 
-def tumour_of(
-    image: np.ndarray,
-    removed: np.ndarray,
-    mask: np.ndarray,
-    changed: np.ndarray,
-    spacing,
-    is_ct: bool,
-    reach_mm: float,
-) -> tuple[Matte, tuple[slice, slice, slice]]:
-    """A tumour's matte, and the box of the image that it covers.
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A tumour in its image, before and after its removal; arrays (D, H, W), the axis of the slices first.
 
-    :param image, removed: (D, H, W), before and after the tumour's removal, which changed the voxels `changed`.
-    :param reach_mm: by which hole and zone go beyond the mask.
+    :param image, removed: before and after; `changed` bool, the voxels that the removal changed.
+    :param mask: bool, the tumour; `spacing` (z, y, x) mm; `is_ct`: intensities are Hounsfield units.
     """
-    return _cut(image, removed, mask, changed, spacing, is_ct, reach_mm, MatteConfig.margin_mm)
 
+    image: np.ndarray
+    removed: np.ndarray
+    mask: np.ndarray
+    changed: np.ndarray
+    spacing: tuple[float, float, float]
+    is_ct: bool
 
-def _cut(image, removed, mask, changed, spacing, is_ct, reach_mm, margin_mm):
-    box = box_around(mask | changed, spacing, margin_mm)
-    ring = (ndimage.distance_transform_edt(~mask[box], spacing) <= RING_MM) & ~mask[box]
-    in_lung = bool(is_ct and ring.any() and (image[box][ring] < LUNG_HU).mean() > LUNG_SHARE)
-    return take_out(image[box], removed[box], mask[box], changed[box], spacing, in_lung, reach_mm), box
+    def matte(self, cover: np.ndarray | None = None) -> tuple[Matte, tuple[slice, slice, slice]]:
+        """The tumour's matte and the box of the image that it covers, which holds `cover`, too."""
+        whole = self.mask | self.changed if cover is None else self.mask | self.changed | cover
+        box = box_around(whole, self.spacing, MatteConfig.margin_mm)
+        image, mask = self.image[box], self.mask[box]
+        ring = (ndimage.distance_transform_edt(~mask, self.spacing) <= RING_MM) & ~mask
+        in_lung = bool(self.is_ct and ring.any() and (image[ring] < LUNG_HU).mean() > LUNG_SHARE)
+        return take_out(image, self.removed[box], mask, self.changed[box], self.spacing, in_lung), box
 
 
 def box_around(mask: np.ndarray, spacing, mm: float) -> tuple[slice, slice, slice]:
@@ -53,35 +54,31 @@ def box_around(mask: np.ndarray, spacing, mm: float) -> tuple[slice, slice, slic
     )
 
 
-def moved(removed: np.ndarray, matte: Matte, box, shift, is_ct: bool) -> Laid:
-    """The tumour shifted by whole voxels (z, y, x) over the image without it."""
+def moved(source: Source, shift, onto: np.ndarray | None = None) -> Laid:
+    """The tumour shifted by whole voxels (z, y, x).
+
+    :param onto: (D, H, W) image that it is laid onto; None is the one without it.
+    """
+    matte, box = source.matte()
     corner = np.array([s.start for s in box]) + np.asarray(shift)
-    return laid_over(removed, detached(matte, is_ct), corner, is_ct)
+    return laid_over(
+        source.removed if onto is None else onto, detached(matte, source.is_ct), corner, source.is_ct
+    )
 
 
-def reshaped(
-    image: np.ndarray,
-    removed: np.ndarray,
-    mask: np.ndarray,
-    new: np.ndarray,
-    changed: np.ndarray,
-    spacing,
-    is_ct: bool,
-    reach_mm: float,
-    shift=(0, 0, 0),
-) -> Laid:
+def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray | None = None) -> Laid:
     """The tumour with another mask (D, H, W) of the same image, then shifted by whole voxels.
 
     An equal mask without a shift gives the image back to the voxel.
+
+    :param onto: see `moved`.
     """
-    larger = box_around(mask | new | changed, spacing, MatteConfig.margin_mm)
-    margin = max(abs(a.start - b.start) * s for a, b, s in zip(larger, box_around(mask, spacing, 0), spacing))
-    matte, box = _cut(
-        image, removed, mask, changed, spacing, is_ct, reach_mm, max(margin, MatteConfig.margin_mm)
+    matte, box = source.matte(new)
+    away, under = any(shift), source.removed if onto is None else onto
+    matte = warped(detached(matte, source.is_ct) if away else matte, new[box])
+    laid = laid_over(
+        under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, not away
     )
-    away = any(shift)
-    matte = warped(detached(matte, is_ct) if away else matte, new[box])
-    laid = laid_over(removed, matte, np.array([s.start for s in box]) + np.asarray(shift), is_ct, not away)
     return laid if away else replace(laid, values=laid.values + matte.residual)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
 
+from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.edit.case import Case, measured
-from TumorSynthLib.edit.features import STEERABLE
+from TumorSynthLib.edit.features import STEERABLE, split
 from TumorSynthLib.edit.plan import KEPT, Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.table import FEATURES
-from TumorSynthLib.region import Patch, quantise
+from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.texture.engine import Draft
+from TumorSynthLib.texture.exemplar.planted import carried, inserted
 from TumorSynthLib.texture.exemplar.removal import remove
 from TumorSynthLib.texture.exemplar.retexture import Slider
 from TumorSynthLib.texture.exemplar.windows import spread_within
@@ -24,12 +28,13 @@ USUAL_MEASURES = 30  # of a request of one feature; the bar is at half then
 
 
 class Exemplar:
-    """See `texture.engine.Engine`; bundle and device make no difference."""
+    """See `texture.engine.Engine`. Of the bundle its bank of tumours is used, for insertions; the device makes no difference."""
 
-    name, edits, needs_bundle = "exemplar", ("remove", "synthesize"), False
+    name, edits, needs_bundle = "exemplar", ("remove", "synthesize", "reshape", "move", "insert"), False
 
     def __init__(self, bundle=None, device: str = "cpu", parent=None):
-        del bundle, device, parent
+        del device, parent
+        self.bank = None if bundle is None else Bank.of_bundle(bundle)
 
     def knows(self, feature: str) -> bool:
         """Whether it can be asked for a feature."""
@@ -39,7 +44,35 @@ class Exemplar:
         """Healthy tissue in place of the tumour, or the tumour itself with the asked features."""
         if plan.target is None:
             return self._healthy(case, plan, seed, progress)
-        return self._changed(case, plan, seed, progress)
+        if plan.edit == "synthesize":
+            return self._changed(case, plan, seed, progress)
+        return self._planted(case, plan, seed, progress)
+
+    def _planted(self, case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
+        """A real tumour in another place or shape; then the asked features, by its own bands."""
+        progress("texture", 0.0)
+        with progress.stage("texture"):
+            if plan.edit == "insert":
+                made = inserted(case, plan, self.bank, progress)
+            else:
+                made = carried(case, plan, progress)
+        volume = case.volume.with_array(made.patch.apply(case.volume.array.copy()))
+        patch, warnings, facts = made.patch, made.warnings, dict(made.facts)
+        targets = {n: plan.used[n] for n in split(plan.request.features)[0] if n in plan.used}
+        if targets:
+            there = replace(case, volume=volume, mask=made.mask)
+            slid = self._changed(there, replace(plan, used=targets), seed, progress)
+            volume = volume.with_array(slid.patch.apply(volume.array.copy()))
+            patch = Patch(patch.box, patch.before, volume.array[patch.box].copy())
+            warnings, facts = (*warnings, *slid.warnings), {**facts, **slid.facts}
+        progress("measure", 0.0)
+        with progress.stage("measure"):
+            reached = replace(case, volume=volume).measure(made.mask)
+            if plan.form is not None:
+                frame = Frame.of(volume.direction)
+                spacing = frame.take(volume.spacing[::-1])[::-1]
+                reached |= measured_shape(frame.view(made.mask), tuple(float(s) for s in spacing))
+        return Draft(patch, made.mask, reached, "cpu", warnings, made.changed | made.mask, facts)
 
     @staticmethod
     def _healthy(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:

@@ -11,11 +11,16 @@ from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, 
 from TumorSynthLib.texture.exemplar.place import Laid, laid_over
 from TumorSynthLib.texture.exemplar.scan import blur_mm, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur
+from TumorSynthLib.texture.exemplar.warp import warped
 
 FINE = 0.7
 """Voxels in plane: Gaussian below which the recipient's own grain is taken, and the donor's left out."""
 KEPT = 1.15
 """What the Gaussian leaves of the recipient's grain above .45 cycles per voxel is made up for by this factor."""
+BESIDE = 4
+"""Voxels around a new shape in the box of a matte."""
+SAME_SHAPE = 0.97
+"""Dice from which a lender has the wanted shape already."""
 BOUND_SD = 3.0
 """Robust standard deviations that the recipient's grain is held to: vessels are no noise."""
 
@@ -62,29 +67,49 @@ def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
 def grafted(
     image: np.ndarray,
     spacing,
-    centre,
+    target: np.ndarray,
     donor: Matte,
     donor_blur_mm: float,
     is_ct: bool = True,
     level: float = 1.0,
 ) -> Laid:
-    """A donor's tumour in another image.
+    """A donor's tumour in another image, with the place and the shape of a mask there.
 
-    :param image: (D, H, W), the recipient; `spacing` (z, y, x) mm.
-    :param centre: (z, y, x) index of the tumour's centre of mass in it.
+    :param image: (D, H, W), the recipient; `target` bool of its shape; `spacing` (z, y, x) mm.
     :param donor: its matte in its own scan, detached (`place.detached`); the scan's sharpness is `donor_blur_mm`.
     :param level: factor between the scans' intensities (MR has no common unit).
     """
     soft = float(np.sqrt(max(blur_mm(image, spacing) ** 2 - donor_blur_mm**2, 0)))
     matte = resampled(donor, spacing, soft)
-    middle = np.array([i.mean() for i in np.nonzero(matte.mask)])
-    corner = np.round(np.asarray(centre) - middle).astype(int)
+    corner = np.round(np.argwhere(target).mean(0) - np.argwhere(matte.mask).mean(0)).astype(int)
+    matte, corner = _in_shape(matte, corner, target)
     grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + _own_grain(image, corner, matte)
     # Nothing finer than the recipient's scan shows.
     opacity = np.clip(without_grain(matte.opacity), 0, 1)
     opacity = (opacity * ramp(opacity, 0.0, 0.02)).astype(np.float32)
     colour = (level * without_grain(matte.colour)).astype(np.float32)
     return laid_over(image, replace(matte, opacity=opacity, colour=colour, grain=grain), corner, is_ct)
+
+
+def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Matte, np.ndarray]:
+    """The matte with the shape of a mask of the image, in a box that holds both; and the box's corner."""
+    bounds = [(int(i.min()), int(i.max()) + 1) for i in np.nonzero(target)]
+    before = [max(int(c) - a + BESIDE, 0) for (a, _), c in zip(bounds, corner)]
+    after = [max(b + BESIDE - int(c) - n, 0) for (_, b), c, n in zip(bounds, corner, matte.mask.shape)]
+    pads = list(zip(before, after))
+    arrays = {}
+    for name in ARRAYS:
+        values = getattr(matte, name)
+        arrays[name] = np.pad(values, pads, mode="edge" if name in ("colour", "background") else "constant")
+    corner = corner - np.array(before)
+    new = np.zeros(arrays["mask"].shape, bool)
+    at = np.argwhere(target) - corner
+    new[tuple(at[((at >= 0) & (at < new.shape)).all(1)].T)] = True
+    matte = replace(matte, **arrays)
+    both = (new & matte.mask).sum()
+    if 2 * both > SAME_SHAPE * (new.sum() + matte.mask.sum()):
+        return matte, corner
+    return warped(matte, new), corner
 
 
 def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarray:

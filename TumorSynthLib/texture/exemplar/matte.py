@@ -59,7 +59,6 @@ class Matte:
     :param spacing: (z, y, x) mm.
     :param in_lung: air is around the tumour.
     :param noise: standard deviation of what `fine` leaves of the image's noise; `grain_bound`: of the core's grain, 3 sd.
-    :param reach_mm: by which hole and zone go beyond the mask.
     """
 
     mask: np.ndarray
@@ -74,12 +73,18 @@ class Matte:
     in_lung: bool
     noise: float
     grain_bound: float
-    reach_mm: float
 
     @property
     def touched(self) -> np.ndarray:
         """(D, H, W) bool, the voxels that the tumour changes."""
         return (self.opacity > 0) | (self.own > 0)
+
+    def turned(self, order: tuple[int, ...]) -> Matte:
+        """The matte with its axes in another order."""
+        if tuple(order) == (0, 1, 2):
+            return self
+        arrays = {name: np.ascontiguousarray(getattr(self, name).transpose(order)) for name in ARRAYS}
+        return replace(self, spacing=tuple(self.spacing[axis] for axis in order), **arrays)
 
 
 ARRAYS = ("mask", "tissue", "opacity", "colour", "grain", "own", "background", "residual")
@@ -125,7 +130,6 @@ def take_out(
     changed: np.ndarray,
     spacing,
     in_lung: bool,
-    reach_mm: float = 2.0,
     config: MatteConfig | None = None,
 ) -> Matte:
     """A tumour's opacity, colour and grain against the image without it.
@@ -157,7 +161,7 @@ def take_out(
     grain = grain if in_lung else held(grain, ramp(depth, 0.0, 3.0), bound)
     matte = Matte(
         mask, tissue, opacity.astype(np.float32), colour, grain, own, background, np.zeros_like(image),
-        spacing, in_lung, noise, bound, reach_mm,
+        spacing, in_lung, noise, bound,
     )  # fmt: skip
     return replace(matte, residual=np.where(matte.touched, image - composed(matte, background), 0))
 

@@ -1,0 +1,148 @@
+"""The exemplars' part of move, reshape and insert: a real tumour composited into its new place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from TumorSynthLib.edit.bank import Bank
+from TumorSynthLib.edit.case import Case
+from TumorSynthLib.edit.plan import Plan
+from TumorSynthLib.edit.progress import Progress
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.region import Patch, quantise
+from TumorSynthLib.texture.exemplar.axes import Axes
+from TumorSynthLib.texture.exemplar.bank import matte_of
+from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
+from TumorSynthLib.texture.exemplar.graft import grafted
+from TumorSynthLib.texture.exemplar.matte import Matte
+from TumorSynthLib.texture.exemplar.place import Laid, detached
+from TumorSynthLib.texture.exemplar.removal import remove
+from TumorSynthLib.texture.exemplar.scan import blur_mm
+from TumorSynthLib.volume import Volume
+
+LEAST_LEFT = 0.5
+"""Share of a tumour that its place has to leave of it: a chest wall cuts what it covers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """A tumour in its new place.
+
+    :param patch: of the case's image; `mask`, `changed` (K, J, I) bool: the new tumour, and what may differ.
+    """
+
+    patch: Patch
+    mask: np.ndarray
+    changed: np.ndarray
+    facts: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+def carried(case: Case, plan: Plan, progress: Progress) -> Planted:
+    """The case's own tumour, moved or with another shape, in the image that it was cleared from."""
+    axes = Axes.of(case.volume)
+    view = axes.view
+    mask, new, onto = view(case.mask), view(plan.target), view(case.volume.array)
+    source = Source(
+        view(case.before.array), view(case.cleared.array), mask, view(case.gone), axes.spacing, case.ct
+    )
+    progress("texture", 0.2)
+    if plan.form is None:
+        laid = moved(source, _offset(mask, new), onto)
+        return _planted(case, axes, laid, laid.tissue, plan.target, {})
+    shift = np.zeros(3, int)
+    if plan.request.to is not None:
+        shift = np.round(_centre(new) - _centre(mask)).astype(int)
+    home = shifted(new, -shift - _held_on_wall(source, mask, new, bool(shift.any())))
+    laid = reshaped(source, home, shift, onto)
+    return _planted(case, axes, laid, laid.mask, axes.back(shifted(home, shift)), {})
+
+
+def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> Planted:
+    """A lender's tumour in healthy tissue: of the request's donor, or of the model's bank."""
+    axes = Axes.of(case.volume)
+    if plan.request.donor is not None:
+        matte, blur = _of_donor(*plan.request.donor, case.ct)
+        facts = {"lender": "donor"}
+    else:
+        assert bank is not None and plan.lender is not None
+        lender = bank.named(plan.lender, case.modality)
+        matte, blur, facts = matte_of(bank, lender), lender.blur_mm, {"lender": lender.case}
+    progress("texture", 0.5)
+    matte = matte.turned(axes.order)
+    laid = grafted(axes.view(case.volume.array), axes.spacing, axes.view(plan.target), matte, blur, case.ct)
+    return _planted(case, axes, laid, laid.mask, plan.target, facts)
+
+
+def _of_donor(image: Volume, mask: np.ndarray, ct: bool) -> tuple[Matte, float]:
+    """A donor's matte in LPS order, detached, and its scan's sharpness."""
+    axes = Axes.of(image)
+    array, tumour = axes.view(image.array), axes.view(np.asarray(mask) > 0)
+    made = remove(array, tumour, axes.spacing, is_ct=ct)
+    source = Source(array, made.values, tumour, made.hole | made.zone, axes.spacing, ct)
+    matte = detached(source.matte()[0], ct)
+    return matte.turned(tuple(int(i) for i in np.argsort(axes.order))), blur_mm(array, axes.spacing)
+
+
+def _planted(
+    case: Case, axes: Axes, laid: Laid, tumour: np.ndarray, wanted: np.ndarray, facts: Mapping[str, Any]
+) -> Planted:
+    """The change of the file's voxels.
+
+    :param tumour: bool of the laid box, the new mask; `wanted` (K, J, I) as it was planned.
+    """
+    shape = case.volume.array.shape
+    box = axes.file_box(laid.box, shape)
+    before = case.volume.array[box].copy()
+    inside = axes.back(laid.changed)
+    after = before.copy()
+    after[inside] = quantise(axes.back(laid.values)[inside], before.dtype)
+    mask, changed = np.zeros(shape, bool), np.zeros(shape, bool)
+    mask[box], changed[box] = axes.back(tumour), inside
+    share = mask.sum() / max(int(wanted.sum()), 1)
+    if share < LEAST_LEFT:
+        raise InputError(
+            f"only {100 * share:.0f} % of the tumour would lie in tissue that it may replace there, the rest in the chest's "
+            "wall or outside the body: choose another place"
+        )
+    warnings = ()
+    if share < 0.98:
+        warnings = (
+            f"the new mask holds {100 * share:.0f} % of the voxels of the planned one: what would lie in another tissue "
+            "at its border isn't tumour there",
+        )
+    return Planted(Patch(box, before, after), mask, changed, facts, warnings)
+
+
+def _held_on_wall(source: Source, mask: np.ndarray, new: np.ndarray, away: bool) -> np.ndarray:
+    """Voxels (z, y, x) by which a new shape is to be taken back so that a tumour on the chest's wall stays on it."""
+    if away or not source.is_ct:
+        return np.zeros(3, int)
+    contact = contact_of(source.removed, mask, source.spacing, True)
+    if contact is None:
+        return np.zeros(3, int)
+    scale = (new.sum() / mask.sum()) ** (1 / 3)
+    return -np.round((scale - 1) * (_centre(mask) - contact)).astype(int)
+
+
+def _centre(mask: np.ndarray) -> np.ndarray:
+    return np.argwhere(mask).mean(0)
+
+
+def _offset(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Voxels (z, y, x) from one mask to the same mask elsewhere."""
+    return np.array([b.min() - a.min() for a, b in zip(np.nonzero(old), np.nonzero(new))])
+
+
+def shifted(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """A mask moved by whole voxels; what leaves the array is lost."""
+    if not np.any(shift):
+        return mask
+    result = np.zeros_like(mask)
+    at = np.argwhere(mask) + shift
+    result[tuple(at[((at >= 0) & (at < mask.shape)).all(1)].T)] = True
+    return result

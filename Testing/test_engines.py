@@ -1,5 +1,7 @@
 """The door behind which engines draw: which one an edit takes, what it needs, and what the record says of it."""
 
+from types import SimpleNamespace
+
 import editor_case
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from TumorSynthLib.texture.engine import ENGINES, make_engine
 CONTRAST = "original_glcm_Contrast"
 
 
+BARE = SimpleNamespace(json={})  # a bundle without a bank
+
+
 @pytest.fixture(scope="module")
 def case():
     return editor_case.ct()
@@ -22,10 +27,13 @@ def case():
     ("remove", {}, True, "exemplar"), ("remove", {"engine": "bridge"}, True, "bridge"), ("remove", {"steps": 3}, True, "bridge"),
     ("remove", {"steps": 3, "strict": True}, True, "exemplar"), ("remove", {}, False, "exemplar"),
     ("synthesize", {}, True, "bridge"), ("synthesize", {"strength": 0.3}, True, "exemplar"),
-    ("synthesize", {"strength": 1.0}, True, "bridge"), ("move", {"grow": 2.0}, True, "bridge"),
+    ("synthesize", {"strength": 1.0}, True, "bridge"), ("move", {"grow": 2.0}, True, "exemplar"),
+    ("move", {"donor": (None, None)}, True, "bridge"), ("reshape", {}, True, "exemplar"), ("insert", {}, True, "bridge"),
+    ("insert", {"donor": (None, None)}, True, "exemplar"),
 ])  # fmt: skip
 def test_the_engine_is_the_one_that_uses_what_is_asked(edit, options, model, engine):
-    assert choose_engine(edit, EditRequest(**options), model) == engine
+    case = SimpleNamespace(bundle=BARE if model else None, modality="CT")
+    assert choose_engine(edit, case, EditRequest(**options)) == engine
 
 
 def test_a_tumour_that_is_there_keeps_its_pattern_unless_something_speaks_against_it(case):
@@ -41,7 +49,7 @@ def test_a_tumour_that_is_there_keeps_its_pattern_unless_something_speaks_agains
 
 def test_engines_say_who_they_are_and_what_they_need():
     for name in ENGINES:
-        engine = make_engine(name, object(), "cpu")
+        engine = make_engine(name, BARE, "cpu")
         assert engine.name == name and "remove" in engine.edits and engine.knows(CONTRAST)
     with pytest.raises(InputError, match="bridge needs a model"):
         make_engine("bridge", None, "cpu")
@@ -92,7 +100,7 @@ def test_avoid_and_lend_hold(case):
 def test_what_needs_a_model_says_so(case):
     volume, mask = case
     for call in (
-        lambda e: e.move(volume, mask, EditRequest(to=(0, 0, 0))),
+        lambda e: e.reshape(volume, mask, EditRequest(features={"volume_ml": 2.0})),
         lambda e: e.insert(volume, EditRequest(at=(0, 0, 0))),
         lambda e: e.series(volume, mask, "volume_ml", ["2x"]),
         lambda e: e.remove(volume, mask, EditRequest(engine="bridge")),

@@ -316,7 +316,7 @@ def test_a_core_within_a_rim_is_a_label_of_its_own(editor, case):
     order, flip = (2, 1, 0), (True, False, True)
     turned = editor.shape(asked, like=stored_otherwise(volume, order, flip)).volume
     assert np.array_equal(turned.array, stored_otherwise(drawn.volume, order, flip).array)
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="from 0 to 0.999"):
         EditRequest(core=1.2)
 
 

@@ -422,7 +422,7 @@ class Editor:
         found = bank and bank.nearest(case.modality, texture, case.spread(), volume_ml or None, request.seed)
         if not found:
             raise InputError(
-                "there is no tumour to lend its tissue: name one (donor), or let the network draw it (engine bridge)"
+                "no tumour lends its tissue here: name a donor, or a model that has a bank of tumours or a network"
             )
         return found
 

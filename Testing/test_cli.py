@@ -505,7 +505,7 @@ def test_bar_only_on_a_terminal(capsys, monkeypatch):
     with Bar() as bar:
         bar("texture", 0.5)
     shown = capsys.readouterr().err
-    assert "36%" in shown and shown.endswith("\r")
+    assert "44%" in shown and shown.endswith("\r")
     with Bar(quiet=True) as bar:
         bar("texture", 0.5)
     assert capsys.readouterr().err == ""

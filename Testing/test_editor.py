@@ -284,14 +284,17 @@ def test_out_of_memory_falls_back_to_the_cpu(editor, case, monkeypatch):
 
     class Full:
         device = type("Device", (), {"type": "cuda", "__str__": lambda self: "cuda"})()
-        features = ()
+        features, in_band, tries = (), True, 0
 
         def sample(self, *args, **options):
+            self.tries += 1
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    other.engine("bridge").texture = Full()
-    result = other.synthesize(*case, request(solve=False))
-    assert any("CPU was used" in w for w in result.warnings)
+    other.engine("bridge").texture = full = Full()
+    for tries in (1, 2):  # the next edit tries the device again, and says it again
+        result = other.synthesize(*case, request(solve=False))
+        assert any("CPU was used" in w for w in result.warnings) and full.tries == tries
+        assert result.provenance["device"] == "cpu"
     assert np.array_equal(result.volume.array, editor.synthesize(*case, request(solve=False)).volume.array)
 
 

@@ -120,3 +120,15 @@ def test_a_removal_can_be_cancelled(case, stage):
     with pytest.raises(Cancelled):
         Editor(None).remove(*case, EditRequest(), stop)
     assert np.array_equal(case[0].array, before)
+
+
+def test_the_nearest_request_is_that_of_the_edit(tmp_path, case):
+    """Entropy can't exceed the logarithm of the number of voxels, which an edit knows, and so must who announces it."""
+    editor = Editor(editor_case.model(tmp_path / "model"), "cpu")
+    volume, _ = case
+    small = editor_case.ball((10, 20, 18), 3.5, volume.spacing)
+    features = {"original_firstorder_Entropy": 7.5}
+    told = editor.nearest(volume, small, features)
+    result = editor.synthesize(volume, small, EditRequest(features=features, steps=1, solve=False))
+    assert told.used == result.used and told.used["original_firstorder_Entropy"] < 7
+    assert told.changed["original_firstorder_Entropy"][0] == 7.5 and told.warnings

@@ -1,7 +1,9 @@
 """A series: its values, how its steps hang together, its pictures and files; and the commands shape, reshape and insert."""
 
 import json
+import re
 import struct
+import sys
 import zlib
 
 import editor_case
@@ -11,8 +13,10 @@ import shape_case
 import SimpleITK as sitk
 
 from TumorSynthLib import cli, series
+from TumorSynthLib.console import Bar
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.pace import Pace
 from TumorSynthLib.png import encode_apng, encode_png
 from TumorSynthLib.provenance import request_of
 from TumorSynthLib.requests import EditRequest
@@ -124,19 +128,41 @@ def test_table_has_a_row_a_step(growth):
     assert row["step"] == "3" and float(row[VOLUME]) == pytest.approx(growth[2].reached[VOLUME], rel=1e-6)
 
 
-def test_progress_of_the_whole():
-    told = []
-    report = series.whole(lambda stage, fraction: told.append((stage, fraction)), 4)
-    for stage, fraction in (
-        ("prepare", 0.0),
-        ("step", 0.0),
-        ("texture", 1.0),
-        ("step", 0.5),
-        ("measure", 1.0),
+def test_progress_of_the_whole_never_goes_back():
+    pace = Pace.of("series", EditRequest(), 4)
+    told = [pace.at(*report)[0] for report in (
+        ("prepare", 0.0), ("shape", 1.0), ("step", 0.0), ("texture", 1.0), ("step", 0.5), ("texture", 0.1), ("measure", 1.0)
+    )]  # fmt: skip
+    assert told == sorted(told) and told[4] == 0.5 and told[-1] == 0.75
+
+
+@pytest.mark.parametrize("edit, options", [
+    ("reshape", {"mass_effect": 20.0}), ("synthesize", {"samples": 3}), ("move", {}), ("remove", {}),
+    ("insert", {"solve": False}),
+])  # fmt: skip
+def test_the_shell_s_bar_never_goes_back(monkeypatch, edit, options):
+    """Through stages that come twice, as tissue is drawn for the hole and for the tumour, and each solve begins anew."""
+    shown = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("TumorSynthLib.console._draw", shown.append)
+    bar = Bar()
+    bar.pace = Pace.of(edit, EditRequest(**options))
+    for stage in (
+        "prepare",
+        "shape",
+        "model",
+        "texture",
+        "mass effect",
+        "model",
+        "texture",
+        "solve",
+        "solve",
+        "measure",
     ):
-        report(stage, fraction)
-    assert {stage for stage, _ in told} == {"series"}
-    assert [f for _, f in told] == sorted(f for _, f in told) and told[-1][1] == 0.75
+        for fraction in (0.0, 0.2, 1.0):
+            bar(stage, fraction)
+    percent = [int(re.search(r"(\d+)%", text).group(1)) for text in shown if "%" in text]
+    assert percent == sorted(percent) and percent[-1] == 100
 
 
 def chunks(data):

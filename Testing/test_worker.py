@@ -122,6 +122,22 @@ def test_edits_are_the_editors(client, bundle):
         assert all(p["remaining"] is None or p["remaining"] >= 0 for p in progress)
 
 
+def test_a_removal_needs_no_model(client):
+    volume, mask = editor_case.ct()
+    given = {"command": "edit", "device": "cpu", "model": "", "volume": client.volume}
+    given["mask"] = {"file": "m", "box": [[0, n] for n in client.mask.shape]}
+    client.send(**given, edit="remove", request={"seed": 4})
+    event, progress = client.answer()
+    assert event["event"] == "done", event
+    record = event["results"][0]["provenance"]
+    assert (
+        record["model"] == {} and record["plan"]["engine"] == "exemplar" and progress[-1]["fraction"] == 1.0
+    )
+    assert (result_of(client, event) != volume.array)[mask].mean() > 0.9
+    client.send(**given, edit="move", request={"to": [0.0, 0.0, 0.0]})
+    assert "names no model" in client.answer()[0]["message"]
+
+
 def test_moved_mask_comes_back_as_its_box(client):
     volume, mask = editor_case.ct()
     target = volume.points(np.argwhere(mask).mean(0)[::-1] + (2.0, 3.0, 0.0))

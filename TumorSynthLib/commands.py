@@ -15,11 +15,12 @@ from typing import Any
 
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.edits import EDITS
-from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit
+from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
+from TumorSynthLib.pace import Pace
 from TumorSynthLib.small_files import read_small
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of features
@@ -175,7 +176,7 @@ def edit(args: argparse.Namespace) -> int:
         from TumorSynthLib.editor import Editor
 
         model = args.model or (entry["model"].get("id") if entry else None)
-        editor = Editor(model, args.device, _settings(args, entry))
+        editor = Editor(model, args.device, model_settings(args, entry))
         volume, mask, request = inputs(args, options, editor.bundle)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
@@ -185,6 +186,7 @@ def edit(args: argparse.Namespace) -> int:
                 entry, editor.bundle, *_painted(editor, images, request), request=request
             )
         read = time.perf_counter()
+        bar.pace = Pace.of(args.command, request)
         result = getattr(editor, args.command)(*images, request, bar)
         edited = time.perf_counter()
         if editor.several:
@@ -195,7 +197,7 @@ def edit(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):
+def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):
     """Settings of the extraction of an edit without a model; None is what the engine takes."""
     from TumorSynthLib.radiomics.settings import Settings
 
@@ -445,6 +447,9 @@ def tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapp
             "provenance": result.provenance,
         }
         print(as_json(shown))
+        plan = result.provenance.get("plan") or {}
+        if plan.get("unused"):
+            print(f"warning: {unused_text(plan['engine'], plan['unused'])}", file=sys.stderr)
         return
     for text in warnings:
         print(f"warning: {text}", file=sys.stderr)

@@ -9,40 +9,45 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from TumorSynthLib.edit.progress import STAGES
+from TumorSynthLib.pace import Pace
 from TumorSynthLib.terminal import shown
 
-#: Share of an edit's time by stage: (start, end) of the bar.
-STAGES = {
-    "prepare": (0.0, 0.05, "reading the region"),
-    "shape": (0.05, 0.1, "drawing the shape"),
-    "mass effect": (0.1, 0.12, "moving the tissue around"),
-    "model": (0.05, 0.12, "loading the model"),
-    "texture": (0.12, 0.6, "drawing tissue"),
-    "solve": (0.6, 0.95, "matching features"),
-    "measure": (0.95, 1.0, "measuring"),
-    "series": (0.0, 1.0, "all steps"),
-}
 WIDTH = 24
 
 
 class Bar:
-    """Progress bar on stderr, if that is a terminal; call it as ``bar(stage, fraction)``."""
+    """Progress bar on stderr, if that is a terminal; call it as ``bar(stage, fraction)``. It never goes back.
+
+    :param stages: of something else than an edit: (start, end, what is being done) by stage.
+    """
 
     def __init__(
-        self, quiet: bool = False, stages: Mapping[str, tuple[float, float, str]] = STAGES, title: str = ""
+        self,
+        quiet: bool = False,
+        stages: Mapping[str, tuple[float, float, str]] | None = None,
+        title: str = "",
     ):
-        self.on, self.stages, self.title, self.last = sys.stderr.isatty() and not quiet, stages, title, None
+        self.on, self.title, self.last = sys.stderr.isatty() and not quiet, title, None
+        self.pace, self._stages, self._done = Pace(tuple(STAGES)), stages, 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
         if not self.on:
             return
-        start, end, text = self.stages.get(stage, (0.0, 1.0, stage))
-        done = start + (end - start) * min(max(fraction, 0.0), 1.0)
-        line = f"{self.title}[{'#' * round(done * WIDTH):<{WIDTH}}] {done:4.0%} {text}"
+        done, words = self._at(stage, fraction)
+        self._done = max(self._done, done)
+        line = f"{self.title}[{'#' * round(self._done * WIDTH):<{WIDTH}}] {self._done:4.0%} {words}"
         if line != self.last:
             text = line[: shutil.get_terminal_size().columns - 1].ljust(len(self.last or ""))
             _draw("\r" + text)
             self.last = line
+
+    def _at(self, stage: str, fraction: float) -> tuple[float, str]:
+        """Fraction of the whole, and what is being done."""
+        if self._stages is None:
+            return self.pace.at(stage, fraction)[0], STAGES[stage][1] if stage in STAGES else stage
+        start, end, words = self._stages.get(stage, (0.0, 1.0, stage))
+        return start + (end - start) * min(max(fraction, 0.0), 1.0), words
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -104,8 +109,8 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(v) for v in value]
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.item()
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -17,6 +17,7 @@ from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.edit.result import EditResult
 from TumorSynthLib.outputs import Staging
+from TumorSynthLib.pace import Pace
 from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
 
@@ -86,6 +87,7 @@ def run(
     for name, (method, request) in _edits(case, features, modality).items():
         images = (case.volume,) if method == "insert" else (case.volume, case.mask)
         with Bar(quiet, title=f"{name:<20} ") as bar:
+            bar.pace = Pace.of(method, request)
             result = getattr(editor, method)(*images, request, bar)
             told[name] = _write(out, name, method, result, case)
         say(f"{name:<20} {_told(result)}")
@@ -177,13 +179,14 @@ def _series(out: Path, editor, case: Case, modality: str, quiet: bool, say) -> t
     from TumorSynthLib.commands import write_edit
     from TumorSynthLib.png import encode_apng, encode_png
     from TumorSynthLib.provenance import sidecar_path
-    from TumorSynthLib.series import table_text, whole
+    from TumorSynthLib.series import table_text
     from TumorSynthLib.series_figures import section, series_pictures, there_and_back
 
     start = time.perf_counter()
     request = EditRequest(modality=modality, grow=GROW_MM, nearest=True)
     with Bar(quiet, title=f"{'series':<20} ") as bar:
-        results = editor.series(case.volume, case.mask, "volume_ml", VALUES, request, whole(bar, len(VALUES)))
+        bar.pace = Pace.of("series", request, len(VALUES))
+        results = editor.series(case.volume, case.mask, "volume_ml", VALUES, request, bar)
     values = [result.provenance["series"]["value"] for result in results]
     frames, sheet = series_pictures(case.volume, results, case.mask, modality, values)
     animation, contact = encode_apng(there_and_back(frames)), encode_png(sheet)

@@ -21,7 +21,7 @@ from TumorSynthLib import provenance, series, suitability
 from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, measured, open_case
 from TumorSynthLib.edit.edits import EDITS
-from TumorSynthLib.edit.features import split, storable
+from TumorSynthLib.edit.features import resolved, split, storable
 from TumorSynthLib.edit.options import EditRequest, check_used
 from TumorSynthLib.edit.plan import (
     Drawn,
@@ -35,6 +35,7 @@ from TumorSynthLib.edit.plan import (
 )
 from TumorSynthLib.edit.progress import Progress, Report
 from TumorSynthLib.edit.result import EditResult, ShapeResult
+from TumorSynthLib.edit.wish import Wish, nearest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import Bundle, find
 from TumorSynthLib.painted import parts
@@ -150,6 +151,25 @@ class Editor:
         modality = self.modality(volume, modality)
         region = Region.around(volume, mask, self.bundle.spacing)
         return measured(region, region.native, self.bundle.settings(modality), classes, warn)
+
+    def nearest(
+        self,
+        volume: Volume,
+        mask: np.ndarray,
+        features: Mapping[str, float],
+        modality: str | None = None,
+        region: str | None = None,
+    ) -> Wish:
+        """The request for a texture that `synthesize` would draw in place of one that no tumour of that size can have."""
+        if self.several:
+            return self.painting(region).nearest(volume, mask, features, modality)
+        if self.bundle is None:
+            return Wish(resolved(features))
+        mask = check_mask(parts(self.bundle, mask, region)[0], volume)
+        modality = self.modality(volume, modality)
+        return nearest(
+            self.population(modality), resolved(features), Region.around(volume, mask, self.bundle.spacing)
+        )
 
     def synthesize(
         self,
@@ -368,7 +388,7 @@ class Editor:
             tuple(filter(None, warnings)),
             self._shaper.spread(),
         )
-        return replace(result, provenance=provenance.of_shape(self.bundle, request, result))
+        return replace(result, provenance=provenance.of_shape(self.bundle, request, result, like))
 
     def _open(
         self, edit: str, volume: Volume, mask, request: EditRequest, told: Progress, copy: bool = False

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: Share of an edit's time by stage, in their order; rough, measured on a nodule and a sarcoma on two cores.
-SHARES = {"prepare": 0.03, "model": 0.05, "shape": 0.12, "texture": 0.45, "solve": 0.3, "measure": 0.05}
+from TumorSynthLib.edit.edits import EDITS
+from TumorSynthLib.edit.options import EditRequest
+from TumorSynthLib.edit.progress import STAGES
+
+SHARES = {name: share for name, (share, _) in STAGES.items()}
 TRUSTED = 0.15  # fraction from which the elapsed time says more about the rest than the estimate
 
 
@@ -29,6 +32,19 @@ class Pace:
         self.stages = [s for s in SHARES if s in stages]
         self.passes, self.steps, self.estimate, self._clock = max(1, passes), max(1, steps), estimate, clock
         self._start, self._done, self._step, self._pass, self._last = clock(), 0.0, 0, 0, 0.0
+
+    @classmethod
+    def of(cls, edit: str, request: EditRequest, steps: int = 1, estimate: float | None = None) -> Pace:
+        """The pace of an edit: the stages that it will have, and how often tissue is drawn."""
+        left_out = set()
+        if not request.solve or not EDITS[edit].texture:
+            left_out.add("solve")
+        if edit not in ("reshape", "insert", "series"):
+            left_out.add("shape")
+        if not request.mass_effect:
+            left_out.add("mass effect")
+        passes = (request.samples if EDITS[edit].texture else 1) + (edit in ("move", "reshape"))
+        return cls(tuple(s for s in STAGES if s not in left_out), passes, steps, estimate)
 
     def at(self, stage: str, fraction: float) -> tuple[float, float | None]:
         """Fraction of the whole (0…1) and remaining seconds, None while they can't be told."""

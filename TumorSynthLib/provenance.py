@@ -105,8 +105,8 @@ def _wanted(request: Any, result: Any) -> dict[str, float]:
     return {name: result.asked.get(name, value) for name, value in (shape | texture).items()}
 
 
-def of_shape(bundle: Bundle, request: Any, result: Any) -> dict[str, Any]:
-    """The record of a drawn mask."""
+def of_shape(bundle: Bundle, request: Any, result: Any, like: Volume | None = None) -> dict[str, Any]:
+    """The record of a drawn mask; `like` is the image whose grid it got."""
     grid = result.volume
     entry = {
         "format": FORMAT,
@@ -122,6 +122,9 @@ def of_shape(bundle: Bundle, request: Any, result: Any) -> dict[str, Any]:
         "timing_seconds": result.timing,
         "warnings": list(result.warnings),
     }
+    entry["input"] |= _mask_hashes(request) | (
+        {} if like is None else {"like_sha256": voxel_hash(like.array)}
+    )
     return plain(entry)
 
 
@@ -369,6 +372,24 @@ def check_repeatable(
         if here["packages"].get(name) != version:
             differing.append(f"{name} {version}")
     return [f"made with {name}, which differs from this installation" for name in differing]
+
+
+def check_like(entry: Mapping[str, Any], like: Volume | None) -> None:
+    """Raise InputError unless a mask is repeated on the grid that it was drawn on.
+
+    :param like: the image whose grid it is to get; None: a grid of its own.
+    """
+    then, named = entry["input"].get("like_sha256"), entry.get("files", {}).get("like")
+    if like is None and (then or named):
+        raise InputError(
+            f"the mask was drawn on the grid of an image ({named or 'unnamed'}): give it by --like, and --inside as then"
+        )
+    if like is not None and not (then or named):
+        raise InputError("the mask was drawn without an image: leave out --like")
+    if like is not None and then and voxel_hash(like.array) != then:
+        raise InputError(
+            "the image of --like isn't the one that the mask was drawn on (its voxels differ): give that one"
+        )
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ neighbouring steps look alike. A series of a shape feature changes the tumour's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from TumorSynthLib.edit.features import INTENSITIES
@@ -102,21 +102,3 @@ def table_text(feature: str, results: Sequence[EditResult]) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.8g}" if isinstance(value, float) else str(value)
-
-
-def whole(progress: Callable[[str, float], None], count: int) -> Callable[[str, float], None]:
-    """A callback for `Editor.series` that tells the fraction of all steps as the stage "series"."""
-    from TumorSynthLib.console import STAGES
-
-    step = 0
-
-    def report(stage: str, fraction: float) -> None:
-        nonlocal step
-        if stage == "step":
-            step, done = round(fraction * count), 0.0
-        else:
-            start, end, _ = STAGES.get(stage, (0.0, 0.0, ""))
-            done = start + (end - start) * min(max(fraction, 0.0), 1.0)
-        progress("series", (step + done) / count)
-
-    return report

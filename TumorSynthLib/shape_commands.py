@@ -14,6 +14,7 @@ from TumorSynthLib.commands import (
     given,
     input_files,
     inputs,
+    model_settings,
     option_files,
     option_mask,
     options_of,
@@ -26,6 +27,7 @@ from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.outputs import Staging, check_apart
+from TumorSynthLib.pace import Pace
 
 ANIMATION, SHEET, TABLE = "series.png", "contact-sheet.png", "features.csv"
 
@@ -33,7 +35,7 @@ ANIMATION, SHEET, TABLE = "series.png", "contact-sheet.png", "features.csv"
 def draw(args: argparse.Namespace) -> int:
     """`tumorsynth shape`."""
     from TumorSynthLib.edit.options import EditRequest
-    from TumorSynthLib.provenance import check_repeatable, check_sidecar, sidecar_path
+    from TumorSynthLib.provenance import check_like, check_repeatable, check_sidecar, sidecar_path
     from TumorSynthLib.volume import check_output, read_image
 
     start = time.perf_counter()
@@ -56,16 +58,18 @@ def draw(args: argparse.Namespace) -> int:
         from TumorSynthLib.editor import Editor
 
         editor = Editor(args.model or entry["model"]["id"], args.device)
-        if entry is not None:
-            notes += check_repeatable(entry, editor.bundle)
         like = read_image(args.like) if args.like else None
         masks = {
             name: option_mask(OPTIONS[name], value, like, getattr(args, f"{name}_label", None))
             for name, value in given(args).items()
             if OPTIONS[name].kind == "mask"
         }
+        request = EditRequest(**options, **masks)
+        if entry is not None:
+            check_like(entry, like)
+            notes += check_repeatable(entry, editor.bundle, request=request)
         read = time.perf_counter()
-        result = editor.shape(EditRequest(**options, **masks), spacing, like, bar)
+        result = editor.shape(request, spacing, like, bar)
         edited = time.perf_counter()
     _write_shape(args, paths, result, like)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
@@ -139,10 +143,11 @@ def run_series(args: argparse.Namespace) -> int:
     with Bar(args.quiet) as bar:
         from TumorSynthLib.editor import Editor
 
-        editor = Editor(args.model, args.device)
+        editor = Editor(args.model, args.device, model_settings(args, None))
         volume, mask, request = inputs(args, options)
         read = time.perf_counter()
-        results = editor.series(volume, mask, args.feature, values, request, series.whole(bar, len(values)))
+        bar.pace = Pace.of("series", request, len(values))
+        results = editor.series(volume, mask, args.feature, values, request, bar)
         edited = time.perf_counter()
         _write_series(args, paths, editor, volume, mask, results)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}

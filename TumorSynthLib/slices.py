@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import suitability
 from .png import enlarge, resample
 from .region import Frame
 
@@ -122,7 +123,7 @@ def scaled(
 
 def is_ct(array: np.ndarray, modality: str) -> bool:
     """Whether intensities are HU: by the modality if there is one, else by values that only CT has."""
-    return modality.upper() == "CT" if modality else float(array.min()) < -500
+    return suitability.is_ct(modality, {}) if modality else float(array.min()) < -500
 
 
 def display_window(crop: Crop, modality: str) -> tuple[float, float]:

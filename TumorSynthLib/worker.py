@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from TumorSynthLib import __version__
+from TumorSynthLib.edit.edits import EDITS as TABLE
 from TumorSynthLib.edit.edits import names
 from TumorSynthLib.edit.options import OPTIONS, Option, from_message
 from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
@@ -147,8 +148,8 @@ class Worker:
         from TumorSynthLib.editor import Editor
         from TumorSynthLib.models import find
 
-        bundle = find(model)
-        key = (str(bundle.folder), bundle.sha256, device)
+        bundle = find(model) if model else None
+        key = (str(bundle.folder), bundle.sha256, device) if bundle else ("", "", device)
         editor = self._editors.pop(key, None) or Editor(bundle, device)
         self._editors[key] = editor  # the last used one comes last
         while len(self._editors) > MODELS_KEPT:
@@ -159,9 +160,9 @@ class Worker:
         from TumorSynthLib.painted import parts
 
         edit = request.get("edit")
-        editor = self.editor(*_model(request))
-        if edit not in EDITS or not hasattr(editor, edit):
+        if edit not in EDITS:
             raise InputError(f"this version of the engine can't {_quoted(edit)}: update the extension")
+        editor = self.editor(*_model(request, needed=TABLE[edit].model))
         with well_formed("an edit"):
             volume = self.folder.volume(request["volume"])
             mask = self.folder.mask(request["mask"], volume.array.shape) if request.get("mask") else None
@@ -173,9 +174,10 @@ class Worker:
         found = getattr(editor, edit)(*images, *series, wanted, progress)
         results = found if isinstance(found, (list, tuple)) else [found]
         self._check_cancelled()
-        mask = None if mask is None else parts(editor.bundle, mask, wanted.region)[0]
+        if mask is not None and editor.bundle is not None:
+            mask = parts(editor.bundle, mask, wanted.region)[0]
         return {
-            "device": str(getattr(editor, "used_device", "") or results[0].provenance.get("device") or ""),
+            "device": str(results[0].provenance.get("device") or ""),
             "results": [self._result(f"r{request.get('id')}-{i}", r, mask) for i, r in enumerate(results)],
         }
 
@@ -261,21 +263,14 @@ class Worker:
 
     def _warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
         editor = self.editor(*_model(request))
-        return {"device": str(editor.load().device) if hasattr(editor, "load") else ""}
+        return {"device": str(editor.load().device)}
 
     def _progress(self, request: Mapping[str, Any], edit: str, wanted, steps: int):
         """The editor's progress callback: tells the client, and stops the edit where it was cancelled."""
         from TumorSynthLib.pace import Pace
 
-        stages = ["prepare", "model", "texture", "measure"]
-        if wanted.solve and edit != "remove":
-            stages.append("solve")
-        if edit in ("reshape", "insert", "series"):
-            stages.append("shape")
-        drawn = 1 if edit == "remove" else wanted.samples
-        passes = drawn + (edit in ("move", "reshape"))
         estimate = request.get("estimate")
-        pace = Pace(tuple(stages), passes, steps, float(estimate) if is_finite(estimate) else None)
+        pace = Pace.of(edit, wanted, steps, float(estimate) if is_finite(estimate) else None)
 
         def progress(stage: str, fraction: float) -> None:
             self._check_cancelled()
@@ -290,13 +285,13 @@ class Worker:
             raise Cancelled("the edit was cancelled; nothing has been changed")
 
 
-def _model(request: Mapping[str, Any]) -> tuple[str, str]:
-    """Model and device of a message."""
+def _model(request: Mapping[str, Any], needed: bool = True) -> tuple[str, str]:
+    """Model and device of a message; no model is "", where none is needed."""
     with well_formed("a model"):
         model, device = _text(request, "model"), _text(request, "device")
-    if not model:
+    if not model and needed:
         raise InputError("the message names no model: choose one")
-    return model, device or "auto"
+    return model or "", device or "auto"
 
 
 def _text(given: Mapping[str, Any], name: str) -> str | None:

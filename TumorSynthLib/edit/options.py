@@ -9,7 +9,7 @@ once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -367,6 +367,11 @@ def check_used(edit: str, request: EditRequest, called: str = "") -> None:
 def unused(request: EditRequest, engine: str) -> tuple[str, ...]:
     """Options that ask for something which the engine doesn't use."""
     return tuple(n for n in request.asked() if OPTIONS[n].engines and engine not in OPTIONS[n].engines)
+
+
+def unused_text(engine: str, names: Sequence[str]) -> str:
+    """One line on options that ask for something which the engine doesn't use."""
+    return f"the engine {engine} doesn't use {', '.join(OPTIONS[n].flag or n for n in names)}, which changed nothing"
 
 
 def from_message(given: Mapping[str, Any], image: Callable[[Option, Any], Any]) -> EditRequest:

@@ -11,8 +11,8 @@ import numpy as np
 from TumorSynthLib import suitability
 from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, check_fit
-from TumorSynthLib.edit.features import listed, resolved, split
-from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused
+from TumorSynthLib.edit.features import resolved, split
+from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused, unused_text
 from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.painted import parts
@@ -248,6 +248,5 @@ def _told(case: Case, plan: Plan) -> Plan:
         left = tuple(name for name in left if name != "strength")
     texts = [*case.warnings, *plan.warnings]
     if left:
-        named = listed([OPTIONS[name].flag or name for name in left])
-        texts.append(f"the engine {plan.engine} doesn't use {named}, which changed nothing")
+        texts.append(unused_text(plan.engine, left))
     return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

@@ -1,10 +1,22 @@
-"""How far an edit is and what its stages took."""
+"""How far an edit is and what its stages took; the one table of stages."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+#: Stage of an edit, in their order, to the share of its time and what is being done; rough, measured on a nodule and a
+#: sarcoma on two cores.
+STAGES = {
+    "prepare": (0.03, "reading the region"),
+    "model": (0.05, "loading the model"),
+    "shape": (0.12, "drawing the shape"),
+    "mass effect": (0.02, "moving the tissue around"),
+    "texture": (0.43, "drawing tissue"),
+    "solve": (0.3, "matching features"),
+    "measure": (0.05, "measuring"),
+}
 
 Report = Callable[[str, float], None]
 

@@ -31,7 +31,10 @@ NEARLY = 1.3  # times that, from where last touches can bring a request there
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """What the network and the solver are told of one draw; warnings are added to its list."""
+    """What the network and the solver are told of one draw; what happens in it is added to its two lists.
+
+    :param short: where it was drawn instead, once the device's memory didn't suffice.
+    """
 
     case: Case
     plan: Plan
@@ -39,6 +42,7 @@ class Drawing:
     seed: int
     clock: Progress
     warnings: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
 
     @property
     def request(self) -> EditRequest:
@@ -89,6 +93,7 @@ class Painter:
     def __init__(self, bundle: Bundle, device: str, parent: Any = None):
         self.bundle, self.device, self.parent = bundle, device, parent
         self.texture: Any = None
+        self._spare: Any = None
         self._populations: dict[str, Population | None] = {}
 
     @property
@@ -124,7 +129,8 @@ class Painter:
             progress("measure", 0.0)
             with progress.stage("measure"):
                 reached = measured(region, native, case.settings, TEXTURE_CLASSES)
-        return Draft(patch, mask, reached, self.where, tuple(drawing.warnings))
+        where = drawing.short[0] if drawing.short else self.where
+        return Draft(patch, mask, reached, where, tuple(drawing.warnings))
 
     @staticmethod
     def _own_voxels(case: Case, plan: Plan, region: Region) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -199,17 +205,29 @@ class Painter:
                 if texture.device.type == "cpu" or "memory" not in str(error).lower():
                     raise
             job.warn(f"the memory of {texture.device} didn't suffice: the CPU was used")
-            return self.load("cpu").sample(region.array, region.mask, job.modality, features, **options)
+            job.short.append("cpu")
+            return self.spare().sample(region.array, region.mask, job.modality, features, **options)
 
-    def load(self, device: str | None = None):
-        """The texture model, on the editor's device, or from now on on another one."""
+    def load(self):
+        """The texture model, on the editor's device."""
         if self.parent is not None:
-            return self.parent.load(device)
-        if self.texture is None or device is not None:
-            from TumorSynthLib.texture.generator import TextureModel
-
-            self.texture = TextureModel.from_bundle(self.bundle, device or self.device)
+            return self.parent.load()
+        if self.texture is None:
+            self.texture = self._loaded(self.device)
         return self.texture
+
+    def spare(self):
+        """The texture model on the CPU, for an edit that the device's memory doesn't suffice for; the next one tries again."""
+        if self.parent is not None:
+            return self.parent.spare()
+        if self._spare is None:
+            self._spare = self._loaded("cpu")
+        return self._spare
+
+    def _loaded(self, device: str):
+        from TumorSynthLib.texture.generator import TextureModel
+
+        return TextureModel.from_bundle(self.bundle, device)
 
     def _to_native(self, job: Drawing, sample: np.ndarray, tumour: bool = True) -> np.ndarray:
         region = job.region

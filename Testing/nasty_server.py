@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ class Behaviour:
     no_length: bool = False
     redirect: str | None = None
     encoding: str | None = None
+    byte_pause_s: float = 0.0  # between two bytes of the body
+    head_pause_s: float = 0.0  # between two bytes of the answer's head
     change_to: bytes | None = None  # the file from the second request on, with another ETag
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
@@ -84,7 +88,20 @@ class _Handler(BaseHTTPRequestHandler):
         same = self.headers.get("If-Range") in (nasty.etag, nasty.last_modified)
         return int(match[1]) if match and nasty.ranges and same else 0
 
+    def _slowly(self, data: bytes, pause: float) -> None:
+        if not pause:
+            self.wfile.write(data)
+            return
+        with contextlib.suppress(OSError):  # the client has given up
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(pause)
+
     def _head(self, status: int, headers: dict[str, str]) -> None:
+        if self.behaviour.head_pause_s:
+            self._slowly(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000, self.behaviour.head_pause_s)
+            return
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -93,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, data: bytes) -> None:
         if self.behaviour.drop_after:
             data = data[: self.behaviour.drop_after.pop(0)]
-        self.wfile.write(data)
+        self._slowly(data, self.behaviour.byte_pause_s)
         self.close_connection = True
 
 

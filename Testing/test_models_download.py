@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import time
 
 import pytest
 from nasty_server import Behaviour, serve
 
 from TumorSynthLib.errors import Cancelled, ModelError
 from TumorSynthLib.models import download as module
-from TumorSynthLib.models.download import Rules, check_address, download, fetch
+from TumorSynthLib.models import plan_install
+from TumorSynthLib.models.download import Rules, check_address, download, fetch, remote_size
 
 DATA = bytes(range(256)) * 4096  # 1 MiB, so that several reads are needed
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -286,3 +288,61 @@ def test_fetch_is_bounded_and_notices_truncation(nasty):
         nasty.drop_after = [1000]
         with pytest.raises(ModelError, match="broke off|can't be reached"):
             fetch(f"{base}/x", len(DATA), allow_loopback_http=True)
+
+
+QUICK = {"attempts": 2, "first_pause_s": 0.01, "allow_loopback_http": True}
+
+
+@pytest.mark.parametrize(("limits", "message"), [
+    ({"patience_s": 0.3}, "bytes a second only"), ({"patience_s": 60.0, "total_s": 0.3}, "takes more than"),
+])  # fmt: skip
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path, limits, message):
+    """Each byte comes within the timeout, so that nothing else would ever end it; the .part stays."""
+    data = bytes(range(256)) * 40
+    rules = Rules(**QUICK, **limits)
+    with serve(Behaviour(data, byte_pause_s=0.02)) as url:
+        start = time.monotonic()
+        with pytest.raises(ModelError, match=message):
+            download(f"{url}/m.zip", tmp_path / "m.zip", max_bytes=10**6, sha256="0" * 64, rules=rules)
+        assert time.monotonic() - start < 3 and 0 < (tmp_path / "m.zip.part").stat().st_size < len(data)
+
+
+def test_a_catalogue_that_comes_byte_by_byte_is_given_up():
+    with (
+        serve(Behaviour(b"x" * 10**4, byte_pause_s=0.02)) as url,
+        pytest.raises(ModelError, match="takes more than"),
+    ):
+        fetch(f"{url}/c.json", 10**6, allow_loopback_http=True, total_s=0.3)
+
+
+def test_headers_that_never_end_are_given_up(tmp_path):
+    rules = Rules(**QUICK, answer_s=0.3)
+    with serve(Behaviour(b"x", head_pause_s=0.02)) as url:
+        start = time.monotonic()
+        with pytest.raises(ModelError, match="no answer within"):
+            download(f"{url}/m.zip", tmp_path / "m.zip", max_bytes=10**6, sha256="0" * 64, rules=rules)
+        assert remote_size(f"{url}/m.zip", rules) is None
+        assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("url", [
+    "https://[::1", "https://[::1]:99999/a.zip", "https://a\nb/c.zip", "https://a b/c.zip", "https://a:b/c.zip",
+    "https://\x1b[2J/c.zip", "https://",
+])  # fmt: skip
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ModelError):
+        check_address(url)
+    with pytest.raises(ModelError):
+        plan_install(url, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("target", ["https://[::1", "https://[::1]:99999/a", "https://a:b/c"])
+def test_a_redirection_to_no_address_is_refused(tmp_path, target):
+    with serve(Behaviour(b"x", redirect=target)) as url, pytest.raises(ModelError):  # fmt: skip
+        download(f"{url}/m.zip", tmp_path / "m.zip", max_bytes=9, sha256="0" * 64, rules=Rules(**QUICK))
+
+
+@pytest.mark.parametrize("length", ["9" * 400, "9" * 5000, "\xb2", "-5"])
+def test_a_size_that_is_none_is_unknown(length):
+    with serve(Behaviour(b"x", declared=length)) as url:
+        assert remote_size(f"{url}/m.zip", Rules(**QUICK)) is None

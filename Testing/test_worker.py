@@ -293,6 +293,33 @@ def test_delta_is_its_own_undo_in_every_type():
     assert np.array_equal(delta.unpack(delta.pack(mask), mask.shape), mask)
 
 
+@pytest.mark.parametrize(
+    "what", ["empty", "no base64", "no zlib", "cut", "longer", "other", "no ASCII", "bomb", "none", "number"]
+)
+def test_a_damaged_change_is_wrong_input_and_takes_no_memory(what):
+    import base64
+    import tracemalloc
+    import zlib
+
+    array = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    text = delta.encode(array, array + 1)
+    odd = {
+        "empty": "", "no base64": "%%%", "no zlib": base64.b64encode(b"hello").decode(), "cut": text[: len(text) // 2],
+        "longer": base64.b64encode(base64.b64decode(text) + b"more").decode(), "other": delta.encode(array[:5], array[:5]),
+        "no ASCII": "ä" * 40, "none": None, "number": 5,
+        "bomb": base64.b64encode(zlib.compress(b"\0" * (1 << 26), 9)).decode(),
+    }[what]  # fmt: skip
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            delta.toggle(array, odd)
+        with pytest.raises(InputError):
+            delta.unpack(odd, array.shape)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_pace_never_goes_back_and_counts_passes():
     now = [0.0]
     pace = Pace(("prepare", "model", "texture", "measure"), passes=2, estimate=10.0, clock=lambda: now[0])

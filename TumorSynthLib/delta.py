@@ -7,6 +7,7 @@ changed nothing the bytes are zero, so that a patch takes little more room than 
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 
 import numpy as np
@@ -24,13 +25,8 @@ def toggle(array: np.ndarray, text: str) -> np.ndarray:
 
     :raises InputError: the text isn't a change of this array.
     """
-    try:
-        change = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-    except (ValueError, zlib.error) as error:
-        raise InputError("the record of an edit is damaged: it can't be undone or redone") from error
     there = _bytes(array)
-    if change.shape != there.shape:
-        raise InputError("the record of an edit doesn't fit the image: it can't be undone or redone")
+    change = np.frombuffer(_unpacked(text, there.size), np.uint8)
     return (there ^ change).view(array.dtype).reshape(array.shape)
 
 
@@ -45,9 +41,32 @@ def pack(mask: np.ndarray) -> str:
 
 
 def unpack(text: str, shape) -> np.ndarray:
-    """Bool array of a text and its shape."""
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+    """Bool array of a text and its shape.
+
+    :raises InputError: the text isn't an array of this shape.
+    """
+    count = math.prod(int(n) for n in shape)
+    bits = np.frombuffer(_unpacked(text, -(-count // 8)), np.uint8)
+    return np.unpackbits(bits, count=count).reshape(shape).astype(bool)
+
+
+def _unpacked(text: str, size: int) -> bytes:
+    """The bytes in a text, which must be so many; what would be more is never unpacked.
+
+    :raises InputError: the text is damaged, or of something else.
+    """
+    if not isinstance(text, str):
+        raise InputError("the record of an edit is damaged: it can't be undone or redone")
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(base64.b64decode(text.encode("ascii"), validate=True), size + 1)
+    except (ValueError, zlib.error) as error:  # not ASCII, not base64, not compressed
+        raise InputError("the record of an edit is damaged: it can't be undone or redone") from error
+    if len(data) < size and not unpacker.eof:
+        raise InputError("the record of an edit is damaged: it can't be undone or redone")
+    if len(data) != size or unpacker.unused_data:
+        raise InputError("the record of an edit doesn't fit the image: it can't be undone or redone")
+    return data
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from TumorSynthLib.edit.features import split
 from TumorSynthLib.edit.options import OPTIONS, recorded
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.small_files import read_small
+from TumorSynthLib.terminal import shown
 
 if TYPE_CHECKING:
     from TumorSynthLib.models.bundle import Bundle
@@ -132,7 +133,7 @@ def with_files(entry: Mapping[str, Any], files: Mapping[str, str | os.PathLike])
     """The record with the names of files added."""
     return {
         **entry,
-        "files": {**entry.get("files", {}), **{role: Path(path).name for role, path in files.items()}},
+        "files": {**entry.get("files", {}), **{role: shown(Path(path).name) for role, path in files.items()}},
     }
 
 
@@ -228,6 +229,8 @@ def write_sidecar(entry: Mapping[str, Any], image: str | os.PathLike) -> Path:
     """
     path = sidecar_path(image)
     text = json.dumps(plain(entry), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if shown(text) != text:  # half a character, e.g. of a name that isn't UTF-8: the file couldn't be written
+        text = json.dumps(plain(entry), indent=2, allow_nan=False) + "\n"
     part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")  # a longer name may not be possible
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

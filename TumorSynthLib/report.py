@@ -21,6 +21,7 @@ from .radiomics.table import DRIVERS, FEATURES, unit_of
 from .report_figures import bars, panels
 from .report_page import SAFETY, number, page, signed
 from .slices import MARGIN_MM, OBLIQUE_DEG, crop_around, difference_limit, display_window, is_ct
+from .terminal import shown
 
 REPORT_FILE = "report.html"
 GOOD, FAIR = 0.25, 1.0  # σ; closer than GOOD can't be told from the asked tumour by that feature
@@ -61,7 +62,7 @@ def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit], le
     """
     if not edits:
         raise InputError("there is no edit to report; pass at least one")
-    folder = Path(folder)
+    folder, title = Path(folder), shown(title)  # a file's name in it may not be UTF-8
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sections = [_section(edit, i, folder) for i, edit in enumerate(edits, 1)]

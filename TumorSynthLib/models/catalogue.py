@@ -7,13 +7,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from ..errors import ModelError
 from ..small_files import read_small
 from . import download
 from .folders import bundled_folder, expanded
 from .names import is_id, is_sha256, is_version
+from .parts import check_contents
 
 RELEASE_URL = ""
 """Base of the addresses of released models, ending in ``/``; change it here when the releases move. Empty:
@@ -82,6 +83,7 @@ def parse_catalogue(data: bytes, source: str, base: str) -> Catalogue:
         raise ModelError(
             f"catalogue {source} is not valid JSON ({error}); check {CATALOGUE_VARIABLE}"
         ) from None
+    check_contents(content, f"catalogue {source}")
     if not isinstance(content, dict) or not isinstance(content.get("models"), list):
         raise ModelError(
             f"catalogue {source} is not an object with a list 'models'; check {CATALOGUE_VARIABLE}"
@@ -99,7 +101,8 @@ def parse_catalogue(data: bytes, source: str, base: str) -> Catalogue:
 
 def is_address(text: str) -> bool:
     """Whether `text` is a web address rather than a file or an id (``C:\\…`` is a file)."""
-    return "://" in text and len(urlsplit(text).scheme) > 1
+    scheme, there, _ = text.partition("://")
+    return bool(there) and len(scheme) > 1
 
 
 def _entry(item: object, number: int, source: str, base: str) -> Entry:
@@ -110,10 +113,10 @@ def _entry(item: object, number: int, source: str, base: str) -> Entry:
         "id": is_id,
         "version": is_version,
         "sha256": is_sha256,
-        "bytes": lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+        "bytes": lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**50,
         "scores": lambda value: value is None or isinstance(value, dict),
         **{
-            name: lambda value: isinstance(value, str) and bool(value)
+            name: lambda value: isinstance(value, str) and bool(value.strip())
             for name in ("title", "organ", "modality", "url", "licence")
         },
     }
@@ -132,7 +135,12 @@ def _entry(item: object, number: int, source: str, base: str) -> Entry:
 def _resolve(url: str, base: str) -> str:
     if is_address(url) or not base:
         return url
-    return urljoin(base, url) if is_address(base) else str(Path(base) / url)
+    try:
+        return urljoin(base, url) if is_address(base) else str(Path(base) / url)
+    except ValueError:
+        raise ModelError(
+            f"the catalogue has the address {url[:80]!r}, which is none; ask its author to correct it"
+        ) from None
 
 
 def _read_file(path: Path) -> bytes:

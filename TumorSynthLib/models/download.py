@@ -13,7 +13,10 @@ import http.client
 import ipaddress
 import json
 import os
+import queue
+import re
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +34,10 @@ ATTEMPTS = 5  # without a new byte; the count starts again whenever some arrive
 FIRST_PAUSE_S = 1.0  # doubled at each attempt
 TIMEOUT_S = 30.0  # without a byte from the server
 CHUNK = 256 * 2**10
+LEAST_RATE = 1000.0  # bytes per second, on average over `PATIENCE_S`: a slower server is given up
+PATIENCE_S = 60.0
+ANSWER_S = 60.0  # until a server's answer begins, with all its headers
+TOTAL_S = 6 * 3600.0  # of one download, over all attempts
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 
@@ -51,6 +58,44 @@ class Rules:
     first_pause_s: float = FIRST_PAUSE_S
     timeout_s: float = TIMEOUT_S
     allow_loopback_http: bool = False
+    least_rate: float = LEAST_RATE
+    patience_s: float = PATIENCE_S
+    answer_s: float = ANSWER_S
+    total_s: float = TOTAL_S
+
+
+class _Watch:
+    """Ends a download whose server sends too slowly, or that takes too long."""
+
+    def __init__(self, url: str, rules: Rules):
+        self.url, self.rules = url, rules
+        self.end = time.monotonic() + rules.total_s
+        self.begin()
+
+    def begin(self) -> None:
+        """A new attempt."""
+        self._since, self._got = time.monotonic(), 0
+
+    def count(self, got: int) -> None:
+        """So many more bytes have come.
+
+        :raises ModelError: too few since the last look, or too late.
+        """
+        now = time.monotonic()
+        self._got += got
+        late, passed = now > self.end, now - self._since
+        slow = passed >= self.rules.patience_s and self._got < self.rules.least_rate * passed
+        if late or slow:
+            why = (
+                f"takes more than {self.rules.total_s / 3600:.3g} h"
+                if late
+                else f"sends {self._got / passed:.0f} bytes a second only"
+            )
+            raise ModelError(
+                f"the server of {_shown(self.url)} {why}; start it again later, or install from a file"
+            )
+        if passed >= self.rules.patience_s:
+            self._since, self._got = now, 0
 
 
 def check_address(url: str, allow_loopback_http: bool = False) -> None:
@@ -58,7 +103,14 @@ def check_address(url: str, allow_loopback_http: bool = False) -> None:
 
     :raises ModelError: with the reason.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  raises where it is no port
+        good = url.isprintable() and " " not in url
+    except ValueError:
+        good = False
+    if not good:
+        raise ModelError(f"{_shown(url)} is no valid address; check it")
     if parts.scheme == "https" and parts.hostname:
         return
     if allow_loopback_http and parts.scheme == "http" and _is_loopback(parts.hostname):
@@ -112,17 +164,28 @@ def download(
 
 
 def fetch(
-    url: str, max_bytes: int, *, allow_loopback_http: bool = False, timeout_s: float = TIMEOUT_S
+    url: str,
+    max_bytes: int,
+    *,
+    allow_loopback_http: bool = False,
+    timeout_s: float = TIMEOUT_S,
+    total_s: float = ANSWER_S,
 ) -> bytes:
     """Small file as bytes, e.g. a catalogue.
 
     :raises ModelError: refused address, no connection, or more than `max_bytes`.
     """
     check_address(url, allow_loopback_http)
+    rules = Rules(
+        timeout_s=timeout_s, allow_loopback_http=allow_loopback_http, total_s=total_s, answer_s=total_s
+    )
+    watch, data = _Watch(url, rules), b""
     try:
-        with _open(url, {}, Rules(timeout_s=timeout_s, allow_loopback_http=allow_loopback_http)) as response:
+        with _open(url, {}, rules) as response:
             declared = response.length
-            data = response.read(max_bytes + 1)
+            while len(data) <= max_bytes and (chunk := response.read1(CHUNK)):
+                data += chunk
+                watch.count(len(chunk))
     except urllib.error.HTTPError as error:
         raise ModelError(_http_reason(url, error)) from None
     except _BROKEN as error:
@@ -140,10 +203,14 @@ def remote_size(url: str, rules: Rules | None = None) -> int | None:
     check_address(url, rules.allow_loopback_http)
     try:
         with _open(url, {}, rules, method="HEAD") as response:
-            length = response.headers.get("Content-Length", "")
-            return int(length) if length.isdigit() else None
-    except (*_BROKEN, ValueError):
+            return _count(response.headers.get("Content-Length", ""))
+    except _BROKEN:
         return None
+
+
+def _count(text: str) -> int | None:
+    """A number of bytes in a header; None where it is none."""
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
 
 
 class _Part:
@@ -192,10 +259,12 @@ def _fetch_all(
     url: str, part: _Part, size: int | None, max_bytes: int, rules: Rules, progress: Progress | None
 ) -> None:
     failures = restarts = 0
+    watch = _Watch(url, rules)
     while True:
         before = part.size()
         try:
-            _fetch_rest(url, part, size, max_bytes, rules, progress)
+            watch.begin()
+            _fetch_rest(url, part, size, max_bytes, rules, progress, watch)
             return
         except _Restart:
             part.clear()
@@ -212,7 +281,13 @@ def _fetch_all(
 
 
 def _fetch_rest(
-    url: str, part: _Part, size: int | None, max_bytes: int, rules: Rules, progress: Progress | None
+    url: str,
+    part: _Part,
+    size: int | None,
+    max_bytes: int,
+    rules: Rules,
+    progress: Progress | None,
+    watch: _Watch,
 ) -> None:
     start, validator = part.size(), part.validator()
     if start and (not validator or (size is not None and start > size)):
@@ -232,7 +307,7 @@ def _fetch_rest(
         _check_size(url, total, size, max_bytes)
         if start == 0:
             part.begin(_validator(response))
-        _receive(url, response, part, start, total, size, max_bytes, progress)
+        _receive(url, response, part, start, total, size, max_bytes, progress, watch)
 
 
 def _connect(url: str, headers: dict[str, str], rules: Rules) -> http.client.HTTPResponse:
@@ -262,13 +337,14 @@ def _receive(
     size: int | None,
     max_bytes: int,
     progress: Progress | None,
+    watch: _Watch,
 ) -> None:
     limit = size if size is not None else max_bytes
     got = start
     with open(part.path, "ab") as file:
         while True:
             try:
-                chunk = response.read(CHUNK)
+                chunk = response.read1(CHUNK)  # what there is: `read` would wait for all of it
             except _BROKEN:
                 raise _Interrupted(_broke_off(url, got)) from None
             if not chunk:
@@ -281,6 +357,8 @@ def _receive(
                     f"{_shown(url)} sends more than the {limit:,} bytes expected; nothing was installed"
                 )
             file.write(chunk)
+            file.flush()  # a download that is given up continues from here
+            watch.count(len(chunk))
             if progress:
                 progress("download", got / max(1, total or size or max_bytes))
     expected = total if total is not None else size
@@ -297,7 +375,7 @@ def _continued_total(response: http.client.HTTPResponse, start: int) -> int | No
     total = rest.partition("/")[2]
     if unit != "bytes" or first != str(start):
         raise _Restart
-    return int(total) if total.isdigit() else None
+    return _count(total)
 
 
 def _validator(response: http.client.HTTPResponse) -> str:
@@ -351,7 +429,39 @@ def _open(url: str, headers: dict[str, str], rules: Rules, method: str = "GET") 
     opener = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=_tls()), _SafeRedirects(rules.allow_loopback_http)
     )
-    return opener.open(request, timeout=rules.timeout_s)
+    return _in_time(lambda: opener.open(request, timeout=rules.timeout_s), url, rules.answer_s)
+
+
+def _in_time(
+    call: Callable[[], http.client.HTTPResponse], url: str, seconds: float
+) -> http.client.HTTPResponse:
+    """What a call gives; it may take only so long as a whole, however slowly its single bytes come.
+
+    :raises ModelError: what the call gets is no answer. :raises TimeoutError: it takes longer.
+    """
+    found: queue.Queue = queue.Queue()
+    given_up = threading.Event()
+
+    def run() -> None:
+        try:
+            response = call()
+            if given_up.is_set():
+                response.close()
+            found.put((response, None))
+        except BaseException as error:
+            found.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        response, error = found.get(timeout=seconds)
+    except queue.Empty:
+        given_up.set()
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+    if isinstance(error, ValueError):  # an address, here or in a redirection, that can't be one
+        raise ModelError(f"{_shown(url)} leads to no valid address ({str(error)[:80]}); check it") from None
+    if error is not None:
+        raise error
+    return response
 
 
 def _tls() -> ssl.SSLContext:
@@ -407,6 +517,9 @@ def _connection_reason(url: str, error: BaseException) -> str:
 
 def _shown(url: str) -> str:
     """The address without user name, password, query and fragment, which may hold secrets."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return repr(url.partition("?")[0].rpartition("@")[2][:80])
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"

@@ -84,8 +84,8 @@ class TextureModel:
         j = bundle.json
         if engine_of(j) != "bridge":
             raise ModelError(f"model {j['id']} has no network, so it draws no textures; choose another model")
-        network, codec = _built(j, bundle.bytes)
         tensors = read_weights(bundle)
+        network, codec = _built(j, sum(torch.as_tensor(v).numel() for v in tensors.values()))
         for module, prefix in ((network, "network."), (codec, "codec.")):
             state = {k[len(prefix) :]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith(prefix)}
             try:
@@ -325,7 +325,7 @@ class TextureModel:
 def _built(manifest: dict, stored: int) -> tuple[BridgeNetwork, torch.nn.Module]:
     """Network and codec of a manifest, without weights.
 
-    :param stored: bytes of the bundle's tensors; a network with more weights than these isn't built, which bounds the memory.
+    :param stored: values in the bundle's tensors; a network with more weights isn't built, which bounds the memory.
     :raises ModelError: they can't be built, or don't fit each other.
     """
     model = manifest["id"]
@@ -334,7 +334,7 @@ def _built(manifest: dict, stored: int) -> tuple[BridgeNetwork, torch.nn.Module]
         with torch.device("meta"):  # takes no memory
             weights = sum(p.numel() for p in BridgeNetwork(config).parameters())
             weights += sum(p.numel() for p in make_codec(manifest["codec"]).parameters())
-        if weights > max(stored, 1):
+        if weights > stored:
             raise ModelError(
                 f"model {model}: its network has {weights:,} weights, the files hold fewer; reinstall it"
             )

@@ -239,7 +239,7 @@ def test_mirrored_banks_turn_about_the_centre():
     image, mask = with_tumour()
     config = LenderConfig()
     around = surroundings(image, mask, SPACING, True, HoleConfig())
-    found = describe(image, mask, np.zeros_like(mask), around, ~mask, SPACING, config)
+    found = describe(image, mask, np.zeros_like(mask), around, ~mask, SPACING, True, config)
     atlas = Atlas(found, np.array([2, 3, 4]), np.array([8, 36, 30]), ((2,),))
     banks = atlas.banks(image, np.float32(-5))
     inner = banks[1, 2:-2, 3:-3, 4:-4]

@@ -46,9 +46,13 @@ class LenderConfig:
     """A unit of the features is at least this share of the range of levels around, so that seams don't all
     cost alike at borders of tissues."""
     unit_share_lung: float = 1 / 16
-    calm_weight: float = 0.3
-    """Strangeness of tissue that is calmer than such tissue near the hole, per log of the ratio of grain."""
+    calm_weight: float = 0.35
+    """Strangeness of tissue that is calmer than such tissue near the hole, per log of the ratio of grain (MR, lung)."""
+    calm_weight_ct: float = 0.1
+    """The same in CT of soft tissue, whose noise changes from place to place: with more, holes get too rough."""
     calm_from: float = 0.05
+    rough_from: float = 0.3
+    """Logs of the ratio of grain that are still usual: calmer by 5 %, rougher by 35 %."""
     calm_voxels: float = 4.0
     """Gaussian (voxels in plane) within which grain is compared."""
     calm_levels: int = 6
@@ -85,7 +89,9 @@ class Tissue:
     low: tuple[float, float, float]
 
 
-def describe(image, hole, zone, around: Surroundings, may_lend, spacing, config: LenderConfig) -> Tissue:
+def describe(
+    image, hole, zone, around: Surroundings, may_lend, spacing, is_ct: bool, config: LenderConfig
+) -> Tissue:
     """Level, grain and features of the tissue around a hole."""
     thick = spacing[0] > 2 * spacing[1]
     across = config.low_thick if thick else config.low_voxels * spacing[1] / spacing[0]
@@ -108,7 +114,8 @@ def describe(image, hole, zone, around: Surroundings, may_lend, spacing, config:
     features = [w * _bounded(f, near, unit) for w, f in ((1.0, fine), (config.level_weight, level))]
     features.append(_surface(around.depth, config))
     strange = np.clip(np.maximum(lo - level, level - hi) / (sigma + 0.1 * (hi - lo)), 0, 3).astype(np.float32)
-    strange = np.clip(strange + config.calm_weight * _calm(grain, known, level, near, low, config), 0, 3)
+    calm = config.calm_weight_ct if is_ct and not around.in_air else config.calm_weight
+    strange = np.clip(strange + calm * _unlike(grain, known, level, near, low, config), 0, 3)
     strange[around.depth < config.skin_mm] = 0  # judged by its depth
     whole = np.round(np.stack(features, -1) * SCALE).astype(np.int16)
     return Tissue(image, known, lend, level, grain, whole, strange, sigma, config.level_weight, low)
@@ -119,8 +126,8 @@ def _near(fill, known, spacing, config: LenderConfig) -> np.ndarray:
     return near if near.sum() >= 100 else known
 
 
-def _calm(grain, known, level, near, low, config: LenderConfig) -> np.ndarray:
-    """How much calmer than tissue of the same level near the hole: log of the ratio of local grain, 0 to 1.
+def _unlike(grain, known, level, near, low, config: LenderConfig) -> np.ndarray:
+    """How much calmer or rougher than tissue of the same level near the hole: log of the ratio of local grain, 0 to 1.
 
     Joining prefers calm tissue, as it differs little from anything; without this, holes are filled too smoothly."""
     window = config.calm_voxels / config.low_voxels
@@ -137,7 +144,8 @@ def _calm(grain, known, level, near, low, config: LenderConfig) -> np.ndarray:
         ]
     )
     middle, there = 0.5 * (edges[1:] + edges[:-1]), np.isfinite(usual)
-    return np.clip(np.interp(level, middle[there], usual[there]) - rough - config.calm_from, 0, 1)
+    calmer = np.interp(level, middle[there], usual[there]) - rough
+    return np.clip(np.maximum(calmer - config.calm_from, -calmer - config.rough_from), 0, 1)
 
 
 def _surface(depth, config: LenderConfig) -> np.ndarray:

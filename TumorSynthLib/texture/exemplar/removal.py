@@ -89,27 +89,38 @@ def remove(
     config = config or RemovalConfig()
     tick = progress or (lambda share: None)
     image, mask, spacing = _checked(image, mask, spacing)
-    turn = np.argsort([-s for s in spacing], kind="stable")[:1]
-    order = (int(turn[0]), *(a for a in range(3) if a != turn[0]))
-    back = np.argsort(order)
+    order = _slices_first(spacing)
     turned = [None if a is None else np.asarray(a).transpose(order) for a in (image, mask, avoid, lend)]
     space = tuple(spacing[a] for a in order)
     reach = reach_of(turned[1], space, config.candidates)
     box = near_box(turned[1], space, reach + 4 * max(space[1:]))
     crop = [None if a is None else np.ascontiguousarray(a[box]) for a in turned]
-    values, hole, zone, facts, warnings = _Removal(*crop, space, is_ct, reach, config, tick).run(
-        seed, grow_mm, zone_mm, strict
-    )
-    whole, holes, zones = (
-        np.array(turned[0]),
-        np.zeros(mask.transpose(order).shape, bool),
-        np.zeros(turned[1].shape, bool),
-    )
+    crop[0] = _numbers(crop[0])
+    removal = _Removal(*crop, space, is_ct, reach, config, tick)
+    values, hole, zone, facts, warnings = removal.run(seed, grow_mm, zone_mm, strict)
+    whole = turned[0].astype(np.float32)
+    holes, zones = (np.zeros(whole.shape, bool) for _ in range(2))
     change = hole | zone
     whole[box][change] = values[change]
     holes[box], zones[box] = hole, zone
     tick(1.0)
+    back = np.argsort(order)
     return Removed(*(np.ascontiguousarray(a.transpose(back)) for a in (whole, holes, zones)), facts, warnings)
+
+
+def _slices_first(spacing) -> tuple[int, ...]:
+    """Order of the axes with the coarsest, the first of equals, in front."""
+    coarsest = int(np.argmax(spacing))
+    return (coarsest, *(a for a in range(3) if a != coarsest))
+
+
+def _numbers(values) -> np.ndarray:
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(
+            "the image holds values that aren't numbers (NaN or infinite): replace them by the background's value"
+        )
+    return values
 
 
 def _checked(image, mask, spacing):
@@ -123,12 +134,7 @@ def _checked(image, mask, spacing):
     spacing = tuple(float(s) for s in spacing)
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError(f"spacing {spacing} isn't three lengths in mm: correct the image's header")
-    values = image.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(
-            "the image holds values that aren't numbers (NaN or infinite): replace them by the background's value"
-        )
-    return values, mask, spacing
+    return image, mask, spacing
 
 
 class _Removal:
@@ -147,7 +153,9 @@ class _Removal:
         hole &= ~self.avoid
         changeable = around.usable & (around.depth > -c.hole.air_zone_mm) & ~around.bone & ~self.avoid
         narrow = np.zeros_like(hole) if strict else self._zone_in_plane(hole, changeable)
-        tissue = describe(self.image, hole, narrow, around, self.may_lend, self.spacing, c.lenders)
+        tissue = describe(
+            self.image, hole, narrow, around, self.may_lend, self.spacing, self.is_ct, c.lenders
+        )
         self._check_lenders(tissue.lend)
         self.tick(0.1)
         fill, known = hole | narrow, tissue.known & ~narrow

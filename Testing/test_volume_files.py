@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from TumorSynthLib.errors import InputError
+from TumorSynthLib.errors import ImageWarning, InputError
 from TumorSynthLib.volume import Volume, check_image, check_mask, guard, read_image, read_mask, write_volume
 
 FORMATS = [".nii.gz", ".nii", ".nrrd", ".mha"]
@@ -265,7 +265,8 @@ def test_mask_on_another_grid(tmp_path, turn):
     index = np.stack(np.indices(grid.array.shape)[::-1], axis=-1)
     sphere = np.linalg.norm(grid.points(index) - centre, axis=-1) < 5
     path = write_mask(tmp_path, grid, sphere.astype(np.uint8))
-    found = read_mask(path, volume)
+    with pytest.warns(ImageWarning, match="another grid than the image"):
+        found = read_mask(path, volume)
     index = np.stack(np.indices(volume.array.shape)[::-1], axis=-1)
     expected = np.linalg.norm(volume.points(index) - centre, axis=-1) < 5
     assert found.shape == volume.array.shape

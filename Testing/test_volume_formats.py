@@ -366,6 +366,7 @@ def test_intensity_scales_of_every_format(tmp_path):
         (metaimage({"ElementDataFile": "../a.raw"}), "a.mhd", "outside its folder"),
         (metaimage({"ElementDataFile": "LIST"}), "a.mhd", "several files"),
         (nrrd({"byte skip": "-5"}), "a.nrrd", "skips"),
+        (nrrd({"space directions": "(0.8,0,0) none (0,0,2.5)"}), "a.nrrd", "is 2-D (7 × 5)"),
         (b"NRRD0004\ntype: short\n", "a.nrrd", "no field 'sizes'"),
         (b"ObjectType = Image\n", "a.mha", "ElementDataFile"),
         (b"hello", "a.mha", "no MetaImage"),

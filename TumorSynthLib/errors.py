@@ -25,5 +25,5 @@ class Cancelled(TumorSynthError):
     exit_code = 130
 
 
-class ImageWarning(UserWarning):
+class ImageWarning(Warning):
     """What a reader had to choose, leave out or resample; one line that the user should know of."""

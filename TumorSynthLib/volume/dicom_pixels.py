@@ -24,6 +24,12 @@ from TumorSynthLib.volume.dicom_tags import (
     whole,
 )
 
+#: Attributes that say how pixels are stored, and the pixels.
+PIXEL_TAGS = (
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelData",
+)  # fmt: skip
+
 
 def check_pixels(path: Path, head: Any) -> None:
     """Raise InputError unless the pixels are of one real value each, in a form that can be read."""
@@ -53,7 +59,7 @@ def pixels(path: Path, head: Any) -> np.ndarray:
 
     :raises InputError: they are cut, or can't be unpacked.
     """
-    full = header(path, pixels=True)
+    full = header(path, pixels=True, specific_tags=[*PIXEL_TAGS])
     shape = (frames_of(path, head), whole(path, head, "Rows"), whole(path, head, "Columns"))
     data = full.get("PixelData")
     if not data:
@@ -99,10 +105,7 @@ def _unpacked(path: Path, full: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Pixels of a compressed file: unpacked by GDCM out of a file that holds nothing but them."""
     package = pydicom()
     bare = package.Dataset()
-    for name in (
-        "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
-        "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
-    ):  # fmt: skip
+    for name in PIXEL_TAGS:
         if name in full:
             bare[name] = full[name]
     wide = whole(path, full, "BitsAllocated") > 8

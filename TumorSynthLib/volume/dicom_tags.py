@@ -25,7 +25,7 @@ TAGS = {
     "SliceThickness": "(0018,0050)", "PixelData": "(7FE0,0010)", "TransferSyntaxUID": "(0002,0010)",
     "PerFrameFunctionalGroupsSequence": "(5200,9230)", "SeriesInstanceUID": "(0020,000E)",
 }  # fmt: skip
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED, START = b"1.2.840.10008.1.2.1.99", 4096  # a transfer syntax, and bytes of a file that name it
 MAX_TEXT = 1024  # characters of an attribute that is kept as text
 
 
@@ -45,8 +45,8 @@ def pydicom() -> Any:
 def foreign(path: Path) -> Iterator[None]:
     """Turn whatever pydicom raises on a damaged file into an error of one line."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", ImageWarning)
+        for kind in (UserWarning, DeprecationWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", kind)
         try:
             yield
         except (TumorSynthError, Warning):
@@ -82,14 +82,11 @@ def header(path: Path, pixels: bool = False, **options) -> Any:
     """Attributes of a DICOM file."""
     package = pydicom()
     with guard.opened(path) as file:
-        if file.read(0x84)[128:132] == b"DICM":
-            file.seek(0)
-            meta = package.filereader.read_file_meta_info(path)
-            if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
-                raise InputError(
-                    f"can't read {path}: its transfer syntax {TAGS['TransferSyntaxUID']} is Deflated, of unknown size "
-                    "until unpacked; save it uncompressed"
-                )
+        if DEFLATED in file.read(START):
+            raise InputError(
+                f"can't read {path}: its transfer syntax {TAGS['TransferSyntaxUID']} is Deflated, of unknown size "
+                "until unpacked; save it uncompressed"
+            )
     return package.dcmread(path, stop_before_pixels=not pixels, force=True, **options)
 
 

@@ -5,7 +5,6 @@ Fields: https://itk.org/Wiki/ITK/MetaIO/Documentation.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -140,37 +139,8 @@ def _voxels(path: Path, fields: Mapping[str, str], start: int, sizes) -> np.ndar
         guard.check_claim(path, claimed, end - max(offset, 0), packed)
         file.seek(max(offset, 0))
         shape = sizes[:3][::-1]
-        stream = _Unpacked(file) if packed else file
-        return guard.filled(path, stream, shape, dtype, packed)  # type: ignore[arg-type]
-
-
-class _Unpacked:
-    """The content of a zlib or gzip stream, its check sum compared at the end."""
-
-    def __init__(self, file: BinaryIO):
-        self._file, self._unpacker, self._rest = file, zlib.decompressobj(47), b""
-
-    def read(self, count: int) -> bytes:
-        """At most `count` bytes; none at the end.
-
-        :raises EOFError: the stream is cut.
-        """
-        while not self._unpacker.eof:
-            raw = self._rest or self._file.read(guard.CHUNK)
-            data = self._unpacker.decompress(
-                raw, count
-            )  # at the file's end, too: the last of it may be held back
-            self._rest = self._unpacker.unconsumed_tail
-            if data:
-                return data
-            if not raw and not self._unpacker.eof:
-                raise EOFError("the packed voxels end too early")
-        return b""
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        stream = guard.unpacked(file, "gzip" if packed else "")
+        return guard.filled(path, stream, shape, dtype, packed)
 
 
 def chunks(volume: Volume, fields: Mapping[str, str]) -> Iterator[bytes]:

@@ -188,10 +188,7 @@ def _voxels(path: Path, data_file: Path, start: int, sizes: tuple[int, ...], dty
         file.seek(0)
         guard.check_claim(path, claimed, data_file.stat().st_size - (0 if packed else start), bool(packed))
         stream = guard.unpacked(file, packed)
-        try:
-            stream.seek(start)
-        except (OSError, EOFError, ValueError, guard.zlib.error) as error:
-            raise guard.damaged(path, " ".join(str(error).split())[:120]) from error
+        guard.skip(path, stream, start)
         return guard.filled(path, stream, sizes[::-1], dtype, bool(packed))
 
 

@@ -98,10 +98,12 @@ def read_content(path: Path) -> Content:
         raise guard.damaged(path, "its fields 'dimension' and 'sizes' don't fit together")
     segments = _segments(path, texts)
     axes = _space_axes(path, fields, len(sizes))
-    after = [n for axis, n in enumerate(sizes) if axis not in axes and axis > min(axes, default=0) and n > 1]
+    inner = [sizes[a] for a in axes]
+    outer = [n for axis, n in enumerate(sizes) if axis not in axes and axis > min(axes, default=0) and n > 1]
     layered = bool(segments) and axes == [1, 2, 3] and len(sizes) == 4
     if not layered:
-        guard.check_sizes(path, [sizes[a] for a in axes] + after, _parts(sizes, axes))
+        guard.check_sizes(path, inner, _parts(sizes, axes))
+        guard.check_sizes(path, inner + outer)
     dtype = _dtype(path, fields)
     array = _voxels(path, fields, start, sizes, dtype)
     spacing, origin, direction = _geometry(path, fields, axes)

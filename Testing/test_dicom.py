@@ -116,6 +116,9 @@ def set_from(first, **values):
         (set_from(6, Modality="MR"), "(0008,0060) Modality differs"),
         (set_from(0, PhotometricInterpretation="RGB", SamplesPerPixel=3), "(0028,0004) PhotometricInterpretation"),
         (set_from(0, PhotometricInterpretation="PALETTE COLOR"), "(0028,0004) PhotometricInterpretation"),
+        (set_from(6, PhotometricInterpretation="MONOCHROME1"), "(0028,0004) PhotometricInterpretation differs"),
+        (set_from(11, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "(0008,0016) SOPClassUID differs"),
+        (set_from(6, FrameOfReferenceUID="1.2.3"), "(0020,0052) FrameOfReferenceUID differs"),
         (set_from(0, RescaleSlope=0), "(0028,1053) RescaleSlope is 0"),
         (set_from(4, Rows=16), "(0028,0010) Rows differs"),
         (set_from(0, BitsStored=17), "(0028,0101) BitsStored"),
@@ -221,6 +224,11 @@ def test_a_ct_without_rescale_is_said(series):
     with pytest.warns(ImageWarning, match="RescaleIntercept: its stored values are taken as HU"):
         volume = read_image(series(set_from(0, RescaleIntercept=None, RescaleSlope=None)))
     assert np.array_equal(volume.array, ARRAY + 1024)
+
+
+def test_a_ct_whose_values_are_no_hu_is_said(series):
+    with pytest.warns(ImageWarning, match=r"in 'US' \(tag \(0028,1054\) RescaleType\), not HU"):
+        read_image(series(set_from(0, RescaleType="US")))
 
 
 def test_a_modality_that_its_sop_class_contradicts_is_said(series):
@@ -461,6 +469,22 @@ def test_contours_on_another_grid_keep_their_volume(scan, tmp_path):
         assert mask.sum() * np.prod(like.spacing) == pytest.approx(right, rel=0.02)
         centre = like.points(np.argwhere(mask)[:, ::-1]).mean(0)
         assert np.abs(centre - VOLUME.points(np.argwhere(TUMOUR)[:, ::-1]).mean(0)).max() < 0.8
+
+
+def test_contours_that_skip_slices(scan, tmp_path):
+    """One slice left out stays empty, and is said; contours in every other slice stand for two slices."""
+    _, slices, volume = scan
+    for name, left, words in (("one", [5], "no contour in 1 slices"), ("half", [4, 6], "another grid")):
+        mask = TUMOUR.copy()
+        mask[left] = False
+        file = tmp_path / name / "a.dcm"
+        dicom_tree.rtstruct(file, slices, {"GTV-1": mask})
+        with pytest.warns(ImageWarning, match=words):
+            found = read_mask(file, volume)
+        if name == "one":
+            assert np.array_equal(found, mask)
+        else:
+            assert found[left].any((1, 2)).all() and found.sum() == pytest.approx(TUMOUR.sum(), rel=0.25)
 
 
 def test_rtstructs_that_hold_no_mask(scan, tmp_path):

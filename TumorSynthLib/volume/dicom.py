@@ -83,6 +83,8 @@ def read(path: Path) -> Volume:
         heads = _series(path)
         for file, head in heads:
             check_pixels(file, head)
+        for name in ("SOPClassUID", "PhotometricInterpretation", "FrameOfReferenceUID"):
+            _check_one(path, heads, name)
         modality = _modality(path, heads)
         planes = [plane for file, head in heads for plane in planes_of(file, head)]
         check_alike(path, planes)
@@ -160,12 +162,34 @@ def _modality(path: Path, heads: Sequence[tuple[Path, Any]]) -> str:
     return modality
 
 
+def _check_one(path: Path, heads: Sequence[tuple[Path, Any]], name: str) -> None:
+    """Raise InputError where slices differ in an attribute that all slices of a stack share."""
+    found = Counter(str(head.get(name, "")).strip() for _, head in heads)
+    if len(found) > 1:
+        rare = min(found, key=lambda value: found[value])
+        file = next(file.name for file, head in heads if str(head.get(name, "")).strip() == rare)
+        raise refused(path, name, f"differs between slices: {rare!r} in {file}")
+
+
 def _say_of_scale(path: Path, modality: str, heads: Sequence[tuple[Path, Any]]) -> None:
     """Say where a CT doesn't tell how its values become HU."""
     head = heads[0][1]
-    if modality == "CT" and "RescaleIntercept" not in head and "PerFrameFunctionalGroupsSequence" not in head:
+    if modality != "CT":
+        return
+    groups = [head, *(head.get("SharedFunctionalGroupsSequence") or [])]
+    groups += list(head.get("PerFrameFunctionalGroupsSequence") or [])[:1]
+    scales = [
+        one for group in groups for one in (group, *(group.get("PixelValueTransformationSequence") or []))
+    ]
+    unit = next((str(one.RescaleType) for one in scales if one.get("RescaleType")), "HU")
+    if not any("RescaleIntercept" in one for one in scales):
         tag = f"{TAGS['RescaleIntercept']} RescaleIntercept"
         say(path, f"is CT without the tag {tag}: its stored values are taken as HU; check them")
+    elif unit not in ("HU", "HU_MOD"):
+        say(
+            path,
+            f"is CT whose values are in {unit!r} (tag {TAGS['RescaleType']} RescaleType), not HU; check them",
+        )
 
 
 def _dtype(heads: Sequence[tuple[Path, Any]], planes: Sequence[Plane]) -> np.dtype:

@@ -234,6 +234,7 @@ def _filled(path: Path, outlines: list[np.ndarray], like: Volume, onto_grid: Ont
         inside = [n for n, h in enumerate(np.rint(heights)) if 0 <= h < len(like.array)]
         if len(inside) < len(outlines) and not inside:
             raise InputError(f"{path} lies outside the image: check that both belong to the same scan")
+        _say_of_gaps(path, np.rint(heights))
         mask = np.zeros(like.array.shape, bool)
         for n in inside:
             mask[int(np.rint(heights[n]))] ^= polygon(slices[n][:, :2], like.array.shape[1:])
@@ -248,14 +249,24 @@ def _every_slice(heights: np.ndarray) -> bool:
     return not len(gaps) or float(np.median(gaps)) == 1
 
 
+def _say_of_gaps(path: Path, heights: np.ndarray) -> None:
+    """Say where slices between contours have none."""
+    gaps = np.diff(np.unique(heights))
+    if (gaps > 1).any():
+        warnings.warn(
+            f"{path} has no contour in {int((gaps - 1).sum())} slices between others: they stay empty",
+            ImageWarning, stacklevel=4,
+        )  # fmt: skip
+
+
 def _own_grid(path: Path, outlines: list[np.ndarray], like: Volume) -> Volume:
     """Contours filled on a grid of their own: its slices are their planes, its pixels finer than the image's."""
     across, down, normal = _frame(outlines, like)
     flat = [points @ np.stack([across, down, normal], axis=1) for points in outlines]
-    heights = np.array([points[:, 2].mean() for points in flat])
-    planes = np.unique(np.round(heights, 2))
+    heights = np.round([points[:, 2].mean() for points in flat], 2)
+    planes = np.unique(heights)
     gaps = np.diff(planes)
-    step = float(np.median(gaps)) if len(gaps) else min(like.spacing)
+    step, usual = (float(gaps.min()), float(np.median(gaps))) if len(gaps) else (min(like.spacing),) * 2
     if max(np.ptp(points[:, 2]) for points in flat) > OFF_PLANE * max(step, min(like.spacing)):
         raise InputError(f"can't read {path}: a contour (tag (3006,0050) ContourData) doesn't lie in a plane")
     pitch = min(like.spacing) / FINER
@@ -267,11 +278,14 @@ def _own_grid(path: Path, outlines: list[np.ndarray], like: Volume) -> Volume:
             f"can't read {path}: its contours reach over {(high - low).max():.0f} mm; check that they fit the image"
         )
     array = np.zeros(tuple(size[::-1]), bool)
-    for points, height in zip(flat, heights):
-        pixels = (points[:, :2] - low[:2]) / pitch
-        array[int(np.rint((height - heights.min()) / step))] ^= polygon(pixels, array.shape[1:])
+    for k in range(len(array)):
+        # A slice takes the plane nearest to it, if that isn't farther than contours usually are apart.
+        height = planes[np.abs(planes - (planes[0] + k * step)).argmin()]
+        if abs(height - planes[0] - k * step) <= 0.505 * max(step, usual):
+            for points in (points for points, at in zip(flat, heights) if at == height):
+                array[k] ^= polygon((points[:, :2] - low[:2]) / pitch, array.shape[1:])
     direction = np.stack([across, down, normal], axis=1)
-    origin = direction @ np.array([low[0], low[1], heights.min()])
+    origin = direction @ np.array([low[0], low[1], planes[0]])
     return Volume(array, (pitch, pitch, step), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
 
 

@@ -280,7 +280,7 @@ def test_move_writes_the_mask(run, data, tmp_path):
     code, out, _ = run(*args)
     assert code == 0
     moved, mask = voxels(tmp_path / "m.nii.gz"), voxels(data[1])
-    assert moved.sum() == mask.sum() and not np.array_equal(moved, mask)
+    assert 0.9 * mask.sum() <= moved.sum() <= mask.sum() and not np.array_equal(moved, mask)
     assert np.allclose(np.argwhere(moved).mean(0), (9, 24, 16), atol=0.6)
 
 

@@ -36,6 +36,8 @@ from TumorSynthLib.texture.exemplar.scan import blur_mm
 MAX_BYTES = 750_000
 LUNG_HU = -850.0
 """Behind tumours of the lung in the picture."""
+MEASURED = 150
+"""Tumours of a modality that are measured, about: every so many-th where there are more."""
 LARGEST_VOXELS = 40_000
 """Of a tumour in the bank: larger ones would fill it."""
 
@@ -91,7 +93,8 @@ def taken_out(volume, mask: np.ndarray, ct: bool):
 def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, licence: str):
     """Entries and tensors of one modality."""
     population, found = editor.population(modality), []
-    for data, case in candidates(folders, modality):
+    there = list(candidates(folders, modality))
+    for data, case in there[:: max(1, len(there) // MEASURED)]:
         one = measured(editor, case, modality)
         if one is not None:
             found.append((data, case, *one))

@@ -38,13 +38,13 @@ LUNG_HU = -850.0
 """Behind tumours of the lung in the picture."""
 MEASURED = 150
 """Tumours of a modality that are measured, about: every so many-th where there are more."""
-LARGEST_VOXELS = 40_000
+LARGEST_VOXELS = 70_000
 """Of a tumour in the bank: larger ones would fill it."""
 
 
-def candidates(folders: list[Path], modality: str):
+def candidates(folders: list[Path], modality: str, skip: list[str]):
     """Cases of the training patients that judge nothing, in the order of their names."""
-    kept = reserved()
+    kept = reserved() | set(skip)
     for folder in folders:
         for case in sorted(cases("sts", folder / "train"), key=lambda c: c.id):
             if case.modality == modality and case.patient not in kept:
@@ -90,10 +90,10 @@ def taken_out(volume, mask: np.ndarray, ct: bool):
     return detached(matte, ct), blur_mm(image, spacing)
 
 
-def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, licence: str):
+def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, licence: str, skip: list[str]):
     """Entries and tensors of one modality."""
     population, found = editor.population(modality), []
-    there = list(candidates(folders, modality))
+    there = list(candidates(folders, modality, skip))
     for data, case in there[:: max(1, len(there) // MEASURED)]:
         one = measured(editor, case, modality)
         if one is not None:
@@ -153,7 +153,7 @@ def add(a) -> Bundle:
     entries, tensors = [], {}
     share = max(1, a.tumours // len(bundle.modalities))
     for modality in bundle.modalities:
-        more, parts = bank_of(editor, modality, a.data, share, a.licence)
+        more, parts = bank_of(editor, modality, a.data, share, a.licence, a.skip)
         entries += more
         tensors |= parts
     size = sum(t.nbytes for t in tensors.values())
@@ -179,6 +179,7 @@ def parse(arguments: list[str] | None = None):
         "--licence", required=True, help="of these data; it has to allow that patches are passed on"
     )
     p.add_argument("--tumours", type=int, default=24, help="of all modalities together, at most")
+    p.add_argument("--skip", nargs="*", default=[], metavar="PATIENT", help="e.g. whose contours don't fit")
     p.add_argument("--version", help="the bundle's new version; default: as it was")
     p.add_argument("--pictures", type=Path, help="folder for a picture of the bank")
     return p.parse_args(arguments)

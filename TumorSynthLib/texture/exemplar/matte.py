@@ -21,6 +21,9 @@ from TumorSynthLib.texture.exemplar.spatial import blur, in_plane, known_blur, r
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 """Neighbours within the slice (3, 3, 3)."""
 
+DISC = (np.hypot(*np.indices((5, 5)) - 2.0) <= 2.3)[None]
+"""(1, 5, 5) bool, over which small gaps in a tumour's opacity are closed within the slice."""
+
 THICK = 2.0
 """Ratio of the distance of slices to that of pixels from which slices hardly mix, and each is treated by itself."""
 
@@ -153,7 +156,8 @@ def take_out(
         opacity = opacity * ramp(opacity, 0.03, 0.1)  # noise is no tumour
     else:
         opaque = ramp(depth, c.opaque_depth - 1.5, c.opaque_depth + 1.5)
-        opacity = _without_islands(ndimage.grey_closing(np.maximum(opacity, opaque), (1, 5, 5)), spacing)
+        closed = ndimage.grey_closing(np.maximum(opacity, opaque), footprint=DISC)
+        opacity = _without_islands(np.maximum(blur(closed, sigma_of(c.fine, spacing)), opaque), spacing)
     own = (opacity > 0.6) & ndimage.binary_dilation(tissue, IN_PLANE, 2)
     own = blur(own, sigma_of(0.9, spacing)) * changed
     grain = image - (opacity * colour + (1 - opacity) * back)

@@ -32,7 +32,7 @@ def case():
     ("insert", {"donor": (None, None)}, True, "exemplar"),
 ])  # fmt: skip
 def test_the_engine_is_the_one_that_uses_what_is_asked(edit, options, model, engine):
-    case = SimpleNamespace(bundle=BARE if model else None, modality="CT")
+    case = SimpleNamespace(bundle=BARE if model else None, network=model, modality="CT")
     assert choose_engine(edit, case, EditRequest(**options)) == engine
 
 

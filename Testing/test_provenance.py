@@ -154,6 +154,26 @@ def test_a_repetition_needs_the_same_organ():
     )
 
 
+def test_a_mask_drawn_on_an_image_is_repeated_on_that_image_alone():
+    like, organ = make_source().volume, make_source().volume.array > 0
+    drawn = SimpleNamespace(volume=like, asked={}, used={}, reached={}, timing={}, warnings=())
+    request = EditRequest(at=(0.0, 0.0, 0.0), inside=organ)
+    entry, alone = (provenance.of_shape(BUNDLE, request, drawn, image) for image in (like, None))
+    assert entry["input"]["inside_sha256"] and provenance.request_of(entry)["at"] == (0.0, 0.0, 0.0)
+    provenance.check_like(entry, like)
+    provenance.check_like(alone, None)
+    older = {**alone, "files": {"like": "ct.nii.gz"}}  # kept the name alone
+    provenance.check_like(older, like)
+    for record, image, text in (
+        (entry, None, "give it by --like"), (older, None, "ct.nii.gz"), (alone, like, "leave out --like"),
+        (entry, like.with_array(like.array + 1), "isn't the one"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=text):
+            provenance.check_like(record, image)
+    with pytest.raises(InputError, match="--inside"):
+        provenance.check_repeatable(entry, BUNDLE, request=EditRequest(at=(0.0, 0.0, 0.0)))
+
+
 def test_no_partial_sidecar(tmp_path, monkeypatch):
     path = provenance.write_sidecar(make_record(), tmp_path / "edited.nrrd")
     before = path.read_bytes()

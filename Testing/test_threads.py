@@ -1,5 +1,6 @@
 """How many threads compute, and how they wait: small tumours are solved on one thread, large ones on all."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from TumorSynthLib.texture.painter import Painter  # noqa: E402
 from TumorSynthLib.texture.touches import LARGEST  # noqa: E402
-from TumorSynthLib.threads import WAITING, cores_allowed, share_cores  # noqa: E402
+from TumorSynthLib.threads import WAITING, cores_allowed, restored, share_cores  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,3 +105,19 @@ def test_it_is_set_before_torch_is_loaded(module):
     with tempfile.TemporaryDirectory(prefix="tumorsynth-") as folder:
         done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["False"] and not done.returncode
+
+
+def test_a_repetition_takes_as_many_threads_as_the_edit_and_says_so():
+    entry = {"plan": {"engine": "bridge", "threads": 3}}
+    assert restored(entry, {"OMP_NUM_THREADS": "3"}) == restored(None) == restored({"plan": {}}) == []
+    assert "may differ" in restored(entry, {"OMP_NUM_THREADS": "1"})[0]  # numpy is loaded here
+    code = (
+        "import os; from TumorSynthLib.threads import restored\n"
+        f"told = restored({entry!r})\n"
+        "print(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'], 'which this repetition takes' in told[0])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["3", "3", "True"]

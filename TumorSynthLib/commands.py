@@ -22,6 +22,7 @@ from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
 from TumorSynthLib.pace import Pace
 from TumorSynthLib.small_files import read_small
+from TumorSynthLib.threads import restored
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
@@ -170,9 +171,11 @@ def edit(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     reuse_memory()
     entry = recorded(args)
+    threads = restored(entry)
     paths = output_paths(args)
     with Bar(args.quiet) as bar:
         options, notes = options_of(args, entry)
+        notes = threads + notes
         from TumorSynthLib.editor import Editor
 
         model = args.model or (entry["model"].get("id") if entry else None)

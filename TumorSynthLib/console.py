@@ -11,6 +11,7 @@ from typing import Any
 
 from TumorSynthLib.edit.progress import STAGES
 from TumorSynthLib.pace import Pace
+from TumorSynthLib.provenance import plain
 from TumorSynthLib.terminal import shown
 
 WIDTH = 24
@@ -101,16 +102,3 @@ def as_json(value: Any) -> str:
     if shown(text, getattr(sys.stdout, "encoding", None)) == text:
         return text
     return json.dumps(plain(value), indent=1, ensure_ascii=True, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """Containers and numbers as JSON has them."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):  # numpy's numbers and arrays
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -18,19 +18,19 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from TumorSynthLib import __version__
 from TumorSynthLib.edit.edits import EDITS
-from TumorSynthLib.edit.features import split
 from TumorSynthLib.edit.options import OPTIONS, recorded
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.small_files import read_small
 from TumorSynthLib.terminal import shown
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from TumorSynthLib.models.bundle import Bundle
     from TumorSynthLib.volume import Volume
 
@@ -102,6 +102,8 @@ def _wanted(request: Any, result: Any) -> dict[str, float]:
     """Features that a repetition has to ask for: those of a donor too, not those that an edit takes from the tumour itself."""
     if request.donor is not None:
         return dict(result.asked)
+    from TumorSynthLib.edit.features import split
+
     texture, shape = split(request.features)
     return {name: result.asked.get(name, value) for name, value in (shape | texture).items()}
 
@@ -173,6 +175,8 @@ def model(bundle: Bundle) -> dict[str, Any]:
 
 def fingerprint(volume: Volume, mask: np.ndarray) -> dict[str, Any]:
     """Hashes of the voxels and the mask, and the geometry, of an edit's input."""
+    import numpy as np
+
     return {
         "voxels_sha256": voxel_hash(volume.array),
         "mask_sha256": voxel_hash(np.packbits(mask)),
@@ -187,6 +191,8 @@ def fingerprint(volume: Volume, mask: np.ndarray) -> dict[str, Any]:
 
 def voxel_hash(array: np.ndarray) -> str:
     """SHA-256 of an array's values in (K, J, I) order, little-endian; the same for any file format."""
+    import numpy as np
+
     data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
 
@@ -316,6 +322,8 @@ def _plan_of_format_1(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mask_hashes(request: Any) -> dict[str, str]:
     """Hash of each mask that a request holds, by the name that the record has for it."""
+    import numpy as np
+
     masks = {name: getattr(request, name) for name, row in OPTIONS.items() if row.kind == "mask"}
     return {
         f"{name}_sha256": voxel_hash(np.packbits(mask)) for name, mask in masks.items() if mask is not None
@@ -349,9 +357,7 @@ def check_repeatable(
             else "the edit was made without a model: leave out --model"
         )
     now = (
-        {}
-        if volume is None
-        else fingerprint(volume, np.zeros(volume.array.shape, bool) if mask is None else mask)
+        {} if volume is None else fingerprint(volume, volume.array != volume.array if mask is None else mask)
     )
     if now and now["voxels_sha256"] != entry["input"].get("voxels_sha256"):
         raise InputError(
@@ -361,8 +367,9 @@ def check_repeatable(
         raise InputError(
             "the mask isn't the one that was used (its voxels differ): give the original mask and label"
         )
-    hashes = {} if inside is None else {"inside_sha256": voxel_hash(np.packbits(inside))}
-    hashes = hashes if request is None else _mask_hashes(request)
+    if request is None:
+        request = SimpleNamespace(**{**dict.fromkeys(OPTIONS), "inside": inside})
+    hashes = _mask_hashes(request)
     for name, row in OPTIONS.items():
         key = f"{name}_sha256"
         if row.kind == "mask" and hashes.get(key) != entry.get("input", {}).get(key):
@@ -401,10 +408,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
         return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (str, bool, int, float)):

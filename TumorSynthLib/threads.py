@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 #: Variables by which a user says how OpenMP's threads wait; if any is set, nothing here changes it.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 COUNTS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")  # OpenBLAS and MKL follow the first one
+BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -54,6 +57,28 @@ def _quota(cgroup: Path) -> float | None:
     return found if found > 0 else None
 
 
+def restored(
+    entry: Mapping[str, Any] | None, environment: MutableMapping[str, str] = os.environ
+) -> list[str]:
+    """Take as many threads as a recorded edit did, on whose number the last digits of the network and the solver depend.
+
+    It has an effect only before numpy and torch are loaded.
+
+    :param entry: the record; None, or one that holds no number, changes nothing.
+    :returns: a note for the user where the number is another one than here.
+    """
+    count = ((entry or {}).get("plan") or {}).get("threads")
+    here = environment.get(COUNTS[0]) or str(os.cpu_count() or 1)
+    if not isinstance(count, int) or str(count) == here:
+        return []
+    if {"numpy", "torch"} & sys.modules.keys():
+        return [
+            f"made with {count} of torch's threads, but {here} are in use here: the voxels may differ slightly"
+        ]
+    environment.update(dict.fromkeys((*COUNTS, *BLAS), str(count)))
+    return [f"made with {count} of torch's threads, which this repetition takes, too, in place of {here}"]
+
+
 @contextmanager
 def one_thread(small: bool = True):
     """Context with one thread, where computations are small: threads of those take longer to meet than to compute."""
@@ -65,3 +90,10 @@ def one_thread(small: bool = True):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads_now() -> int:
+    """How many threads torch computes with."""
+    import torch
+
+    return torch.get_num_threads()

@@ -79,13 +79,13 @@ def choose_engine(edit: str, case: Case, request: EditRequest) -> str:
 
     :raises InputError: the network is asked for, but there is no model.
     """
-    if request.engine == "bridge" and case.bundle is None:
+    if request.engine == "bridge" and not case.network:
         raise InputError(
             "the engine bridge is a model's network: name a model; `tumorsynth models list` shows what there is"
         )
     if request.engine is not None:
         return request.engine
-    if case.bundle is None:
+    if not case.network:
         return "exemplar"
     if request.strength == DRAWN_ANEW:
         return "bridge"

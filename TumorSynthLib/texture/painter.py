@@ -24,6 +24,7 @@ from TumorSynthLib.region import Region
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.blend import carried, with_rim
 from TumorSynthLib.texture.engine import Draft
+from TumorSynthLib.threads import threads_now
 from TumorSynthLib.volume import Volume
 
 NEARLY = 1.3  # times that, from where last touches can bring a request there
@@ -130,7 +131,7 @@ class Painter:
             with progress.stage("measure"):
                 reached = measured(region, native, case.settings, TEXTURE_CLASSES)
         where = drawing.short[0] if drawing.short else self.where
-        return Draft(patch, mask, reached, where, tuple(drawing.warnings))
+        return Draft(patch, mask, reached, where, tuple(drawing.warnings), facts={"threads": threads_now()})
 
     @staticmethod
     def _own_voxels(case: Case, plan: Plan, region: Region) -> Callable[[np.ndarray], np.ndarray] | None:

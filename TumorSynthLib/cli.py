@@ -13,9 +13,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
-from TumorSynthLib import __version__
+from TumorSynthLib import NOTICE, __version__
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import Option, of_edit
 from TumorSynthLib.errors import Cancelled, ImageWarning, InputError, TumorSynthError
@@ -24,7 +25,6 @@ from TumorSynthLib.threads import share_cores
 
 DEBUG_VARIABLE = "TUMORSYNTH_DEBUG"
 OUT_IMAGE = ("IMAGE", "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it")
-SAFETY = "For research use only; not for diagnosis."
 LONGEST_MESSAGE = 2000  # characters; a number of 5,000 digits isn't repeated whole
 FEATURES_HELP = (
     'features file: {"features": {NAME: VALUE, …}} as `extract --json` prints it, or the inner object'
@@ -146,7 +146,7 @@ def _stop_cleanly() -> dict:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(
-        prog="tumorsynth", description="Edit tumours in CT and MR by their radiomics features.", epilog=SAFETY
+        prog="tumorsynth", description="Edit tumours in CT and MR by their radiomics features.", epilog=NOTICE
     )
     top.add_argument("--version", action="version", version=f"tumorsynth {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -161,27 +161,29 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+#: Command to the module and function that do it, imported when it is called.
+_DOES = {
+    "extract": "commands:extract",
+    "edit": "commands:edit",
+    "shape": "shape_commands:draw",
+    "series": "shape_commands:run_series",
+    "demo": "demo:command",
+    "batch": "study.command:batch",
+}
+
+
 def _command(name: str):
     """The function of a command, imported when it is called."""
 
     def run(args: argparse.Namespace) -> int:
-        if name.startswith("models_"):
-            from TumorSynthLib import model_commands
-
-            return getattr(model_commands, name)(args)
-        if name == "batch":
-            from TumorSynthLib.study.command import batch
-
-            return batch(args)
-        from TumorSynthLib import commands
-
-        return getattr(commands, name)(args)
+        module, _, function = _DOES.get(name, f"model_commands:{name}").partition(":")
+        return getattr(import_module(f"TumorSynthLib.{module}"), function)(args)
 
     return run
 
 
 def _add(commands, name: str, text: str, function: str | None = None):
-    sub = commands.add_parser(name, help=text, description=text, epilog=SAFETY)
+    sub = commands.add_parser(name, help=text, description=text, epilog=NOTICE)
     sub.set_defaults(run=_command(function or name))
     return sub
 

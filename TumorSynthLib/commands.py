@@ -9,7 +9,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,20 +149,6 @@ def _feature_rows(
             row.append(f"{percentiles[name]:.0f}" if name in percentiles else "")
         rows.append(row)
     return head, rows
-
-
-def shape(args: argparse.Namespace) -> int:
-    """`tumorsynth shape`."""
-    from TumorSynthLib.shape_commands import draw
-
-    return draw(args)
-
-
-def series(args: argparse.Namespace) -> int:
-    """`tumorsynth series`."""
-    from TumorSynthLib.shape_commands import run_series
-
-    return run_series(args)
 
 
 def edit(args: argparse.Namespace) -> int:
@@ -476,15 +461,3 @@ def _asked_table(result, rows: int = 12) -> str:
     ]
     text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
     return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")
-
-
-def demo(args: argparse.Namespace) -> int:
-    """`tumorsynth demo`."""
-    from TumorSynthLib.demo import run
-
-    result = run(
-        Path(args.out), args.model, phantom=args.phantom, device=args.device, quiet=args.quiet or args.json
-    )
-    if args.json:
-        print(as_json(asdict(result)))
-    return 0

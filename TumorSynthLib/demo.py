@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from TumorSynthLib.cli import SAFETY
+from TumorSynthLib import NOTICE
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.edit.result import EditResult
@@ -71,7 +72,7 @@ def run(
 
     say = (lambda *text: None) if quiet else print
     editor = Editor(model, device)
-    say(f"Tumor Synth Radiomics: a demonstration with {editor.bundle.id} {editor.bundle.version}. {SAFETY}")
+    say(f"Tumor Synth Radiomics: a demonstration with {editor.bundle.id} {editor.bundle.version}. {NOTICE}")
     case, note = _case(phantom, say)
     start = time.perf_counter()
     modality = editor.modality(case.volume, "CT")
@@ -259,3 +260,13 @@ def _measured(editor, modality: str, case: Case, features: Mapping[str, float]) 
     ml = case.mask.sum() * float(np.prod(case.volume.spacing)) / 1000
     head = f"Measured: {case.name}, {ml:.1f} ml"
     return f"{head}\n{table(['feature', 'value', 'unit', 'percentile'], rows, right=(1, 3))}\n"
+
+
+def command(args: argparse.Namespace) -> int:
+    """`tumorsynth demo`."""
+    result = run(
+        Path(args.out), args.model, phantom=args.phantom, device=args.device, quiet=args.quiet or args.json
+    )
+    if args.json:
+        print(as_json(asdict(result)))
+    return 0

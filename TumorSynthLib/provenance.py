@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from TumorSynthLib import __version__
+from TumorSynthLib import NOTICE, __version__
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import OPTIONS, recorded
 from TumorSynthLib.errors import InputError, ModelError
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from TumorSynthLib.volume import Volume
 
 SOFTWARE = "SlicerTumorSynthRadiomics"
-NOTICE = "For research use only; not for diagnosis."
 FORMAT = 2  # 1 had no plan
 MAX_BYTES = 16 << 20
 """Largest sidecar that is read; one with all features of a few hundred samples stays far below."""

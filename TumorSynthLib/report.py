@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from . import NOTICE
 from .errors import InputError
 from .png import write_bytes, write_png
 from .radiomics.table import DRIVERS, FEATURES, unit_of
 from .report_figures import bars, panels
-from .report_page import SAFETY, number, page, signed
+from .report_page import number, page, signed
 from .slices import MARGIN_MM, OBLIQUE_DEG, crop_around, difference_limit, display_window, is_ct
 from .terminal import shown
 
@@ -66,7 +67,7 @@ def write_report(folder: str | Path, title: str, edits: Sequence[ReportEdit], le
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sections = [_section(edit, i, folder) for i, edit in enumerate(edits, 1)]
-        head = f'<h1>{escape(title)}</h1><p class="safety">{SAFETY}</p>'
+        head = f'<h1>{escape(title)}</h1><p class="safety">{NOTICE}</p>'
         body = head + lead + (_summary(edits) if len(edits) > 1 else "") + "".join(sections)
         write_bytes(page(title, body).encode("utf-8"), folder / REPORT_FILE)
     except OSError as error:

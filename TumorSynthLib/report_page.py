@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-SAFETY = "For research use only; not for diagnosis."
-
 STYLE = """
 :root {
   color-scheme: light dark; --paper: #fcfcfa; --card: #ffffff; --ink: #1c2530; --soft: #5b6775;

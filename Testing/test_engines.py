@@ -10,6 +10,7 @@ from TumorSynthLib.edit.plan import KEPT, choose_engine, of_existing
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import Cancelled, InputError
 from TumorSynthLib.provenance import request_of
+from TumorSynthLib.suitability import holds_tumour
 from TumorSynthLib.texture.engine import ENGINES, make_engine
 
 CONTRAST = "original_glcm_Contrast"
@@ -132,3 +133,22 @@ def test_the_nearest_request_is_that_of_the_edit(tmp_path, case):
     result = editor.synthesize(volume, small, EditRequest(features=features, steps=1, solve=False))
     assert told.used == result.used and told.used["original_firstorder_Entropy"] < 7
     assert told.changed["original_firstorder_Entropy"][0] == 7.5 and told.warnings
+
+
+def test_a_mask_holds_a_tumour_unless_it_shows_healthy_lung(case):
+    lung = np.full((12, 40, 40), -850, np.int16)
+    nodule = np.zeros(lung.shape, bool)
+    nodule[4:8, 10:20, 10:20] = True
+    healthy = np.roll(nodule, 15, axis=2)
+    lung[nodule] = -20
+    volume = type(case[0])(lung, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    assert holds_tumour(volume, nodule, True) and not holds_tumour(volume, healthy, True)
+    assert holds_tumour(*case, True) and holds_tumour(volume, healthy, False)
+
+
+def test_a_synthesize_of_which_only_the_mask_is_known_keeps_the_tumour_that_is_there(case):
+    volume, mask = case
+    asked = EditRequest(features={CONTRAST: 4.0}, modality="CT")
+    assert Editor(None).on_tumour(volume, mask, asked).strength == KEPT
+    for request in (EditRequest(), EditRequest(features={CONTRAST: 4.0}, strength=1.0)):
+        assert Editor(None).on_tumour(volume, mask, request) is request

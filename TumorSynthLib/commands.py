@@ -173,6 +173,8 @@ def edit(args: argparse.Namespace) -> int:
             notes += check_repeatable(
                 entry, editor.bundle, *_painted(editor, images, request), request=request
             )
+        if args.command == "synthesize" and entry is None:
+            request = editor.on_tumour(volume, mask, request)
         read = time.perf_counter()
         bar.pace = Pace.of(args.command, request)
         result = getattr(editor, args.command)(*images, request, bar)

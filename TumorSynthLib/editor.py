@@ -188,6 +188,19 @@ class Editor:
             self._open("synthesize", volume, mask, request, told, copy=True), request, told
         )
 
+    def on_tumour(self, volume: Volume, mask: np.ndarray, request: EditRequest) -> EditRequest:
+        """The request of a `synthesize` where a mask is all that is known: a tumour in it keeps its own pattern.
+
+        Without features, with a donor, or where the request speaks of how to draw (strength, engine, steps …), it is drawn.
+        """
+        kept = of_existing(request) if request.features else request
+        if kept is request or self.several:
+            return request
+        modality = self.modality(volume, request.modality)
+        known = (self.bundle.json["intensity"] if self.bundle else {}).get(modality)
+        ct = suitability.is_ct(modality, known) if known else modality.upper() == "CT"
+        return kept if suitability.holds_tumour(volume, check_mask(mask, volume), ct) else request
+
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Report | None = None
     ) -> EditResult:

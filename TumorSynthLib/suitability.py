@@ -357,3 +357,26 @@ def _is_offset_ct(values: np.ndarray) -> bool:
 
 def _mm(spacing) -> str:
     return " × ".join(f"{s:.3g}" for s in spacing) + " mm"
+
+
+LUNG_RING_MM, LUNG_RING_SHARE, LUNG_RING_HU, DENSER_HU = 8.0, 0.3, -500.0, 200.0
+"""A mask lies in lung where this share of the voxels within so many mm of it is below -500 HU; a tumour is denser by 200 HU."""
+
+
+def holds_tumour(volume, mask: np.ndarray, ct: bool) -> bool:
+    """Whether a mask (K, J, I) holds a tumour, and not healthy lung; of other tissue that can't be told: it does."""
+    if not ct:
+        return True
+    from scipy import ndimage
+
+    spacing = volume.spacing[::-1]
+    margin = [int(np.ceil(LUNG_RING_MM / s)) for s in spacing]
+    box = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(bounding_box(mask), margin))
+    inside, values = mask[box], volume.array[box]
+    ring = (ndimage.distance_transform_edt(~inside, spacing) <= LUNG_RING_MM) & ~inside
+    if not ring.any() or (values[ring] < LUNG_RING_HU).mean() <= LUNG_RING_SHARE:
+        return True
+    return (
+        float(np.median(values[inside]))
+        > float(np.median(values[ring & (values < LUNG_RING_HU)])) + DENSER_HU
+    )

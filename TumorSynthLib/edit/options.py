@@ -237,7 +237,7 @@ class EditRequest:
         labels="all", flag="--avoid",
     )  # fmt: skip
     strength: float | None = option(
-        None, "number", "how much of a tumour that is there may change: 0 little, 1 drawn anew (default: 1; without a model .3)",
+        None, "number", "how much of an existing tumour may change: 0 little, 1 drawn anew (default: .3 if features are asked)",
         ("synthesize", "retexture", "series"), low=0, high=1, engines=("exemplar",), flag="--strength", metavar="S",
         slicer="strength",
     )  # fmt: skip

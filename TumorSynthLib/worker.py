@@ -169,6 +169,8 @@ class Worker:
             given = dict(request.get("request") or {})
             series = _series(given) if edit == "series" else ()
             wanted = from_message(given, lambda row, entry: self._image(row, entry, volume.array.shape))
+        if mask is None and TABLE[edit].mask:
+            raise InputError(f"the message has no mask, which {edit} needs: choose the tumour's segment")
         progress = self._progress(request, edit, wanted, len(series[1]) if series and series[1] else 1)
         images = (volume,) if mask is None else (volume, mask)
         found = getattr(editor, edit)(*images, *series, wanted, progress)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from TumorSynthLib.volume import Volume
 
+FARTHEST_MM = 1e6  # of a place: no scanner's coordinates go beyond a few metres
 MARGIN_MM = 20.0  # of the mass effect without a number: far enough for a tumour of twice the volume
 KINDS = ("number", "whole", "switch", "choice", "text", "point", "features", "donor", "mask", "box")
 IMAGES = ("donor", "mask")  # kinds whose voxels go by files, and into the record as a hash or not at all
@@ -295,7 +296,7 @@ def _is_point(row: Option, value: Any) -> bool:
     if isinstance(value, str):
         return value in row.words
     try:
-        return len(value) == 3 and all(map(is_finite, value))
+        return len(value) == 3 and all(is_finite(v) and abs(v) <= FARTHEST_MM for v in value)
     except TypeError:
         return False
 

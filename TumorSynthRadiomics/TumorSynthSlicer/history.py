@@ -69,7 +69,17 @@ class Entry:
         return tuple(slice(a, b) for a, b in self.record["box"])
 
     def payload(self) -> dict[str, Any]:
-        return json.loads(self.node.GetText() or "{}")
+        """What the node's text holds.
+
+        :raises InputError: the damaged record of a scene file.
+        """
+        try:
+            found = json.loads(self.node.GetText() or "{}")
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise InputError(_("the record of this edit is damaged: it can't be undone or redone"))
+        return found
 
     def usedMask(self) -> nodes.Mask | None:
         """The mask that the edit was given, on the volume's grid."""

@@ -16,7 +16,7 @@ from TumorSynthLib.texture.engine import ENGINES, make_engine
 CONTRAST = "original_glcm_Contrast"
 
 
-BARE = SimpleNamespace(json={})  # a bundle without a bank
+BARE = SimpleNamespace(json={"network": {}})  # a bundle without a bank
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,15 @@ def case():
     ("insert", {"donor": (None, None)}, True, "exemplar"),
 ])  # fmt: skip
 def test_the_engine_is_the_one_that_uses_what_is_asked(edit, options, model, engine):
-    case = SimpleNamespace(bundle=BARE if model else None, network=model, modality="CT")
+    case = SimpleNamespace(bundle=BARE if model else None, modality="CT")
     assert choose_engine(edit, case, EditRequest(**options)) == engine
+
+
+def test_a_model_without_a_network_leaves_drawing_to_the_tissue():
+    case = SimpleNamespace(bundle=SimpleNamespace(json={"engine": "exemplar"}), modality="CT")
+    assert choose_engine("synthesize", case, EditRequest()) == "exemplar"
+    with pytest.raises(InputError, match="a model's network"):
+        choose_engine("remove", case, EditRequest(engine="bridge"))
 
 
 def test_a_tumour_that_is_there_keeps_its_pattern_unless_something_speaks_against_it(case):

@@ -15,7 +15,6 @@ from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import Bundle
-from TumorSynthLib.models.parts import engine_of
 from TumorSynthLib.painted import parts
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract, extract_image
 from TumorSynthLib.radiomics.population import Population
@@ -54,11 +53,6 @@ class Case:
     cleared: Volume | None = None
     gone: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
-
-    @property
-    def network(self) -> bool:
-        """Whether there is a model that draws textures."""
-        return self.bundle is not None and engine_of(self.bundle.json) == "bridge"
 
     def region(self, mask: np.ndarray) -> Region:
         """The window of the model's grid around a mask (K, J, I), or of the image's own grid."""

@@ -15,6 +15,8 @@ from TumorSynthLib.edit.features import resolved, split
 from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused, unused_text
 from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models.bundle import Bundle
+from TumorSynthLib.models.parts import engine_of
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, centre_of_mass, found_place, grown, moved_mask, placed
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
@@ -79,18 +81,23 @@ def choose_engine(edit: str, case: Case, request: EditRequest) -> str:
 
     :raises InputError: the network is asked for, but there is no model.
     """
-    if request.engine == "bridge" and not case.network:
+    if request.engine == "bridge" and not draws(case.bundle):
         raise InputError(
             "the engine bridge is a model's network: name a model; `tumorsynth models list` shows what there is"
         )
     if request.engine is not None:
         return request.engine
-    if not case.network:
+    if not draws(case.bundle):
         return "exemplar"
     if request.strength == DRAWN_ANEW:
         return "bridge"
     bound = bound_to(request)
     return next(iter(bound)) if len(bound) == 1 else _best_engine(edit, case, request)
+
+
+def draws(bundle: Bundle | None) -> bool:
+    """Whether there is a model with a network that draws textures."""
+    return bundle is not None and engine_of(bundle.json) == "bridge"
 
 
 def _best_engine(edit: str, case: Case, request: EditRequest) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import editor_case
 import numpy as np
@@ -115,7 +116,28 @@ def test_mask_of_other_geometry_is_resampled(bundle, case, tmp_path, capsys):
     write_volume(case[0], tmp_path / "i.nrrd")
     sitk.WriteImage(fine, str(tmp_path / "m.nrrd"))
     assert cli.main(["remove", str(tmp_path / "i.nrrd"), str(tmp_path / "m.nrrd"), "--model", str(bundle.folder), "--out",
-                     str(tmp_path / "o.nrrd")]) == 0  # fmt: skip
+                     str(tmp_path / "o.nrrd"), "--quiet"]) == 0  # fmt: skip
+    said = [line for line in capsys.readouterr().err.splitlines() if "another grid than the image" in line]
+    assert len(said) == 1 and said[0].startswith("warning: ")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_dicom_attributes_are_kept_on_request_only(bundle, case, tmp_path, keep):
+    named = replace(case[0], metadata={"0010|0010": "Doe^John", "note": "of the scan"})
+    write_volume(named, tmp_path / "i.nrrd", keep_header=True)
+    write_volume(case[1], tmp_path / "m.nrrd")
+    command = [
+        "remove",
+        str(tmp_path / "i.nrrd"),
+        str(tmp_path / "m.nrrd"),
+        "--model",
+        str(bundle.folder),
+        "--quiet",
+    ]
+    assert cli.main([*command, *(["--keep-header"] if keep else []), "--out", str(tmp_path / "o.nrrd")]) == 0
+    fields = read_image(tmp_path / "o.nrrd").metadata
+    assert ("0010|0010" in fields) == keep and fields["note"] == "of the scan" and "descrip" in fields
+    assert "Doe" not in (tmp_path / "o.json").read_text(encoding="utf-8")
 
 
 def test_several_labels(attempt, case):

@@ -413,6 +413,27 @@ def test_a_soft_segmentation_says_what_to_do(scan, tmp_path):
     assert "soft mask" in refusal(soft_file, volume)
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"])
+def test_a_labelmap_segmentation(scan, tmp_path, syntax):
+    """All segments in one frame a slice, plain, by RLE and by JPEG-LS."""
+    highdicom = pytest.importorskip("highdicom")
+    if not hasattr(highdicom.seg.SegmentationTypeValues, "LABELMAP"):
+        pytest.skip("this highdicom doesn't write LABELMAP")
+    _, slices, volume = scan
+    first = pydicom.dcmread(seg(tmp_path / "seg/a.dcm", slices, {"tumour": TUMOUR, "node": NODE}))
+    told = [highdicom.seg.SegmentDescription.from_dataset(one) for one in first.SegmentSequence]
+    labels = np.where(TUMOUR, 1, 2 * NODE).astype(np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = highdicom.seg.Segmentation(
+            slices, labels, highdicom.seg.SegmentationTypeValues.LABELMAP, told, highdicom.UID(), 2, highdicom.UID(), 1,
+            "test", "test", "1", "0", transfer_syntax_uid=syntax,
+        )  # fmt: skip
+        made.save_as(tmp_path / "map.dcm")
+    for n, name in ((1, "tumour"), (2, "node")):
+        assert np.array_equal(read_mask(tmp_path / "map.dcm", volume, name), labels == n)
+
+
 def test_damaged_segmentations(scan, tmp_path):
     _, slices, volume = scan
 

@@ -119,6 +119,20 @@ def test_itk_reads_what_is_written(tmp_path, suffix):
             assert image.GetMetaData("note") == "Müller: a=b|c"
 
 
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz", "hdr", "nrrd", "nhdr", "mha", "mhd"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_itk_in_every_type(tmp_path, suffix, packed):
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    for kind in "i1 u1 i2 u2 i4 u4 i8 u8 f4 f8".split():
+        volume = replace(VOLUME, array=np.abs(ARRAY % 100).astype(kind), direction=tuple(turn.ravel()))
+        path = tmp_path / f"{kind}.{suffix}"
+        sitk.WriteImage(volume.sitk(), str(path), packed)
+        found = quietly(path)
+        assert same(found, Volume.from_sitk(sitk.ReadImage(str(path)))) and found.array.dtype == np.dtype(
+            kind
+        )
+
+
 def random_header(rng):
     """Changes of a NIfTI header: codes, units, mirrored and turned forms, some of them apart."""
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]

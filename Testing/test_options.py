@@ -1,6 +1,8 @@
 """The one table of options: each row goes from the shell to a request, a message, a record and a repetition by itself."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import editor_case
@@ -172,3 +174,19 @@ def test_requests_can_be_compared_and_hashed():
         EditRequest(inside=np.ones((2, 2, 2), bool), features={"contrast": 1.0}) for _ in range(2)
     )
     assert first == first and first != second and len({first, second}) == 2
+
+
+def flags_of(command):
+    """The flags that a command of the shell has."""
+    (choices,) = [action.choices for action in cli.parser()._actions if action.dest == "command"]
+    return set(choices[command]._option_string_actions)
+
+
+def test_the_readme_s_options_are_those_of_the_table():
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", text, re.M)
+    assert {name for name, _ in rows} >= {name for name, edit in EDITS.items() if edit.command}
+    for name, column in rows:
+        assert set(re.findall(r"--[a-z-]+", column)) <= flags_of(name), name
+    for name, line in re.findall(r"^tumorsynth (\w+) +(.*)$", text, re.M):
+        assert name == "models" or set(re.findall(r"--[a-z-]+", line)) <= flags_of(name), line

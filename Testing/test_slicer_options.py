@@ -1,0 +1,56 @@
+"""Each option that the module offers goes from the logic's name and units to a message and a record of the engine by itself."""
+
+import json
+
+import panel_case
+import pytest
+
+panel_case.start()
+
+from test_options import repeated, words  # noqa: E402
+from TumorSynthSlicer import api, checks  # noqa: E402
+
+from TumorSynthLib.edit.edits import EDITS  # noqa: E402
+from TumorSynthLib.edit.options import IMAGES, OPTIONS, from_message  # noqa: E402
+from TumorSynthLib.errors import InputError  # noqa: E402
+
+OFFERED = [name for name, row in OPTIONS.items() if row.slicer and row.kind not in IMAGES]
+NEEDED = {"move": {"to": (0.0, 0.0, 0.0)}, "insert": {"to": (0.0, 0.0, 0.0)}, "reshape": {"features": {"volume_ml": 2.0}},
+          "retexture": {"features": {"contrast": 3.0}}, "series": {"feature": "contrast", "values": [1.0]}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_an_option_goes_from_the_module_to_a_repetition(name):
+    row = OPTIONS[name]
+    value = words(row, None)[1]
+    edit = next(e for e in row.edits if EDITS[e].changes)
+    given = (1.0, 2.5, -3.0) if row.kind == "point" else value
+    wanted = (-1.0, -2.5, -3.0) if row.kind == "point" else value  # RAS is LPS in the engine
+    options = {**NEEDED.get(edit, {}), row.slicer: given}
+    checks.checkOptions(edit, options)
+    message = json.loads(json.dumps(checks.engineOptions(edit, options)))
+    request = from_message(message, None)
+    assert getattr(request, name) == wanted
+    again, _ = repeated(edit, request)
+    expected = {"original_glcm_Contrast": 4.0} if row.kind == "features" else wanted
+    assert getattr(again, name) == expected
+
+
+def test_what_an_edit_lacks_is_refused():
+    for edit in (e for e in api.EDITS if EDITS[e].changes):
+        for name in OFFERED:
+            row, options = OPTIONS[name], dict(NEEDED.get(edit, {}))
+            if row.slicer in options or any(
+                edit in r.edits for r in OPTIONS.values() if r.slicer == row.slicer
+            ):
+                continue
+            options[row.slicer] = words(row, None)[1]
+            if not row.asks(options[row.slicer]):  # a switch that is off
+                continue
+            with pytest.raises(InputError, match=f"{edit} has no option {row.slicer}"):
+                checks.checkOptions(edit, options)
+
+
+def test_the_contract_s_names_are_those_of_the_table():
+    assert {row.slicer for row in OPTIONS.values() if row.slicer} | set(api.SCENE_OPTIONS) == set(api.OPTIONS)
+    assert set(api.EDITS) == {name for name, edit in EDITS.items() if edit.changes or name == "measure"}

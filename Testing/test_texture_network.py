@@ -15,7 +15,7 @@ from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.texture import context, generator, network, precision
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.generator import LEVEL, TextureModel, pick_device, voxels_evaluated
+from TumorSynthLib.texture.generator import LEVEL, TextureModel, pick_device
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig, SliceConv
 from TumorSynthLib.texture.removal import RIM, blend_rim, tainted_rim
 
@@ -332,10 +332,6 @@ def test_unknown_modality_and_device_are_refused():
     with pytest.raises(InputError, match="isn't one"):
         pick_device("cpu:x")
     assert pick_device("cpu").type == "cpu"
-
-
-def test_voxels_evaluated_counts_the_padding():
-    assert voxels_evaluated(np.zeros((5, 9, 8), bool)) == 8 * 16 * 8
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -373,9 +373,4 @@ def _lacking(manifest: dict) -> dict[str, list[float]]:
     return found
 
 
-def voxels_evaluated(mask: np.ndarray) -> int:
-    """Voxels that go through the network for a mask's padded region; basis of the time and memory estimates."""
-    return int(np.prod([s + (-s % m) for s, m in zip(mask.shape, MULTIPLE)]))
-
-
-__all__ = ["TextureModel", "pick_device", "voxels_evaluated"]
+__all__ = ["TextureModel", "pick_device"]

@@ -62,7 +62,7 @@ def is_integer(sample: np.ndarray, mask: np.ndarray, region) -> bool:
 
 
 def bounds_of(population, kind=None) -> tuple[float, float]:
-    """Extremes of the population's Minimum and Maximum, widened; an image of no negative value keeps none.
+    """Extremes of the population's Minimum and Maximum, widened; where no training tumour has a negative value, none is allowed.
 
     :param kind: NumPy type that voxels are stored as: nothing that it can't hold.
     """

@@ -380,7 +380,8 @@ def solve(
     :param keep: (D, H, W) how strongly each voxel holds to the sample, 1 is usual.
     :param integer: the file stores whole numbers; None takes it from the region, else from the values outside the mask.
     :param bounds: lowest and highest value allowed; None takes the population's extremes.
-    :param band: of the sample's surroundings: no voxel is moved out of it. None lets grain be as it comes.
+    :param band: grain of the sample's surroundings, which the tumour's is held to; it is loosened, at most tenfold, where the
+        request isn't reached otherwise. None lets grain be as it comes.
     :param touch: False leaves the last touches to a later call of `touched`.
     :raises InputError: empty mask or a value that is not a number.
     """

@@ -91,6 +91,7 @@ def _section(edit: ReportEdit, i: int, folder: Path) -> str:
         f"Window {number(window[0])} to {number(window[1])}{unit}.",
         f"Shown: the tumour and {MARGIN_MM:.0f} mm around it.",
         f"{changed:,} voxels changed.",
+        *_decided(edit.result),
     ]
     if crop.tilt > OBLIQUE_DEG:
         facts.append(f"The image lies {crop.tilt:.0f}° oblique; the planes follow its own axes.")
@@ -99,6 +100,22 @@ def _section(edit: ReportEdit, i: int, folder: Path) -> str:
         f"{_controls(i, limit, unit)}{pictures}{_warnings(edit.result)}{_features(edit, unit.strip())}"
         f"{_provenance(edit.result)}</section>"
     )
+
+
+def _decided(result: Any) -> list[str]:
+    """What made the voxels, and how far from the tumour some may have changed; from the plan in the record."""
+    plan = (result.provenance or {}).get("plan") or {}
+    made = {
+        "bridge": "Drawn by the model's network.",
+        "exemplar": "Made of real tissue, without the network.",
+    }
+    facts = [made[plan["engine"]]] if plan.get("engine") in made else []
+    if plan.get("zone_voxels"):
+        width = f", in a zone of {plan['zone_mm']:g} mm" if plan.get("zone_mm") is not None else ""
+        facts.append(f"Outside the mask {plan['zone_voxels']:,} voxels could change{width}.")
+    if plan.get("stage"):
+        facts.append(f"Stage: {plan['stage']}.")
+    return facts
 
 
 def _controls(i: int, limit: float, unit: str) -> str:

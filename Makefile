@@ -20,6 +20,7 @@ test: lint
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 format: $(READY)
 	$(BIN)/ruff format .

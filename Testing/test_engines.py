@@ -78,6 +78,38 @@ def test_a_slider_without_a_model_changes_the_mask_alone(case, direction):
     assert np.array_equal(again.volume.array, result.volume.array)
 
 
+def test_a_slider_tells_how_far_it_can_go_and_goes_no_further(case):
+    volume, mask = case
+    editor = Editor(None)
+    (low, high), (least, most) = editor.reachable(volume, mask, ["mean_intensity", "intensity_sd"]).values()
+    own = editor.extract(volume, mask)
+    assert (
+        low < own["original_firstorder_Mean"] < high
+        and least < own["original_firstorder_Variance"] ** 0.5 < most
+    )
+    request = EditRequest(features={"mean_intensity": high + 500.0}, reachable=True)
+    result = editor.synthesize(volume, mask, request)
+    reached = result.reached["original_firstorder_Mean"]
+    assert reached == pytest.approx(high, abs=0.1 * result.spread["original_firstorder_Mean"])
+    assert len(result.warnings) == 1 and f"{reached:.4g}" in result.warnings[0]
+    plan = result.provenance["plan"]
+    assert plan["reachable"]["original_firstorder_Mean"] == [low, high]
+    assert plan["zone"] == "mask" and plan["spread_from"] == "sub-windows of the tumour"
+
+
+def test_a_slider_is_measured_on_the_grid_of_the_settings(case):
+    from TumorSynthLib.radiomics.settings import Settings
+
+    volume, mask = case
+    for more in ({}, {"interpolator": "sitkLinear"}):
+        editor = Editor(None, settings=Settings(resampledPixelSpacing=(1.5, 1.5, 1.5), binWidth=10.0, **more))
+        own = editor.extract(volume, mask)[CONTRAST]
+        result = editor.synthesize(volume, mask, EditRequest(features={CONTRAST: 0.9 * own}, strength=0.0))
+        again = editor.extract(result.volume, mask)
+        assert again[CONTRAST] == pytest.approx(0.9 * own, rel=0.02)
+        assert again[CONTRAST] == pytest.approx(result.reached[CONTRAST], rel=1e-6)
+
+
 def test_a_removal_without_a_model_is_repeated_voxel_by_voxel(case):
     volume, mask = case
     result = Editor(None).remove(volume, mask, EditRequest(seed=3, zone=1.0))

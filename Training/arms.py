@@ -259,7 +259,13 @@ class Bench:
             network = editor.load()
             network.guided = network.in_band = False
         wish = EditRequest(
-            features=asked, modality=modality, seed=seed, steps=steps, solve=arm == "full", region=self.region
+            features=asked,
+            modality=modality,
+            seed=seed,
+            steps=steps,
+            solve=arm == "full",
+            region=self.region,
+            engine="bridge",
         )
         return editor.synthesize(volume, tumour.labels, wish).volume
 

@@ -22,6 +22,7 @@ from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, measured, open_case
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import resolved, split, storable
+from TumorSynthLib.edit.miss import MEDIAN_FROM_FEATURES
 from TumorSynthLib.edit.options import EditRequest, check_used
 from TumorSynthLib.edit.plan import (
     Drawn,
@@ -43,11 +44,12 @@ from TumorSynthLib.placement import Part, grown, placed, window_of
 from TumorSynthLib.radiomics.extract import extract_image
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
-from TumorSynthLib.radiomics.table import FEATURES
+from TumorSynthLib.radiomics.table import FEATURES, resolve
 from TumorSynthLib.region import Frame, Region
 from TumorSynthLib.shaping import Form, Shaper, check_room, measured_shape, on_grid, with_core
 from TumorSynthLib.texture import pipeline
 from TumorSynthLib.texture.engine import Engine, make_engine
+from TumorSynthLib.texture.exemplar.sliders import reachable
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
 
@@ -191,10 +193,13 @@ class Editor:
     def on_tumour(self, volume: Volume, mask: np.ndarray, request: EditRequest) -> EditRequest:
         """The request of a `synthesize` where a mask is all that is known: a tumour in it keeps its own pattern.
 
-        Without features, with a donor, or where the request speaks of how to draw (strength, engine, steps …), it is drawn.
+        Without features, with a donor, with so many features that they are another tumour's, or where the request speaks of how to
+        draw (strength, engine, steps …), it is drawn.
         """
         kept = of_existing(request) if request.features else request
         if kept is request or self.several:
+            return request
+        if self.bundle is not None and len(request.features) >= MEDIAN_FROM_FEATURES:
             return request
         modality = self.modality(volume, request.modality)
         known = (self.bundle.json["intensity"] if self.bundle else {}).get(modality)
@@ -212,6 +217,28 @@ class Editor:
         if request.donor is None and not request.features:
             raise InputError("there is no texture to give: name a donor (image and mask) or features")
         return self.synthesize(volume, mask, of_existing(request), progress)
+
+    def reachable(
+        self, volume: Volume, mask: np.ndarray, features: Sequence[str], request: EditRequest | None = None,
+        progress: Report | None = None,
+    ) -> dict[str, tuple[float, float]]:  # fmt: skip
+        """Lowest and highest value of each feature that a tumour can be given by its own tissue, the others left free.
+
+        A slider beyond its range is taken to about the range's end. Seconds for a nodule, longer for large tumours.
+
+        :param features: names of first-order, GLCM, GLRLM and GLSZM features.
+        :param request: says modality and region.
+        """
+        request, told = request or EditRequest(), Progress(progress)
+        if self.several:
+            return self.painting(request.region).reachable(volume, mask, features, request, progress)
+        named = {name: next(iter(resolved({name: 1.0}))) for name in features}
+        case = self._open("synthesize", volume, mask, request, told)
+        found = reachable(case, named.values(), told)
+        roots = {name: FEATURES[resolve(name)[0]].short == "StandardDeviation" for name in named}
+        return {
+            n: tuple(float(np.sqrt(v)) if roots[n] else v for v in found[full]) for n, full in named.items()
+        }
 
     def remove(
         self,

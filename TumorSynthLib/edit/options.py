@@ -151,8 +151,9 @@ class EditRequest:
     :param zone: mm around what is removed in which the tissue may change; None is 2 in lung and 5 elsewhere.
     :param strict: no voxel outside the mask changes.
     :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours).
-    :param strength: how much of an existing tumour's own voxels may change, 0 to 1; 1 draws it anew. None is 0.3 for
-        `retexture` and without a model, and else 1.
+    :param strength: how far the voxels of a tumour that is there may be moved for features, in 4 local standard deviations;
+        0: seven numbers only, 1: drawn anew. None is 0.3 where features and nothing of the network are asked for.
+    :param reachable: find how far each asked feature could go, too, by the tumour's own tissue.
     :param engine: "bridge" or "exemplar"; None chooses (see `edit.plan.choose_engine`).
     :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
     :param core: share of the volume of a mask drawn by `shape` that is its core, with a label of its own; 0: none.
@@ -241,6 +242,10 @@ class EditRequest:
         None, "number", "how much of an existing tumour may change: 0 little, 1 drawn anew (default: .3 if features are asked)",
         ("synthesize", "retexture", "series"), low=0, high=1, engines=("exemplar",), flag="--strength", metavar="S",
         slicer="strength",
+    )  # fmt: skip
+    reachable: bool = option(
+        False, "switch", "tell the lowest and highest value that the tumour's own tissue allows each asked feature",
+        ("synthesize", "retexture"), engines=("exemplar",), flag="--reachable", slicer="reachable",
     )  # fmt: skip
     engine: str | None = option(
         None, "choice", "what draws: bridge, the network, or exemplar, the image's own tissue (default: what suits the edit)",

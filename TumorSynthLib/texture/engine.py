@@ -26,6 +26,7 @@ class Draft:
     :param device: where it was drawn.
     :param changed: (K, J, I) bool, the voxels that could change; None where they are the mask.
     :param spread: one standard deviation of each feature, where no population tells it.
+    :param misses_told: the warnings name the features that weren't reached.
     :param facts: what the record tells of it, by name.
     """
 
@@ -37,6 +38,7 @@ class Draft:
     changed: np.ndarray | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)
+    misses_told: bool = False
 
 
 class Engine(Protocol):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
 
 import numpy as np
 
 from TumorSynthLib.edit.bank import Bank
-from TumorSynthLib.edit.case import Case, measured
+from TumorSynthLib.edit.case import Case
 from TumorSynthLib.edit.features import STEERABLE, split
-from TumorSynthLib.edit.plan import KEPT, Plan
+from TumorSynthLib.edit.plan import Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.radiomics.table import FEATURES
 from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
@@ -21,10 +19,7 @@ from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.texture.engine import Draft
 from TumorSynthLib.texture.exemplar.planted import carried, inserted
 from TumorSynthLib.texture.exemplar.removal import remove
-from TumorSynthLib.texture.exemplar.retexture import Slider
-from TumorSynthLib.texture.exemplar.windows import spread_within
-
-USUAL_MEASURES = 30  # of a request of one feature; the bar is at half then
+from TumorSynthLib.texture.exemplar.sliders import changed
 
 
 class Exemplar:
@@ -45,7 +40,7 @@ class Exemplar:
         if plan.target is None:
             return self._healthy(case, plan, seed, progress)
         if plan.edit == "synthesize":
-            return self._changed(case, plan, seed, progress)
+            return changed(case, plan, seed, progress)
         return self._planted(case, plan, seed, progress)
 
     def _planted(self, case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
@@ -61,7 +56,7 @@ class Exemplar:
         targets = {n: plan.used[n] for n in split(plan.request.features)[0] if n in plan.used}
         if targets:
             there = replace(case, volume=volume, mask=made.mask)
-            slid = self._changed(there, replace(plan, used=targets), seed, progress)
+            slid = changed(there, replace(plan, used=targets), seed, progress)
             volume = volume.with_array(slid.patch.apply(volume.array.copy()))
             patch = Patch(patch.box, patch.before, volume.array[patch.box].copy())
             warnings, facts = (*warnings, *slid.warnings), {**facts, **slid.facts}
@@ -100,33 +95,6 @@ class Exemplar:
         }
         reached, warnings = _measured(case, patch, progress) if plan.edit == "remove" else ({}, ())
         return Draft(patch, case.mask, reached, "cpu", (*made.warnings, *warnings), changed, facts)
-
-    @staticmethod
-    def _changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
-        region, dtype, calls = case.source, case.volume.array.dtype, count(1)
-
-        def measure(values: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
-            progress("solve", 1 - 1 / (1 + next(calls) / USUAL_MEASURES))
-            return measured(region, values, case.settings, classes)
-
-        whole = np.issubdtype(dtype, np.integer)
-        bounds = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)) if whole else (-np.inf, np.inf)
-        strength = KEPT if plan.request.strength is None else plan.request.strength
-        with progress.stage("solve"):
-            spread = case.spread() or spread_within(
-                region.measure(region.native, as_stored=True), region.mask, region.spacing, case.settings
-            )
-            made = Slider(
-                region.native, region.native_mask, region.native_spacing, measure, spread,
-                population=case.population, bounds=bounds,
-            ).moved(plan.used, strength, seed)  # fmt: skip
-        progress("measure", 0.0)
-        with progress.stage("measure"):
-            reached = measured(region, made.values, case.settings, TEXTURE_CLASSES)
-        facts = {**made.facts(), "strength": strength}
-        return Draft(
-            region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=facts, spread=spread
-        )
 
 
 def patch_of(array: np.ndarray, values: np.ndarray, changed: np.ndarray) -> Patch:

@@ -19,7 +19,7 @@ from TumorSynthLib.errors import InputError
 from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.limits import Limits, tissue_limits
 from TumorSynthLib.texture.exemplar.numbers import NUMBERS, Numbers
-from TumorSynthLib.texture.exemplar.search import Goal, Solution, solve
+from TumorSynthLib.texture.exemplar.search import Goal, SearchConfig, Solution, solve
 from TumorSynthLib.texture.exemplar.voxels import Voxels
 from TumorSynthLib.texture.request import scales_of, sigma
 
@@ -35,6 +35,7 @@ class RetextureConfig:
     :param met: standard deviations within which a feature counts as met.
     :param near: the same, in the features' units, at which the next tier isn't tried.
     :param enough: the same, at which the tumour is left as it is.
+    :param voxel_rounds: of the search among moves of voxels, which measures features some 25 times in each.
     :param coarse_unit: of the spread: the least unit of error where many features are asked for.
     :param beyond: standard deviations that a slider is pushed by to find the end of its range.
     """
@@ -43,6 +44,7 @@ class RetextureConfig:
     met: float = 0.05
     near: float = 0.02
     enough: float = 0.004
+    voxel_rounds: int = 3
     coarse_unit: float = 0.25
     beyond: float = 6.0
 
@@ -130,7 +132,8 @@ class Slider:
     ) -> np.ndarray | None:
         """Voxels (n,) moved until the features are nearer; None where that gains nothing."""
         space = Voxels(self.bands, self.limits, self.bounds, values, strength, seed)
-        found = solve(space, lambda v: self.measured(v, goal.names), goal)
+        search = SearchConfig(rounds=self.config.voxel_rounds)
+        found = solve(space, lambda v: self.measured(v, goal.names), goal, config=search)
         made = space.without_specks(space.values(found.theta))
         left = goal.error(self.measured(made, goal.names))
         return made if np.abs(left).sum() < np.abs(before.error).sum() else None

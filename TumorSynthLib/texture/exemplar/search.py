@@ -32,6 +32,7 @@ class SearchConfig:
     """Of the search.
 
     :param dearest: price of coming one unit of error nearer at which the look is worth more.
+    :param budget: price of all changes together at most, where few features are asked for.
     :param many: price of the look beside the errors where a request holds many features, of which none is met at any price.
     :param longest: change of a parameter in one round.
     :param gain: of the cost, below which a step isn't worth it.
@@ -42,6 +43,7 @@ class SearchConfig:
     """
 
     dearest: float = 40.0
+    budget: float = 8.0
     many: float = 0.05
     longest: float = 0.5
     gain: float = 0.02
@@ -143,6 +145,8 @@ def solve(
             slopes = np.stack([(error(theta + d) - e) / d.max() for d in np.diag(space.step)], 1)
             count += len(theta)
         wanted = _wanted(theta, e, slopes, price, ends, goal.exact, config)
+        if goal.exact:
+            wanted = wanted * min(1.0, np.sqrt(config.budget / max(float((price * wanted**2).sum()), 1e-9)))
         move = np.clip(wanted - theta, -config.longest, config.longest)
         taken = None
         for _ in range(config.trials):

@@ -90,7 +90,7 @@ def test_a_slider_tells_how_far_it_can_go_and_goes_no_further(case):
     request = EditRequest(features={"mean_intensity": high + 500.0}, reachable=True)
     result = editor.synthesize(volume, mask, request)
     reached = result.reached["original_firstorder_Mean"]
-    assert reached == pytest.approx(high, abs=0.1 * result.spread["original_firstorder_Mean"])
+    assert reached == pytest.approx(high, abs=0.3 * result.spread["original_firstorder_Mean"])
     assert len(result.warnings) == 1 and f"{reached:.4g}" in result.warnings[0]
     plan = result.provenance["plan"]
     assert plan["reachable"]["original_firstorder_Mean"] == [low, high]

@@ -193,8 +193,8 @@ class Editor:
     def on_tumour(self, volume: Volume, mask: np.ndarray, request: EditRequest) -> EditRequest:
         """The request of a `synthesize` where a mask is all that is known: a tumour in it keeps its own pattern.
 
-        Without features, with a donor, with so many features that they are another tumour's, or where the request speaks of how to
-        draw (strength, engine, steps …), it is drawn.
+        Without features, with a donor, with so many features that they are another tumour's, or where the request speaks of how
+        to draw (strength, engine, steps …), it is drawn.
         """
         kept = of_existing(request) if request.features else request
         if kept is request or self.several:

@@ -31,8 +31,7 @@ def case():
 
 
 def request(**options):
-    """A tumour drawn anew; what is made of the one that is there is tested in test_engines.py."""
-    return EditRequest(**{"features": {"mean_intensity": 30.0, "contrast": 4.0}, "strength": 1.0, **options})
+    return EditRequest(**{"features": {"mean_intensity": 30.0, "contrast": 4.0}, **options})
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +172,13 @@ def test_samples_are_judged_by_exact_features(editor, case):
 
 
 def test_impossible_together_is_projected_and_told(editor, case):
-    result = editor.synthesize(*case, request(features={SD: 100.0, "original_firstorder_Range": 5.0}))
+    result = editor.synthesize(*case, EditRequest(features={SD: 100.0, "original_firstorder_Range": 5.0}))
     assert result.used != result.asked
     assert any("nearest request" in w for w in result.warnings)
 
 
 def test_far_request_names_near_cases(editor, case):
-    result = editor.synthesize(*case, request(features={CONTRAST: 400.0}))
+    result = editor.synthesize(*case, EditRequest(features={CONTRAST: 400.0}))
     assert any("training tumours" in w and "case0" in w for w in result.warnings)
 
 
@@ -195,7 +194,7 @@ def test_the_solver_keeps_to_what_the_image_can_store(editor, case, monkeypatch)
     volume, mask = case
     told, solve = [], solver.solve
     monkeypatch.setattr(solver, "solve", lambda *a, **k: told.append(k["bounds"]) or solve(*a, **k))
-    editor.synthesize(volume, mask, request(features={CONTRAST: 1.0}))
+    editor.synthesize(volume, mask, EditRequest(features={CONTRAST: 1.0}))
     assert told and set(told) == {bounds_of(editor.population("CT"), np.int16)}
     assert bounds_of(None, np.uint8) == (0, 255) and bounds_of(None, np.float32) == (-np.inf, np.inf)
 

@@ -152,7 +152,7 @@ class EditRequest:
     :param strict: no voxel outside the mask changes.
     :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours).
     :param strength: how far the voxels of a tumour that is there may be moved for features, in 4 local standard deviations;
-        0: seven numbers only, 1: drawn anew. None is 0.3 where features and nothing of the network are asked for.
+        0: seven numbers only, 1: drawn anew. None is 0.3 for `retexture` and without a model, and else 1.
     :param reachable: find how far each asked feature could go, too, by the tumour's own tissue.
     :param engine: "bridge" or "exemplar"; None chooses (see `edit.plan.choose_engine`).
     :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.

@@ -215,6 +215,10 @@ def test_an_edit_is_measured_beside_the_tumour_that_was_there(cases):
     row = {"made": found["made"], "control": found["control"]}
     assert judge.off(row, "grain") == pytest.approx(2, abs=0.05)
     assert judge.off(row, "pattern") == pytest.approx(0, abs=0.01)
+    seen = judge.looks(place, "slider+", judge_edits.Sample(whole, doubled, place.mask, 0.0), 0, found)
+    assert [v.made for v in seen] == [False, True] and all(
+        "pattern" not in v.numbers for v in seen
+    )  # 1 by definition
     facts = {"asked": {"a": 1.0, "b": 2.0}, "reached": {"a": 1.04, "b": 2.5}, "spread": {"a": 1.0, "b": 0.5}}
     assert judge.reach(facts, SimpleNamespace(names=())) == {"within": 0.5, "farthest": 1.0}
 

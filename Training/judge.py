@@ -101,16 +101,17 @@ def reach(facts: dict, population) -> dict[str, float]:
 
 
 def looks(place: Place, edit: str, sample: Sample, case: int, numbers: dict) -> tuple[Look, Look]:
-    """The untouched place and the made one, as detectors see them."""
+    """The untouched place and the made one, as detectors see them: without the pattern, of which the untouched one has all."""
     patient, lender = place.case.patient, sample.facts.get("lender", place.case.patient)
     rim = edit not in HEALTHY
     old = place.hole if not rim else place.mask
     pair = ((place.volume.array, old, False, "control"), (sample.image(place), sample.mask, True, "made"))
     avoid = place.mask if not rim else None
+    seen = {of: {k: v for k, v in found.items() if k != "pattern"} for of, found in numbers.items()}
     return tuple(
         look(
             image, mask, place.spacing, None if avoid is None else avoid & ~mask, rim,
-            made=made, case=case, patient=patient, lender=lender if made else patient, numbers=numbers[of],
+            made=made, case=case, patient=patient, lender=lender if made else patient, numbers=seen[of],
         )
         for image, mask, made, of in pair
     )  # fmt: skip

@@ -193,6 +193,7 @@ def parse(arguments: list[str] | None = None):
     m.add_argument("--engine")
     m.add_argument("--strength", type=float)
     m.add_argument("--places", type=int, help="patients, in a fixed order (default: all)")
+    m.add_argument("--scale", type=float, default=1.0, help="of hidden places, as in `evaluate.py place`")
     m.add_argument("--pictures", type=int, default=40, help="at most")
     m.add_argument("--out", type=Path, required=True, help="folder of the kit")
     m.add_argument("--key", type=Path, required=True, help="file that readers don't get")
@@ -216,7 +217,7 @@ def make(a) -> None:
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
     bundle = bundle.painting(bundle.regions[0].name)
     modalities = [m for m in bundle.modalities if not a.modality or m in a.modality]
-    places = load(judged(a.data, modalities, a.places), is_lung(bundle), a.seed)
+    places = load(judged(a.data, modalities, a.places), is_lung(bundle), a.seed, a.scale)
     maker = Maker(Editor(bundle, a.device), places, a.engine, a.strength, a.seed, a.cache)
     words = [
         "python Training/reading.py make --model",
@@ -229,6 +230,7 @@ def make(a) -> None:
     for name in ("engine", "strength", "places"):
         words += [f"--{name}", str(getattr(a, name))] if getattr(a, name) is not None else []
     words += ["--modality", *a.modality] if a.modality else []
+    words += ["--scale", f"{a.scale:g}"] if a.scale != 1 else []
     about = {
         "model": bundle.id,
         "version": bundle.version,

@@ -247,6 +247,16 @@ def test_remove_needs_no_model_nor_torch(data, tmp_path):
     assert record["plan"]["settings"]["binWidth"] == 25 and record["plan"]["zone_voxels"] > 0
 
 
+def test_drawing_without_torch_is_one_clear_line(data, models, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not installed')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "TumorSynthLib", *map(str, edit("synthesize", data, tmp_path / "e.nii"))]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1 and "needs PyTorch" in done.stderr
+    assert not (tmp_path / "e.nii").exists()
+
+
 def test_several_labels_are_removed_together(run, data, tmp_path):
     mask = voxels(data[1])
     halves = np.where(np.arange(mask.shape[2]) < 18, 1, 3) * (mask > 0)

@@ -18,6 +18,7 @@ from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape
 from TumorSynthLib.region import Frame
 from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.threads import needing_torch
 from TumorSynthLib.volume import Volume
 
 PREFIX = "original_shape_"
@@ -66,7 +67,8 @@ class Shaper:
 
             population = None if self.bundle.json.get("shape") else self._of_tumours()
             if population is None:
-                self._model = ShapeModel.from_bundle(self.bundle, self.device)
+                with needing_torch("making a shape"):
+                    self._model = ShapeModel.from_bundle(self.bundle, self.device)
             else:
                 self._model = ShapeModel(population)
         return self._model

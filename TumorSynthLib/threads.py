@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from TumorSynthLib.errors import ModelError
 
 #: Variables by which a user says how OpenMP's threads wait; if any is set, nothing here changes it.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
@@ -77,6 +79,22 @@ def restored(
         ]
     environment.update(dict.fromkeys((*COUNTS, *BLAS), str(count)))
     return [f"made with {count} of torch's threads, which this repetition takes, too, in place of {here}"]
+
+
+@contextmanager
+def needing_torch(what: str) -> Iterator[None]:
+    """Context of an import of torch, with one clear line where it isn't installed, or can't be loaded.
+
+    :param what: for which it is needed.
+    :raises ModelError: there is no torch.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(
+            f"{what} needs PyTorch, which can't be loaded ({error}): install it (pip install torch); `remove`, and sliders with "
+            "`--strength` below 1, need none"
+        ) from None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from TumorSynthLib.region import Region
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.blend import carried, with_rim
 from TumorSynthLib.texture.engine import Draft
-from TumorSynthLib.threads import threads_now
+from TumorSynthLib.threads import needing_torch, threads_now
 from TumorSynthLib.volume import Volume
 
 NEARLY = 1.3  # times that, from where last touches can bring a request there
@@ -226,7 +226,8 @@ class Painter:
         return self._spare
 
     def _loaded(self, device: str):
-        from TumorSynthLib.texture.generator import TextureModel
+        with needing_torch("drawing with a model's network"):
+            from TumorSynthLib.texture.generator import TextureModel
 
         return TextureModel.from_bundle(self.bundle, device)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from TumorSynthLib import provenance
+from TumorSynthLib.edit.options import check_used
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.requests import EditRequest
 from TumorSynthLib.volume import Volume, read_image, write_volume
@@ -108,6 +109,8 @@ def test_a_record_of_the_first_format_is_repeated_by_the_network():
     del entry["plan"]
     entry["format"] = 1
     assert provenance.request_of(entry)["engine"] == "bridge"
+    entry["request"]["grow"] = 3.0  # passed over by synthesize, and recorded all the same
+    check_used("synthesize", EditRequest(**provenance.request_of(entry)))
     entry["operation"] = "move"
     asked = entry["features"]["asked"]
     for features, donor, source in (({}, False, "own"), (asked, False, "request"), (asked, True, "request")):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from TumorSynthLib import NOTICE, __version__
 from TumorSynthLib.edit.edits import EDITS
-from TumorSynthLib.edit.options import OPTIONS, recorded
+from TumorSynthLib.edit.options import OPTIONS, of_edit, recorded
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.small_files import read_small
 from TumorSynthLib.terminal import shown
@@ -302,6 +302,10 @@ def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     they were the model's own choice.
     """
     arguments = recorded(entry["request"])
+    if (
+        entry.get("format") == 1 and entry["operation"] in EDITS
+    ):  # which told of options that the edit passed over, too
+        arguments = {name: value for name, value in arguments.items() if name in of_edit(entry["operation"])}
     arguments["features"] = dict(entry["request"]["features"]) or None
     arguments["modality"] = entry.get("modality")
     if EDITS.get(entry["operation"], EDITS["shape"]).changes:

@@ -9,14 +9,14 @@ import pytest
 from TumorSynthLib.edit.plan import KEPT, choose_engine, of_existing
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import Cancelled, InputError
-from TumorSynthLib.provenance import request_of
+from TumorSynthLib.provenance import check_repeatable, request_of
 from TumorSynthLib.suitability import holds_tumour
 from TumorSynthLib.texture.engine import ENGINES, make_engine
 
 CONTRAST = "original_glcm_Contrast"
 
 
-BARE = SimpleNamespace(json={"network": {}})  # a bundle without a bank
+BARE = SimpleNamespace(json={"network": {}}, painted=None)  # a bundle without a bank
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,8 @@ def case():
     ("synthesize", {}, True, "bridge"), ("synthesize", {"strength": 0.3}, True, "exemplar"),
     ("synthesize", {"strength": 1.0}, True, "bridge"), ("move", {"grow": 2.0}, True, "exemplar"),
     ("move", {"donor": (None, None)}, True, "bridge"), ("reshape", {}, True, "exemplar"), ("insert", {}, True, "bridge"),
+    ("synthesize", {"donor": (None, None), "priority": "look"}, True, "exemplar"),
+    ("synthesize", {"donor": (None, None)}, True, "bridge"),
     ("insert", {"donor": (None, None)}, True, "exemplar"),
 ])  # fmt: skip
 def test_the_engine_is_the_one_that_uses_what_is_asked(edit, options, model, engine):
@@ -46,8 +48,9 @@ def test_a_model_without_a_network_leaves_drawing_to_the_tissue():
 
 def test_a_tumour_that_is_there_keeps_its_pattern_unless_something_speaks_against_it(case):
     assert of_existing(EditRequest(features={"contrast": 4.0})).strength == KEPT
+    assert of_existing(EditRequest(donor=case)).priority == "look"
     for request in (
-        EditRequest(donor=case),
+        EditRequest(donor=case, priority="features"),
         EditRequest(steps=2),
         EditRequest(engine="bridge"),
         EditRequest(strength=1.0),
@@ -191,3 +194,21 @@ def test_a_synthesize_of_which_only_the_mask_is_known_keeps_the_tumour_that_is_t
     assert Editor(None).on_tumour(volume, mask, asked).strength == KEPT
     for request in (EditRequest(), EditRequest(features={CONTRAST: 4.0}, strength=1.0)):
         assert Editor(None).on_tumour(volume, mask, request) is request
+
+
+def test_a_donor_lends_its_tissue_and_is_needed_again_for_a_repetition(case):
+    volume, mask = case
+    donor = editor_case.ct(seed=4, spread=70.0)
+    result = Editor(None).retexture(volume, mask, EditRequest(donor=donor, modality="CT"))
+    changed = result.volume.array != volume.array
+    assert changed[mask].any() and not changed[~mask].any()
+    assert result.provenance["plan"]["engine"] == "exemplar" and result.provenance["plan"]["stage"]
+    assert result.asked and result.asked.keys() <= result.reached.keys()
+    spread = [v[mask].std() for v in (volume.array, donor[0].array, result.volume.array)]
+    assert spread[0] < spread[2] < 1.2 * spread[1]
+    arguments = request_of(result.provenance)
+    with pytest.raises(InputError, match="donor"):
+        check_repeatable(result.provenance, None, volume, mask, request=EditRequest(**arguments))
+    again = EditRequest(**arguments, donor=donor)
+    check_repeatable(result.provenance, None, volume, mask, request=again)
+    assert np.array_equal(Editor(None).synthesize(volume, mask, again).volume.array, result.volume.array)

@@ -218,11 +218,12 @@ def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     from TumorSynthLib.provenance import read_sidecar
 
-    kept = [OPTIONS[name].flag for name in given(args) if OPTIONS[name].kind != "mask"]
+    entry = read_sidecar(args.repeat)
+    again = ("mask", "donor") if "donor_sha256" in entry.get("input", {}) else ("mask",)
+    kept = [OPTIONS[name].flag for name in given(args) if OPTIONS[name].kind not in again]
     kept += ["--set"] if getattr(args, "set", None) else []
     if kept:
         raise InputError(f"--repeat takes the whole request from its file: leave out {', '.join(kept)}")
-    entry = read_sidecar(args.repeat)
     if entry["operation"] != args.command:
         raise InputError(
             f"{args.repeat} records `{entry['operation']}`, not `{args.command}`: call that command"

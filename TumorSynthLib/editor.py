@@ -193,13 +193,13 @@ class Editor:
     def on_tumour(self, volume: Volume, mask: np.ndarray, request: EditRequest) -> EditRequest:
         """The request of a `synthesize` where a mask is all that is known: a tumour in it keeps its own pattern.
 
-        Without features, with a donor, with so many features that they are another tumour's, or where the request speaks of how
+        Without features and donor, with so many features that they are another tumour's, or where the request speaks of how
         to draw (strength, engine, steps …), it is drawn.
         """
-        kept = of_existing(request) if request.features else request
+        kept = of_existing(request) if request.features or request.donor is not None else request
         if kept is request or self.several:
             return request
-        if self.bundle is not None and len(request.features) >= MEDIAN_FROM_FEATURES:
+        if self.bundle is not None and len(request.features or ()) >= MEDIAN_FROM_FEATURES:
             return request
         modality = self.modality(volume, request.modality)
         known = (self.bundle.json["intensity"] if self.bundle else {}).get(modality)

@@ -65,7 +65,7 @@ def record(
     :param origin: the `fingerprint` of what was edited, if it is there already.
     :param plan: what was decided, e.g. the engine; see `edit.plan.Plan.as_record`.
     """
-    request = source.request
+    request, lent = source.request, (plan or {}).get("engine") == "exemplar"
     entry: dict[str, Any] = {
         "format": FORMAT,
         "synthetic": True,
@@ -78,7 +78,7 @@ def record(
         "plan": dict(plan or {}),
         "request": {
             **request.options(operation),
-            "features": _wanted(request, result),
+            "features": _wanted(request, result, lent),
             "donor": request.donor is not None,
         },
         "features": {
@@ -92,14 +92,17 @@ def record(
         "device": device,
         "warnings": list(result.warnings),
     }
-    entry["input"] |= _mask_hashes(request)
+    entry["input"] |= _mask_hashes(request, lent)
     entry["input"]["synthetic"] = is_marked(source.volume.metadata)
     return plain(with_files(entry, files or {}))
 
 
-def _wanted(request: Any, result: Any) -> dict[str, float]:
-    """Features that a repetition has to ask for: those of a donor too, not those that an edit takes from the tumour itself."""
-    if request.donor is not None:
+def _wanted(request: Any, result: Any, lent: bool) -> dict[str, float]:
+    """Features that a repetition has to ask for: those of a donor too, not those that an edit takes from the tumour itself.
+
+    :param lent: the donor's tissue was used, which a repetition needs again.
+    """
+    if request.donor is not None and not lent:
         return dict(result.asked)
     from TumorSynthLib.edit.features import split
 
@@ -298,8 +301,8 @@ def _parsed(path: Path) -> Any:
 def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the `EditRequest` that repeats a recorded edit.
 
-    A donor isn't needed again: its features are among those that were asked. The sampler's steps and eta stay None where
-    they were the model's own choice.
+    A donor isn't needed again where its features are among those that were asked; where its tissue was lent, it is.
+    The sampler's steps and eta stay None where they were the model's own choice.
     """
     arguments = recorded(entry["request"])
     if (
@@ -323,14 +326,22 @@ def _plan_of_format_1(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"engine": "bridge", "texture_from": "request" if whole else "own"}
 
 
-def _mask_hashes(request: Any) -> dict[str, str]:
-    """Hash of each mask that a request holds, by the name that the record has for it."""
+def _mask_hashes(request: Any, lent: bool = False) -> dict[str, str]:
+    """Hash of each mask that a request holds, by the name that the record has for it.
+
+    :param lent: a donor's tissue is used, so that it is hashed, too.
+    """
     import numpy as np
 
     masks = {name: getattr(request, name) for name, row in OPTIONS.items() if row.kind == "mask"}
-    return {
+    hashes = {
         f"{name}_sha256": voxel_hash(np.packbits(mask)) for name, mask in masks.items() if mask is not None
     }
+    if lent and request.donor is not None:
+        image, mask = request.donor
+        hashes["donor_sha256"] = voxel_hash(image.array)
+        hashes["donor_mask_sha256"] = voxel_hash(np.packbits(np.asarray(mask) > 0))
+    return hashes
 
 
 def check_repeatable(
@@ -372,7 +383,13 @@ def check_repeatable(
         )
     if request is None:
         request = SimpleNamespace(**{**dict.fromkeys(OPTIONS), "inside": inside})
-    hashes = _mask_hashes(request)
+    hashes, before = _mask_hashes(request, lent=True), entry.get("input", {})
+    if "donor_sha256" in before and any(
+        hashes.get(k) != before.get(k) for k in ("donor_sha256", "donor_mask_sha256")
+    ):
+        raise InputError(
+            "the edit took the tissue of a donor: give the same one again (--donor IMAGE2 MASK2)"
+        )
     for name, row in OPTIONS.items():
         key = f"{name}_sha256"
         if row.kind == "mask" and hashes.get(key) != entry.get("input", {}).get(key):

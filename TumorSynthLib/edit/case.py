@@ -61,6 +61,10 @@ class Case:
         margin, multiple = float(self.bundle.json["margin_mm"]), self.bundle.grid_multiple
         return Region.around(self.volume, mask, self.bundle.spacing, margin, multiple, window=self.window)
 
+    def region_in(self, volume: Volume, mask: np.ndarray) -> Region:
+        """The window around a mask (K, J, I) of another image, on the same model's grid."""
+        return replace(self, volume=volume, window=None).region(mask)
+
     @cached_property
     def source(self) -> Region:
         """The window around the tumour."""

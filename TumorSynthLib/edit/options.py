@@ -154,6 +154,8 @@ class EditRequest:
     :param strength: how far the voxels of a tumour that is there may be moved for features, in 4 local standard deviations;
         0: seven numbers only, 1: drawn anew. None is 0.3 for `retexture` and without a model, and else 1.
     :param reachable: find how far each asked feature could go, too, by the tumour's own tissue.
+    :param priority: "look": a donor lends its tissue; "features": its contour's features are drawn until they are reached. None
+        is "look" for `retexture`, and else "features".
     :param engine: "bridge" or "exemplar"; None chooses (see `edit.plan.choose_engine`).
     :param mass_effect: mm around the tumour within which the tissue makes room for it; 0: nothing around it moves.
     :param core: share of the volume of a mask drawn by `shape` that is its core, with a label of its own; 0: none.
@@ -246,6 +248,10 @@ class EditRequest:
     reachable: bool = option(
         False, "switch", "tell the lowest and highest value that the tumour's own tissue allows each asked feature",
         ("synthesize", "retexture"), engines=("exemplar",), flag="--reachable", slicer="reachable",
+    )  # fmt: skip
+    priority: str | None = option(
+        None, "choice", "of a donor: look (its tissue is lent) or features (drawn until they are reached; default: look)",
+        ("synthesize", "retexture"), choices=("look", "features"), flag="--priority", slicer="priority",
     )  # fmt: skip
     engine: str | None = option(
         None, "choice", "what draws: bridge, the network, or exemplar, the image's own tissue (default: what suits the edit)",

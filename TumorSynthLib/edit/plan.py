@@ -22,13 +22,14 @@ from TumorSynthLib.placement import Part, centre_of_mass, found_place, grown, mo
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.region import Region
 from TumorSynthLib.shaping import Form
-from TumorSynthLib.volume import check_image, check_mask
+from TumorSynthLib.volume import Volume, check_image, check_mask
 
 #: A shape that has been drawn: its mask, what became of the request, warnings.
 Drawn = tuple[Part, Form, list[str]]
 
 
 KEPT = 0.3  # strength where a tumour is changed: its pattern stays, single voxels may be moved a little
+LOOK = "look"  # priority with which a donor lends its tissue
 DRAWN_ANEW = 1.0  # strength of which nothing of the old tumour stays
 
 
@@ -105,6 +106,8 @@ def _best_engine(edit: str, case: Case, request: EditRequest) -> str:
     if edit == "insert":
         return "exemplar" if request.donor is not None or lenders(case) else "bridge"
     lent = edit == "remove" or (edit in ("move", "reshape") and request.donor is None)
+    of_donor = edit == "synthesize" and request.donor is not None and request.priority == LOOK
+    lent = lent or (of_donor and case.bundle.painted is None)
     return "exemplar" if lent else "bridge"
 
 
@@ -121,6 +124,8 @@ def bound_to(request: EditRequest) -> set[str]:
 
 def of_existing(request: EditRequest) -> EditRequest:
     """The request to a tumour that is there: it keeps its pattern, unless a donor or something else speaks for drawing anew."""
+    if request.donor is not None and not (request.engine or bound_to(request)) and request.priority is None:
+        return replace(request, priority=LOOK)
     if request.donor is not None or request.engine or request.strength is not None or bound_to(request):
         return request
     return replace(request, strength=KEPT)
@@ -142,13 +147,16 @@ def plan_synthesize(case: Case, request: EditRequest) -> Plan:
     engine = choose_engine("synthesize", case, request)
     if engine == "exemplar":
         asked = resolved(request.features)
-        if request.donor is not None or not asked:
+        if request.donor is None and not asked:
             raise InputError(
-                "without the network a tumour can get other features, but no donor's: ask for some, or name a model"
+                "there is nothing to change: ask for features, name a donor, or let a model draw (--model)"
             )
+        if request.donor is not None:
+            _check_donor(case, request)
         warnings = tuple(suitability.check_surroundings(case.mask))
         return _told(case, Plan(
-            "synthesize", request, engine, case.mask, texture_from="own", asked=asked, used=asked, warnings=warnings
+            "synthesize", request, engine, case.mask, texture_from="own" if request.donor is None else "donor", asked=asked,
+            used=asked, warnings=warnings,
         ))  # fmt: skip
     warnings = check_fit(case, case.mask)
     asked = edited(case.population, donor_texture(case, request, case.mask), resolved(request.features))
@@ -232,13 +240,21 @@ def donor_texture(case: Case, request: EditRequest, new: np.ndarray) -> dict[str
     """The donor's texture as a request for a new mask: as a tumour of its size would have it."""
     if request.donor is None:
         return {}
-    image, mask = request.donor
-    check_image(image)
-    mask = check_mask(parts(case.bundle, mask, request.region)[0], image)
-    suitability.modality_of(case.bundle, case.modality, image)  # raises where it has another one
+    image, mask = _check_donor(case, request)
     region = Region.around(image, mask, case.bundle.spacing)
     found = Case.measure(replace(case, volume=image), mask, region, TEXTURE_CLASSES)
     return texture_of(case.population, found, image.volume_of(mask), case.volume.volume_of(new))
+
+
+def _check_donor(case: Case, request: EditRequest) -> tuple[Volume, np.ndarray]:
+    """The donor's image and mask. Raises InputError where it is damaged, or of another modality."""
+    image, mask = request.donor
+    check_image(image)
+    if case.bundle is None:
+        return image, check_mask(mask, image)
+    mask = check_mask(parts(case.bundle, mask, request.region)[0], image)
+    suitability.modality_of(case.bundle, case.modality, image)  # raises where it has another one
+    return image, mask
 
 
 def _texture_from(request: EditRequest, form: Form | None) -> str:

@@ -25,6 +25,7 @@ class Draft:
     :param reached: features measured in it; empty where the engine didn't measure.
     :param device: where it was drawn.
     :param changed: (K, J, I) bool, the voxels that could change; None where they are the mask.
+    :param asked: what was asked, where the engine decides it: features of the tissue that a donor lends.
     :param spread: one standard deviation of each feature, where no population tells it.
     :param misses_told: the warnings name the features that weren't reached.
     :param facts: what the record tells of it, by name.
@@ -39,6 +40,7 @@ class Draft:
     facts: Mapping[str, Any] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)
     misses_told: bool = False
+    asked: Mapping[str, float] | None = None
 
 
 class Engine(Protocol):

@@ -99,6 +99,8 @@ def record(
     with progress.stage("measure"):
         before = _before(case, plan, draft) if draft.reached else {}
     spread, asked, used, reached = case.spread() or draft.spread, plan.asked, plan.used, draft.reached
+    if draft.asked is not None:
+        asked = used = draft.asked
     miss = Miss.of(used, reached, spread).text() if plan.request.solve and not draft.misses_told else ""
     if plan.form is not None:
         spread = {**spread, **shapes}

@@ -17,6 +17,7 @@ from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.texture.engine import Draft
+from TumorSynthLib.texture.exemplar.lent import lent
 from TumorSynthLib.texture.exemplar.planted import carried, inserted
 from TumorSynthLib.texture.exemplar.removal import remove
 from TumorSynthLib.texture.exemplar.sliders import changed
@@ -39,6 +40,8 @@ class Exemplar:
         """Healthy tissue in place of the tumour, or the tumour itself with the asked features."""
         if plan.target is None:
             return self._healthy(case, plan, seed, progress)
+        if plan.edit == "synthesize" and plan.request.donor is not None:
+            return lent(case, plan, seed, progress)
         if plan.edit == "synthesize":
             return changed(case, plan, seed, progress)
         return self._planted(case, plan, seed, progress)

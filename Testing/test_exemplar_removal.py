@@ -274,3 +274,23 @@ def test_real_tumours_go(shared_data, case, is_ct):
     assert 0.4 < strength[0] / strength[1] < 2  # the ring of a nodule holds the hilum
     low, high = np.percentile(image[ring], [1, 99])
     assert ((result.values[mask] >= low) & (result.values[mask] <= high)).mean() > 0.9
+
+
+def test_the_scale_of_an_image_without_a_unit_makes_no_difference():
+    """Diffusion maps in mm2/s have values of a thousandth."""
+    image, mask = with_tumour()
+    whole = remove(image + 500, mask, SPACING, is_ct=False).values
+    small = remove((image + 500) * np.float32(2.0**-20), mask, SPACING, is_ct=False).values
+    assert np.allclose(small * 2.0**20, whole, atol=0.01)
+
+
+def test_spacing_in_metres_takes_no_more_memory_than_the_image():
+    image, mask = tissue(), ball(radius_mm=4.0)
+    result = remove(image, mask, (0.03, 0.01, 0.01), is_ct=True, grow_mm=0.0)
+    assert np.isfinite(result.values).all()
+
+
+def test_lending_masks_of_another_grid_are_refused():
+    image, mask = with_tumour()
+    with pytest.raises(InputError, match="lend .* isn't on the image's grid"):
+        remove(image, mask, SPACING, is_ct=True, lend=mask[1:])

@@ -76,6 +76,11 @@ def reach_of(mask: np.ndarray, spacing, config: CandidateConfig) -> float:
     return max(config.reach_mm, config.reach_share * width)
 
 
+def farthest(reach: float, spacing, shape) -> np.ndarray:
+    """Farthest shift along each axis in voxels: none leads out of the image."""
+    return np.minimum(np.floor(reach / np.asarray(spacing)), np.asarray(shape) - 1).astype(int)
+
+
 def find_pieces(
     atlas: Atlas,
     fill,
@@ -142,7 +147,7 @@ class _Search:
         share = (4 / 3) * np.pi * reach**3 / config.most_shifts
         step_mm = max(config.grid_mm, float(share ** (1 / 3))) if size[0] < 3 else config.grid_mm
         self.step = np.maximum(1, np.round(step_mm / size)).astype(int)
-        self.limit = (reach / size).astype(int)
+        self.limit = farthest(reach, size, np.array(atlas.shape) - 2 * atlas.pad)
         grid = grid_points(-(self.limit // self.step), self.limit // self.step + 1) * self.step
         length = np.sqrt(((grid * size) ** 2).sum(1))
         fits = (length <= reach) & _lands(grid, atlas, box)

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from ...errors import InputError
 from . import grain as grain_stage
-from .candidates import CandidateConfig, find_pieces, reach_of
+from .candidates import CandidateConfig, farthest, find_pieces, reach_of
 from .grain import GrainConfig
 from .hole import HoleConfig, hole_of, surroundings
 from .lenders import Atlas, LenderConfig, describe
@@ -27,6 +27,12 @@ from .spatial import dilate, distance, in_plane, near_box
 
 MIRRORS = ((2,), (1,), (1, 2))
 """Axes along which tissue is mirrored as further candidates: in the plane, where noise and anatomy allow it."""
+
+
+FINEST_MM = 0.3
+"""Lengths in mm were chosen on scans of patients; on finer grids (small animals) they shrink with the voxels."""
+SPAN = 1000.0
+"""Images without a unit are worked on with this range, so that nothing depends on how they were scaled."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,25 @@ def remove(
     config = config or RemovalConfig()
     tick = progress or (lambda share: None)
     image, mask, spacing = _checked(image, mask, spacing)
+    for name, given in (("avoid", avoid), ("lend", lend)):
+        if given is not None and np.shape(given) != image.shape:
+            raise InputError(
+                f"the mask {name} {np.shape(given)} isn't on the image's grid {image.shape}: resample it"
+            )
     order = _slices_first(spacing)
     turned = [None if a is None else np.asarray(a).transpose(order) for a in (image, mask, avoid, lend)]
-    space = tuple(spacing[a] for a in order)
+    finer = max(1.0, FINEST_MM / min(spacing))
+    space = tuple(spacing[a] * finer for a in order)
     reach = reach_of(turned[1], space, config.candidates)
     box = near_box(turned[1], space, reach + 4 * max(space[1:]))
     crop = [None if a is None else np.ascontiguousarray(a[box]) for a in turned]
-    crop[0] = _numbers(crop[0])
-    removal = _Removal(*crop, space, is_ct, reach, config, tick)
+    values = _numbers(crop[0])
+    scale = 1.0 if is_ct else SPAN / max(float(np.ptp(values)), np.finfo(np.float32).tiny)
+    removal = _Removal(values * np.float32(scale), *crop[1:], space, is_ct, reach, config, tick)
+    grow_mm, zone_mm = (None if mm is None else mm * finer for mm in (grow_mm, zone_mm))
     values, hole, zone, facts, warnings = removal.run(seed, grow_mm, zone_mm, strict)
+    facts.update({name: round(facts[name] / finer, 3) for name in ("grow_mm", "zone_mm")})
+    values = values / np.float32(scale)
     whole = turned[0].astype(np.float32)
     holes, zones = (np.zeros(whole.shape, bool) for _ in range(2))
     change = hole | zone
@@ -219,11 +235,11 @@ class _Removal:
 
     def _atlas(self, tissue, fill) -> Atlas:
         block = block_size(self.spacing, self.config.shift_map)
-        pad = [int(self.reach / s) + 4 + 2 * int(b) for s, b in zip(self.spacing, block)]
+        pad = farthest(self.reach, self.spacing, fill.shape) + 4 + 2 * block
         at = np.argwhere(fill)
         voxels = int(fill.sum())
         few = tissue.lend.sum() < self.config.mirror_below * voxels and voxels < self.config.mirror_voxels
-        return Atlas(tissue, np.array(pad), (at.min(0) + at.max(0)) / 2, MIRRORS if few else ())
+        return Atlas(tissue, pad, (at.min(0) + at.max(0)) / 2, MIRRORS if few else ())
 
     def _whole_zone(self, labels, hole, zone_mm: float, changeable, atlas: Atlas, pieces):
         """The labels with the zone in all directions: its outer part goes on with the nearest piece."""

@@ -153,7 +153,7 @@ ORDER = (
     ("edit", "provenance", "pace", "series"),
     ("texture",),
     ("editor", "requests", "measurement"),
-    ("report", "report_figures", "report_page", "slices", "series_figures"),
+    ("report", "report_figures", "report_page", "slices", "series_figures", "sheet"),
     ("worker", "exchange"),
     ("console", "outputs", "samples", "commands", "shape_commands", "model_commands", "demo"),
     ("study",),

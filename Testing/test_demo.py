@@ -149,12 +149,12 @@ def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, mon
     assert "not a patient" in page
     names = [
         "removed",
-        "own-features",
-        "a-donors-features",
+        "a-donors-tissue",
         "higher-contrast",
         "lower-contrast",
         "moved",
         "twice-the-volume",
+        "smaller",
         "inserted",
     ]
     steps = ["series-1", "series-2"]
@@ -164,14 +164,15 @@ def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, mon
     assert not is_marked(read_image(out / "original.nii.gz").metadata)
     assert {p.name for p in out.glob("*.nii.gz")} == {
         f"{n}.nii.gz"
-        for n in [*names, *steps, *(f"{n}-mask" for n in [*names[5:], *steps]), "original", "mask"]
+        for n in [*names, *steps, *(f"{n}-mask" for n in [*names[4:], *steps]), "original", "mask"]
     }
     assert all(read_sidecar(out / f"{n}.json")["series"]["named"] == "volume_ml" for n in steps)
+    assert str(out / "edits.png") in shown and (out / "edits.png").read_bytes().startswith(b"\x89PNG")
     assert {p.name for p in out.glob("series*.png")} == {"series.png", "series-contact-sheet.png"}
     assert len((out / "series.csv").read_text().splitlines()) == 3 and "Series of volume_ml" in page
     assert json.loads((out / "features.json").read_text())["features"]
     contrast = [
-        read_sidecar(out / f"{n}.json")["features"]["reached"]["original_glcm_Contrast"] for n in names[3:5]
+        read_sidecar(out / f"{n}.json")["features"]["reached"]["original_glcm_Contrast"] for n in names[2:4]
     ]
     assert contrast[0] > 1.5 * contrast[1]
 

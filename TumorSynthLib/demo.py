@@ -25,11 +25,9 @@ from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
 #: LPS mm, in the left lung away from large vessels: of lung1, and of the phantom.
 LUNG1_TO, PHANTOM_TO = (65.0, -131.0, -627.5), (58.0, 5.0, 5.0)
 GRAINIER, SMOOTHER = 1.6, 0.6  # times the tumour's own GLCM contrast
-GROW_MM = 2.0  # the rim of the tumour that slices of 5 mm show outside its contour
-MARGIN_MM = 20.0  # around the tumour of twice the volume, within which the lung makes room for it
+SHRUNK = 0.6  # times the tumour's own volume
 VALUES = ("0.5x", "1x", "2x")  # of the series: times the tumour's own volume
 DRIVERS = ("mean_intensity", "intensity_sd", "skewness", "entropy", "contrast", "correlation")
-ROUND = 0.75  # sphericity of the inserted tumour
 MEAN, CONTRAST = "original_firstorder_Mean", "original_glcm_Contrast"
 VOLUME = "original_shape_MeshVolume"
 
@@ -68,7 +66,9 @@ def run(
     :raises ModelError: the model is missing.
     """
     from TumorSynthLib.editor import Editor
+    from TumorSynthLib.png import encode_png
     from TumorSynthLib.report import ReportEdit, write_report
+    from TumorSynthLib.sheet import sheet
 
     say = (lambda *text: None) if quiet else print
     editor = Editor(model, device)
@@ -84,7 +84,7 @@ def run(
         staging.file(out / "features.json").write_text(
             as_json({"features": features}) + "\n", encoding="utf-8"
         )
-    shown, told, said = [], {}, set()
+    shown, told, said, pairs = [], {}, set(), []
     for name, (method, request) in _edits(case, features, modality).items():
         images = (case.volume,) if method == "insert" else (case.volume, case.mask)
         with Bar(quiet, title=f"{name:<20} ") as bar:
@@ -97,15 +97,20 @@ def run(
                 say(f"{'':<20}   {warning}")
         said.update(result.warnings)
         old = None if method == "insert" else case.mask
+        pairs.append((case.volume, result.volume, result.mask))
         shown.append(
             ReportEdit(name.capitalize(), case.volume, result, old, editor.population(modality), modality)
         )
     told["series"], lead = _series(out, editor, case, modality, quiet, say)
+    picture = out / "edits.png"
     with Staging() as staging:
         write_report(staging.folder(out), f"Demonstration: {case.name}", shown, lead)
+        staging.file(picture).write_bytes(encode_png(sheet(pairs, modality)))
     seconds = time.perf_counter() - start
+    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(list(told)[: len(pairs)], 1))
+    say(f"\nAll edits, before and after, axial and coronal: {picture.resolve()}\n({numbered})")
     say(
-        f"\nDone in {seconds:.0f} s. Volumes, masks and sidecars: {out.resolve()}\nReport: {(out / 'report.html').resolve()}"
+        f"Done in {seconds:.0f} s. Report: {(out / 'report.html').resolve()}\nVolumes, masks and sidecars: {out.resolve()}"
     )
     return Outcome(
         case.name, case.real, str(out.resolve()), str((out / "report.html").resolve()), seconds, told, note
@@ -157,20 +162,19 @@ def _edits(case: Case, features: Mapping[str, float], modality: str) -> dict[str
         asked = {MEAN: features[MEAN], CONTRAST: factor * features[CONTRAST]}
         return EditRequest(features=asked, modality=modality)
 
+    def sized(factor: float) -> EditRequest:
+        return EditRequest(features={"volume_ml": factor * ml}, modality=modality, nearest=True)
+
     ml = measured_shape(case.mask, case.volume.spacing)[VOLUME] / 1000
-    grown = EditRequest(
-        features={"volume_ml": 2 * ml}, modality=modality, grow=GROW_MM, nearest=True, mass_effect=MARGIN_MM
-    )
-    wanted = {"volume_ml": ml, "sphericity": ROUND, MEAN: features[MEAN]}
-    inserted = EditRequest(features=wanted, modality=modality, at=case.to, nearest=True)
+    inserted = EditRequest(features={"volume_ml": ml}, modality=modality, at=case.to, nearest=True)
     return {
-        "removed": ("remove", EditRequest(modality=modality, grow=GROW_MM)),
-        "own features": ("synthesize", EditRequest(donor=(case.volume, case.mask), modality=modality)),
-        "a donor's features": ("retexture", EditRequest(donor=case.donor, modality=modality)),
-        "higher contrast": ("synthesize", texture(GRAINIER)),
-        "lower contrast": ("synthesize", texture(SMOOTHER)),
-        "moved": ("move", EditRequest(to=case.to, modality=modality, grow=GROW_MM)),
-        "twice the volume": ("reshape", grown),
+        "removed": ("remove", EditRequest(modality=modality)),
+        "a donor's tissue": ("retexture", EditRequest(donor=case.donor, modality=modality)),
+        "higher contrast": ("retexture", texture(GRAINIER)),
+        "lower contrast": ("retexture", texture(SMOOTHER)),
+        "moved": ("move", EditRequest(to=case.to, modality=modality, nearest=True)),
+        "twice the volume": ("reshape", sized(2.0)),
+        "smaller": ("reshape", sized(SHRUNK)),
         "inserted": ("insert", inserted),
     }
 
@@ -184,7 +188,7 @@ def _series(out: Path, editor, case: Case, modality: str, quiet: bool, say) -> t
     from TumorSynthLib.series_figures import section, series_pictures, there_and_back
 
     start = time.perf_counter()
-    request = EditRequest(modality=modality, grow=GROW_MM, nearest=True)
+    request = EditRequest(modality=modality, nearest=True)
     with Bar(quiet, title=f"{'series':<20} ") as bar:
         bar.pace = Pace.of("series", request, len(VALUES))
         results = editor.series(case.volume, case.mask, "volume_ml", VALUES, request, bar)

@@ -54,9 +54,9 @@ def series_pictures(
             0.0,
         )
         columns.append([outlined(crop, plane, centre[plane.axis], window, PANEL) for plane in PLANES])
-    labels = [_label(value) for value in values]
-    frames = [_below(label, _row(pictures)) for label, pictures in zip(labels, columns)]
-    sheet = _row([_column([_fitted(label, _HEIGHT), *pictures]) for label, pictures in zip(labels, columns)])
+    labels = [label(value) for value in values]
+    frames = [_below(label, row(pictures)) for label, pictures in zip(labels, columns)]
+    sheet = row([column([_fitted(label, _HEIGHT), *pictures]) for label, pictures in zip(labels, columns)])
     return frames, sheet
 
 
@@ -103,7 +103,7 @@ def _box(view: np.ndarray, crop: Crop) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _label(value: float) -> np.ndarray:
+def label(value: float) -> np.ndarray:
     """(H, W, 3) picture of a number."""
     columns = []
     for character in f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-"):
@@ -115,7 +115,7 @@ def _label(value: float) -> np.ndarray:
 
 
 def _below(label: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    return _column([_fitted(label, _HEIGHT), picture])
+    return column([_fitted(label, _HEIGHT), picture])
 
 
 def _fitted(picture: np.ndarray, height: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def _fitted(picture: np.ndarray, height: int) -> np.ndarray:
     return np.pad(picture, margins, constant_values=BACKGROUND)
 
 
-def _row(pictures: Sequence[np.ndarray]) -> np.ndarray:
+def row(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Side by side, each in the middle."""
     height = max(p.shape[0] for p in pictures)
     parts = []
@@ -136,5 +136,5 @@ def _row(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.hstack(parts)
 
 
-def _column(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(np.swapaxes(_row([np.swapaxes(p, 0, 1) for p in pictures]), 0, 1))
+def column(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return np.ascontiguousarray(np.swapaxes(row([np.swapaxes(p, 0, 1) for p in pictures]), 0, 1))

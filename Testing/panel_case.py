@@ -123,7 +123,13 @@ class Case:
 
     def close(self) -> None:
         self.panel.cleanup()
-        for name in ("inputVolumeSelector", "segmentSelector", "pointSelector", "insideSelector"):
+        for name in (
+            "inputVolumeSelector",
+            "segmentSelector",
+            "pointSelector",
+            "insideSelector",
+            "lendSelector",
+        ):
             getattr(self.ui, name).setMRMLScene(None)
         for name in ("donorVolumeSelector", "donorSegmentSelector"):
             getattr(self.ui, name).setMRMLScene(None)

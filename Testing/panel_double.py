@@ -147,6 +147,13 @@ class FakeLogic:
     def suggestModel(self, volumeNode, segmentationNode=None, segmentID=""):
         return "lung-nodule-ct"
 
+    def chooseModel(self, volumeNode, segmentationNode=None, segmentID=""):
+        self._note("chooseModel", volumeNode.GetName(), segmentID)
+        found = self.suggestModel(volumeNode, segmentationNode, segmentID)
+        return api.ModelChoice(
+            found or api.NO_MODEL, "nothing says which organ this is" if not found else "chosen"
+        )
+
     # Before an edit
 
     def check(self, edit, volumeNode, segmentationNode=None, segmentID="", modelID="", **options):

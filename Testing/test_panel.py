@@ -375,8 +375,11 @@ def test_the_line_above_generate():
     from panel_double import api
 
     with measured() as case:
-        case.task("textureButton")
+        case.task("shapeButton")
+        case.widget("volume_ml_slider").value = 700
+        case.settle()
         assert case.ui.estimateLabel.text == "On the processor, about 6 s, 900 MB of memory."
+        case.task("textureButton")
         case.logic.nextCheck = api.Check(
             device="cuda", seconds=0.4, bytes=2e9, warnings=("the slices are thick",), missing=("PyTorch",),
             used={"original_glcm_Contrast": 12.0},
@@ -403,12 +406,115 @@ def test_an_edit_that_can_not_be_done_says_why():
 
 
 def test_a_user_who_declines_the_packages_loses_nothing():
+    from panel_double import api
+
     with measured() as case:
-        case.task("removeButton")
+        case.logic.nextCheck = api.Check(missing=("PyTorch",))
         case.logic.missing = ["PyTorch"]
+        case.task("removeButton")
         case.ui.generateButton.click()
         assert case.logic.called("installDependencies") and len(case.logic.jobs) == 1
         assert case.ui.generateButton.enabled and "Nothing was installed" in case.ui.outcomeLabel.text
+
+
+def test_what_needs_no_package_asks_for_none():
+    from panel_double import api
+
+    with measured() as case:
+        case.logic.missing = ["PyTorch"]  # of the edits with a network
+        case.logic.nextCheck = api.Check(engine="exemplar")
+        case.task("removeButton")
+        assert case.ui.estimateLabel.text == ""  # no invented duration
+        case.ui.generateButton.click()
+        assert not case.logic.called("installDependencies") and case.logic.jobs[-1].edit == "remove"
+
+
+def test_nothing_is_generated_while_nothing_is_asked():
+    with measured() as case:
+        case.task("textureButton")
+        assert "Nothing is asked for" in case.ui.generateButton.toolTip
+        case.widget("contrast_slider").value = 700
+        case.settle()
+        assert case.ui.generateButton.enabled
+
+
+def test_what_is_asked_of_one_edit_is_not_asked_of_another():
+    with measured() as case:
+        case.task("insertButton")
+        place(case)
+        case.widget("volume_ml_spin").value = 3.0
+        case.widget("contrast_spin").value = 5.0
+        case.settle()
+        for button in ("shapeButton", "textureButton"):
+            case.task(button)
+            assert not case.ui.generateButton.enabled and not case.panel.editSection.features.changes()
+
+
+def test_the_pattern_is_kept_as_far_as_told():
+    """70 % by default; the network's own options are shown and sent only where it draws."""
+    with measured() as case:
+        case.task("textureButton")
+        case.widget("contrast_slider").value = 700
+        case.settle()
+        case.ui.generateButton.click()
+        options = last(case)[2]
+        assert options["strength"] == pytest.approx(0.3) and "samples" not in options
+        assert case.ui.samplesSpinBox.isHidden()
+        case.logic.jobs[-1].cancel()
+        case.ui.keepSpinBox.value = 0
+        case.settle()
+        case.ui.generateButton.click()
+        assert last(case)[2]["strength"] == 1.0 and last(case)[2]["samples"] == 1
+        assert not case.ui.samplesSpinBox.isHidden()
+
+
+def test_tissue_is_taken_from_a_segment():
+    with measured() as case:
+        case.task("removeButton")
+        case.ui.lendSelector.setCurrentNode(case.segmentation)
+        case.settle()
+        case.ui.generateButton.click()
+        assert last(case)[2]["lend"] == (case.segmentation, case.segmentID)
+
+
+def test_the_model_follows_the_case():
+    from panel_double import FakeLogic, api
+
+    logic = FakeLogic()
+    fitting = {"lung1": "lung-nodule-ct", "brain1": ""}
+    logic.suggestModel = lambda volume, *rest: fitting[volume.GetName()]
+    with measured(logic) as case:
+        assert case.panel.parameters.modelID == "lung-nodule-ct"
+        brain, segmentation, _ = panel_case.addTumour("brain1")
+        case.choose(brain, segmentation)
+        assert (
+            case.panel.parameters.modelID == api.NO_MODEL and case.ui.modelSelector.currentText == "No model"
+        )
+        case.task("removeButton")
+        assert "nothing says which organ" in case.ui.warningLabel.text and case.ui.generateButton.enabled
+        case.task("shapeButton")
+        assert "needs a model" in case.ui.generateButton.toolTip
+        selector = case.ui.modelSelector
+        selector.activated.emit(selector.findData("sarcoma"))  # as the user says, until there is another case
+        case.settle()
+        assert case.panel.parameters.modelID == "sarcoma" and case.ui.warningLabel.text == ""
+        case.choose(case.volume, case.segmentation)
+        assert case.panel.parameters.modelID == "lung-nodule-ct"
+
+
+def test_a_removed_tumour_is_not_measured_and_not_edited():
+    with measured() as case:
+        case.segmentation.GetSegmentation().GetSegment(case.segmentID).SetTag("TumorSynth.removed", "Tumour")
+        case.segmentation.GetSegmentation().Modified()
+        case.panel.parametersChanged()
+        case.settle()
+        assert "was removed" in case.ui.measureMessage.text and not case.ui.measureButton.enabled
+        assert not case.ui.featureTree.visible
+        for button in ("removeButton", "textureButton", "shapeButton", "moveButton"):
+            case.task(button)
+            assert "no tumour any more" in case.ui.generateButton.toolTip
+        case.task("insertButton")
+        assert "Place the new centre" in case.ui.generateButton.toolTip
 
 
 # Text and size

@@ -42,7 +42,10 @@ def test_what_is_not_measured_can_not_be_kept():
 def test_presets_set_what_they_name():
     rows, volume = list(ROWS.values()), ROWS["volume_ml"]
     assert preset("half", rows, {volume.name: 8000.0}) == {"volume_ml": (SET, 4.0)}
-    assert preset("half", rows, {}) == {}
+    assert preset("half", rows, {}) == {"volume_ml": (SET, ROWS["volume_ml"].percentiles[25])}
+    name = ROWS["contrast"].name
+    assert preset("rough", rows, {name: 8.0})["contrast"] == (SET, 16.0)  # relative to this tumour
+    assert preset("round", rows, {ROWS["sphericity"].name: 0.95})["sphericity"] == (SET, 1.0)
     assert preset("round", rows, {}) == {"sphericity": (SET, ROWS["sphericity"].percentiles[95])}
     typical = preset("typical", rows, {})
     assert (

@@ -30,7 +30,7 @@ def test_the_panel_imports_neither_the_engine_nor_torch(path):
     tops = {name.split(".")[0] for name in imports(path)}
     assert tops <= {"qt", "slicer", "vtk", "TumorSynthSlicer"} | set(sys.stdlib_module_names)
     ours = {name for name in imports(path) if name.startswith("TumorSynthSlicer.")}
-    assert all(name.split(".")[1].startswith(("panel", "parameters")) for name in ours)
+    assert all(name.split(".")[1].startswith(("panel", "parameters", "rows")) for name in ours)
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=name_of)

@@ -234,7 +234,7 @@ class EditRequest:
     )
     lend: np.ndarray | None = option(
         None, "mask", "take healthy tissue from there only, e.g. from the organ", _CLEARED, engines=("exemplar",),
-        flag="--lend",
+        flag="--lend", slicer="lend",
     )  # fmt: skip
     avoid: np.ndarray | None = option(
         None, "mask", "other tumours (all labels): they neither lend tissue nor change", _CLEARED, engines=("exemplar",),

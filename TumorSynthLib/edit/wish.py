@@ -89,11 +89,17 @@ def nearest(population: Population | None, asked: Mapping[str, float], region: R
 
     :param region: whose mask the tumour is drawn into: its size bounds some features.
     """
+    return nearest_at(population, asked, int(region.mask.sum()), float(np.prod(region.spacing)))
+
+
+def nearest_at(
+    population: Population | None, asked: Mapping[str, float], voxels: int, voxel_volume: float
+) -> Wish:
+    """As `nearest`, for a tumour of so many voxels of so many mm³ on the model's grid."""
     known = {n: value for n, value in asked.items() if population is not None and n in population.names}
     if population is None or not known:
         return Wish(dict(asked))
-    voxel_volume = float(np.prod(region.spacing))
-    found = population.project(known, voxels=int(region.mask.sum()), voxel_volume=voxel_volume)
+    found = population.project(known, voxels=voxels, voxel_volume=voxel_volume)
     spread = {name: float(s) for name, s in zip(population.names, population.std)}
     moved = {n: (b - a) / max(spread[n], 1e-12) for n, (a, b) in found.changed.items()}
     large = sorted((n for n in moved if abs(moved[n]) > NOTED), key=lambda n: -abs(moved[n]))

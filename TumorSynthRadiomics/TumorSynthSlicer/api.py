@@ -17,10 +17,21 @@ from typing import Any, Optional, Protocol
 from TumorSynthLib.edit.edits import EDITS as _EDITS
 from TumorSynthLib.edit.options import OPTIONS as _OPTIONS
 
-from .rows import Check, FeatureRow, HistoryEntry, Measurement, ModelRow, Outcome
+from .rows import (
+    NO_MODEL,
+    NO_MODEL_EDITS,
+    Check,
+    FeatureRow,
+    HistoryEntry,
+    Measurement,
+    ModelChoice,
+    ModelRow,
+    Outcome,
+)  # fmt: skip
 
 __all__ = [
-    "EDITS", "OPTIONS", "STAGES", "Check", "FeatureRow", "HistoryEntry", "Job", "Logic", "Measurement", "ModelRow",
+    "EDITS", "NO_MODEL", "NO_MODEL_EDITS",
+    "OPTIONS", "STAGES", "Check", "FeatureRow", "HistoryEntry", "Job", "Logic", "Measurement", "ModelChoice", "ModelRow",
     "Outcome", "ProgressCallback",
 ]  # fmt: skip
 
@@ -121,6 +132,13 @@ class Logic(Protocol):
         'lung-nodule-ct'
         """
 
+    def chooseModel(self, volumeNode, segmentationNode=None, segmentID: str = "") -> ModelChoice:
+        """The model for a tumour and why: `suggestModel` with `NO_MODEL`, with which it can be measured, removed and changed.
+
+        >>> logic.chooseModel(volumeNode, segmentationNode, "nodule").reason
+        'chosen for lung'
+        """
+
     def assignRegions(
         self, modelID: str, segmentationNode, regions: Mapping[str, str] | None = None
     ) -> dict[str, str]:
@@ -208,7 +226,7 @@ class Logic(Protocol):
         """Begin an edit (or measure) in the worker process and return at once.
 
         Exactly one of onDone, onError, onCancel is called, once, in the main thread. Raises if the input can't be used or
-        another edit is under way. An empty modelID takes `suggestModel`'s.
+        another edit is under way. An empty modelID takes `chooseModel`'s, `NO_MODEL` none.
 
         >>> job = logic.start("remove", volumeNode, segmentationNode, "nodule", "lung-nodule-ct",
         ...               onProgress=lambda stage, fraction, remaining: None, onDone=print, steps=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,6 @@ from .api import EDITS, OPTIONS, Check
 from .geometry import toLPS
 
 OUTPUTS = ("inPlace", "newVolume", "syntheticCopy")
-NOTED = 0.05  # population standard deviations from which a changed request is told
 
 
 def checkOptions(edit: str, options: Mapping[str, Any]) -> None:
@@ -81,31 +81,62 @@ def checkRequest(edit: str, options: Mapping[str, Any]) -> EditRequest:
     return request
 
 
-def check(edit: str, editor, volume, mask, options: Mapping[str, Any], device: str) -> Check:
+def engineOf(edit: str, request: EditRequest, bundle) -> str:
+    """Name of the engine that an edit takes; "bridge" is the network, which needs torch."""
+    from TumorSynthLib.edit.plan import choose_engine, of_existing
+
+    if edit == "retexture":
+        edit, request = "synthesize", of_existing(request)
+    return choose_engine(edit, request, bundle is not None)
+
+
+def check(
+    edit: str, editor, modality: tuple[str, list[str]], volume, mask, options: Mapping[str, Any], device: str
+) -> Check:
     """What an edit with a checked input takes.
 
-    :param editor: the engine's `Editor`. :param mask: (K, J, I) bool; None for insert. :param device: as asked.
+    :param editor: the engine's `Editor`. :param modality: of the image, and warnings about it.
+    :param volume: the image or a part of it around the tumour. :param mask: (K, J, I) bool on it; None for insert.
+    :param device: as asked.
     :raises InputError, ModelError: it can't be done.
     """
-    request = checkRequest(edit, options)
-    modality, warnings = suitability.modality_of(editor.bundle, request.modality, volume)
+    request, bundle = checkRequest(edit, options), editor.bundle
+    engine, (name, warnings) = engineOf(edit, request, bundle), modality
+    if engine == "exemplar":
+        warnings = warnings + suitability.check_surroundings(mask)
+        return Check(
+            modality=name, voxels=int(mask.sum()), warnings=tuple(dict.fromkeys(warnings)), engine=engine
+        )
     if mask is None:
-        return Check(modality=modality, device=_device(device), warnings=tuple(warnings))
-    warnings = warnings + suitability.check_fit(volume, mask, editor.bundle)
-    rough = suitability.estimate(volume, mask, editor.bundle, request.steps)
+        rough = _ofNew(request, bundle)
+        return Check(modality=name, device=_device(device), warnings=tuple(warnings), engine=engine, **rough)
+    warnings = warnings + suitability.check_fit(volume, mask, bundle)
+    rough = suitability.estimate(volume, mask, bundle, request.steps)
     used = {}
     if edit in ("synthesize", "retexture") and request.features:
-        used, more = _feasible(editor, modality, resolved(request.features), volume, mask)
-        warnings += more
+        wish = _nearest(editor.population(name), resolved(request.features), volume, mask, bundle)
+        used, warnings = {n: float(b) for n, (a, b) in wish.changed.items()}, warnings + list(wish.warnings)
     return Check(
-        modality=modality,
+        modality=name,
         device=_device(device),
         seconds=rough["seconds"] * runsOf(edit, request, options),
         bytes=rough["bytes"],
         voxels=int(rough["voxels"]),
         warnings=tuple(dict.fromkeys(warnings)),
         used=used,
+        engine=engine,
     )
+
+
+def _ofNew(request: EditRequest, bundle) -> dict[str, float]:
+    """Seconds and bytes for a new tumour of the asked volume; nothing where no volume is asked."""
+    size = split(request.features)[1].get("original_shape_MeshVolume")
+    if not size:
+        return {}
+    margin = 2 * float(bundle.json["margin_mm"])
+    extent = (float(size) * 6 / math.pi) ** (1 / 3) + margin  # mm, of a ball with its surroundings
+    voxels = math.prod(extent / d for d in bundle.spacing)
+    return suitability.estimate_of(voxels, bundle, request.steps)
 
 
 def runsOf(edit: str, request: EditRequest, options: Mapping[str, Any]) -> int:
@@ -115,27 +146,13 @@ def runsOf(edit: str, request: EditRequest, options: Mapping[str, Any]) -> int:
     return runs * (len(options["values"]) if edit == "series" else 1)
 
 
-def _feasible(
-    editor, modality: str, asked: Mapping[str, float], volume, mask
-) -> tuple[dict[str, float], list[str]]:
-    """The nearest request that a tumour can meet where it isn't the asked one, and what is unusual about it."""
-    population = editor.population(modality)
-    known = {name: value for name, value in asked.items() if population and name in population.names}
-    if not known:
-        return {}, []
-    feasible = population.project(known)
-    spread = dict(zip(population.names, population.std))
-    moved = {n: b for n, (a, b) in feasible.changed.items() if abs(b - a) > NOTED * max(spread[n], 1e-12)}
-    warnings = []
-    if moved:
-        warnings.append(_("no tumour has all of these features at once: the nearest request will be used"))
-    if feasible.distance_percentile > 99:
-        warnings.append(
-            _(
-                "the request is farther from the middle of the model's tumours than {share:.0f} % of them"
-            ).format(share=feasible.distance_percentile)
-        )
-    return {name: float(value) for name, value in moved.items()}, warnings
+def _nearest(population, asked: Mapping[str, float], volume, mask, bundle):
+    """The nearest request that a tumour of this size can meet, as the engine finds it."""
+    from TumorSynthLib.edit.wish import nearest_at
+
+    voxel = math.prod(bundle.spacing)
+    voxels = round(int(mask.sum()) * math.prod(volume.spacing) / voxel)
+    return nearest_at(population, asked, voxels, voxel)
 
 
 def _device(asked: str) -> str:

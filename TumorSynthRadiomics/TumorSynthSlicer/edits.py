@@ -18,8 +18,10 @@ from . import history, nodes, segments, subject
 from .api import Measurement, Outcome
 from .checks import checkOptions, checkRequest, engineOptions
 from .geometry import volumeMatrix, worldMatrix
+from .rows import NO_MODEL
 from .worker_client import Exchange
 
+IMAGE_OPTIONS = ("donor", "inside", "lend", "avoid")
 DONE = ("asked", "used", "reached", "before", "differences", "spread", "timing", "provenance")
 
 
@@ -30,7 +32,7 @@ class Input:
     :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's options, without images.
     :param copied: the volume is a copy already, so that the segment stays for the original.
     :param region: the one that is edited, where the model has several. :param labels: all of them (see `regions.assign`).
-    :param organ: what a tumour is put inside of, on the volume's grid.
+    :param organ: what a tumour is put inside of, `lend`: where healthy tissue is taken from, on the volume's grid.
     """
 
     edit: str
@@ -46,6 +48,7 @@ class Input:
     region: str = ""
     labels: nodes.Mask | None = None
     organ: nodes.Mask | None = None
+    lend: nodes.Mask | None = None
 
     @classmethod
     def of(
@@ -65,6 +68,7 @@ class Input:
             segment = nodes.segmentID(segmentationNode, segment)
             mask = nodes.maskOf(segmentationNode, segment, volumeNode)
         organ = maskOf(options["inside"], volumeNode) if options.get("inside") else None
+        lend = maskOf(options["lend"], volumeNode) if options.get("lend") else None
         request = engineOptions(edit, options)
         return cls(
             edit,
@@ -77,7 +81,14 @@ class Input:
             dict(options),
             request,
             organ=organ,
+            lend=lend,
         )
+
+    def wanted(self):
+        """The engine's request, without images: which engine takes it and what it costs."""
+        from TumorSynthLib.requests import EditRequest
+
+        return EditRequest(**{n: v for n, v in self.request.items() if n not in IMAGE_OPTIONS})
 
     def nodes(self) -> list:
         """Nodes without which the edit can't be finished."""
@@ -117,10 +128,12 @@ class Transfer:
                 "mask": exchange.sendMask("donor-mask", mask),
             }
             request["donor"] = donor
-        if given.organ is not None:
-            request["inside"] = exchange.sendMask("inside", given.organ)
+        for name, mask in (("inside", given.organ), ("lend", given.lend)):
+            if mask is not None:
+                request[name] = exchange.sendMask(name, mask)
         message = {
-            "command": "measure" if given.edit == "measure" else "edit", "edit": given.edit, "model": given.modelID,
+            "command": "measure" if given.edit == "measure" else "edit", "edit": given.edit,
+            "model": None if given.modelID == NO_MODEL else given.modelID,
             "device": given.options.get("device") or "auto", "estimate": self._estimate, "request": request,
             "volume": exchange.entry(volumeKey(given.volumeNode), given.volume),
         }  # fmt: skip
@@ -261,6 +274,7 @@ def repetition(entry) -> Input:
     return Input(
         record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node),
         entry.usedMask(), options, request, True, record.get("region", ""), entry.usedLabels(), entry.usedOrgan(),
+        entry.usedLend(),
     )  # fmt: skip
 
 
@@ -293,7 +307,7 @@ def removedSegments(given: Input) -> list[str]:
 def payload(given: Input, result: Mapping[str, Any], states, removed=()) -> dict[str, Any]:
     """What the history keeps to undo, redo and repeat an edit."""
     kept: dict[str, Any] = {"change": result["changeText"], "removed": list(removed)}
-    for name, mask in (("mask", given.mask), ("organ", given.organ)):
+    for name, mask in (("mask", given.mask), ("organ", given.organ), ("lend", given.lend)):
         if mask is not None:
             kept[name] = {"box": [[s.start, s.stop] for s in mask.box], "bits": delta.pack(mask.array)}
     if given.labels is not None:
@@ -350,7 +364,7 @@ def plainOptions(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON knows them; nodes as their IDs."""
     kept: dict[str, Any] = {}
     for name, value in options.items():
-        if name in ("donor", "inside"):
+        if name in ("donor", "inside", "lend"):
             value = [part if isinstance(part, str) else part.GetID() for part in value] if value else None
         elif isinstance(value, Mapping):
             value = {str(k): v if isinstance(v, str) else float(v) for k, v in value.items()}

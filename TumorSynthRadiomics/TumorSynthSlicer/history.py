@@ -18,11 +18,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from TumorSynthLib import delta, models
-from TumorSynthLib.errors import InputError
+from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.provenance import plain
 
 from . import nodes, subject
 from .api import HistoryEntry
+from .rows import NO_MODEL
 from .segments import markRemoved, removeSegment, restoreSegment
 
 ENTRY, UNDONE, PREFIX = "TumorSynth.edit", "TumorSynth.undone", "TumorSynth."
@@ -89,6 +90,10 @@ class Entry:
         """The organ that the tumour was to be put inside of."""
         return self._mask("organ")
 
+    def usedLend(self) -> nodes.Mask | None:
+        """Where healthy tissue was taken from."""
+        return self._mask("lend")
+
     def _mask(self, name: str) -> nodes.Mask | None:
         mask = self.payload().get(name)
         if not mask:
@@ -112,6 +117,8 @@ class Entry:
 
         :raises TumorSynthError: it isn't here.
         """
+        if self.record["modelID"] == NO_MODEL:
+            raise ModelError(_("this edit was done without a model"))
         found, region = models.find(self.record["modelID"]), self.record.get("region")
         return found.painting(region) if region else found
 

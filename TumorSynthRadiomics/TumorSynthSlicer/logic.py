@@ -15,11 +15,23 @@ from TumorSynthLib import models, suitability
 from TumorSynthLib.errors import InputError, TumorSynthError
 
 from . import checks, dependencies, edits, history, model_rows, nodes, preview, results, subject
-from .api import Check, FeatureRow, HistoryEntry, Logic, Measurement, ModelRow, Outcome
+from .api import (
+    NO_MODEL,
+    NO_MODEL_EDITS,
+    Check,
+    FeatureRow,
+    HistoryEntry,
+    Logic,
+    Measurement,
+    ModelChoice,
+    ModelRow,
+    Outcome,
+)  # fmt: skip
 from .job import EditJob
 from .regions import assign, assigned
 from .worker_client import WorkerClient
 
+MARGIN = 40.0  # mm around a tumour that its checks look at: more than any model's margin
 POLL_MS = 15  # how often the worker's events are looked for
 
 
@@ -36,6 +48,9 @@ class EditLogic(Logic):
     def __init__(self, client: WorkerClient | None = None):
         self._client = client or WorkerClient()
         self._editors: dict[str, Any] = {}
+        self._modalities: dict[
+            tuple, tuple[str, list[str]]
+        ] = {}  # of the image and model that were checked last
         self._job: EditJob | None = None
         self._previews = preview.Previews(self._client)
         self._jobNodes: list = []
@@ -76,20 +91,30 @@ class EditLogic(Logic):
         return model_rows.featureRows(modelID, modality, edit, region)
 
     def suggestModel(self, volumeNode, segmentationNode=None, segmentID: str = "") -> str:
+        found = self.chooseModel(volumeNode, segmentationNode, segmentID).modelID
+        return "" if found == NO_MODEL else found
+
+    def chooseModel(self, volumeNode, segmentationNode=None, segmentID: str = "") -> ModelChoice:
         try:
-            volume = nodes.volumeOf(volumeNode)
-            mask = None
+            volume, mask, segment = nodes.volumeOf(volumeNode), None, ""
             if segmentationNode is not None:
                 segment = nodes.segmentID(segmentationNode, segmentID)
-                mask = nodes.maskOf(segmentationNode, segment, volumeNode).full(volume.array.shape)
-        except InputError:
-            return ""
-        return model_rows.suggest(volume, mask)
+                mask = nodes.maskOf(segmentationNode, segment, volumeNode)
+        except InputError as error:
+            return ModelChoice(NO_MODEL, str(error))
+        return self._chosen(volume, mask, nodes.textsOf(volumeNode, segmentationNode, segment))
+
+    @staticmethod
+    def _chosen(volume, mask, texts) -> ModelChoice:
+        part = None
+        if mask is not None:
+            volume, part = nodes.around(volume, mask, MARGIN)
+        return model_rows.choose(volume, part, texts)
 
     def assignRegions(
         self, modelID: str, segmentationNode, regions: Mapping[str, str] | None = None
     ) -> dict[str, str]:
-        return assigned(models.find(modelID), segmentationNode, regions)
+        return {} if modelID == NO_MODEL else assigned(models.find(modelID), segmentationNode, regions)
 
     # Before an edit
 
@@ -105,14 +130,31 @@ class EditLogic(Logic):
             editor = self._editor(modelID or self._suggested(given))
             self._checkCan(edit, editor.bundle)
             assign(given, editor.bundle)
-            mask = given.mask.full(given.volume.array.shape) if given.mask is not None else None
-            editor = editor.painting(given.region) if given.region else editor
-            found = checks.check(
-                edit, editor, given.volume, mask, options, options.get("device") or self._client.device
+            volume, mask = (
+                (given.volume, None) if given.mask is None else nodes.around(given.volume, given.mask, MARGIN)
             )
+            editor = editor.painting(given.region) if given.region else editor
+            device = options.get("device") or self._client.device
+            modality = self._modality(editor, given, options.get("modality"))
+            found = checks.check(edit, editor, modality, volume, mask, options, device)
         except (TumorSynthError, ValueError, TypeError) as error:
             return Check(reason=str(error))
-        return replace(found, missing=tuple(self.missingDependencies()))
+        return (
+            found if found.engine == "exemplar" else replace(found, missing=tuple(self.missingDependencies()))
+        )
+
+    def _modality(self, editor, given: edits.Input, wanted: str | None) -> tuple[str, list[str]]:
+        """Modality of an image, and warnings: looked for once, as it takes a look at the whole image."""
+        bundle = editor.bundle
+        model = bundle.sha256 if bundle is not None else ""
+        key = (given.volumeNode.GetID(), edits.stateOf(given.volumeNode), model, given.region, wanted)
+        if key not in self._modalities:
+            if bundle is None:
+                found = suitability.modality_without_model(given.volume, wanted)
+            else:
+                found = suitability.modality_of(bundle, wanted, given.volume)
+            self._modalities = {key: found}
+        return self._modalities[key]
 
     def missingDependencies(self) -> list[str]:
         return dependencies.missing()
@@ -134,7 +176,7 @@ class EditLogic(Logic):
         options = {"modality": modality, "regions": regions}
         given = edits.Input.of("measure", volumeNode, segmentationNode, segmentID, modelID, options)
         modelID = modelID or self._suggested(given)
-        editor = self._editor(modelID) if modelID else None
+        editor = self._editor(modelID) if modelID != NO_MODEL else None
         if editor is not None:
             assign(given, editor.bundle)
             editor = editor.painting(given.region) if given.region else editor
@@ -194,11 +236,12 @@ class EditLogic(Logic):
         if self._job is not None:
             raise InputError(_("an edit is under way: wait for it, or cancel it"))
         given.modelID = given.modelID or self._suggested(given)
-        bundle = models.find(given.modelID) if given.modelID else None
+        bundle = models.find(given.modelID) if given.modelID != NO_MODEL else None
         if given.edit != "measure":
             self._checkCan(given.edit, bundle)
-            self._checkInstalled()
-        if bundle is not None and given.labels is None:  # a repetition has them already
+            if checks.engineOf(given.edit, given.wanted(), bundle) != "exemplar":
+                self._checkInstalled()
+        if given.labels is None:  # a repetition has them already
             assign(given, bundle)
         self._previews.forget()
         transfer = edits.Transfer(given, self._client.exchange, self._estimate(given, bundle))
@@ -381,6 +424,8 @@ class EditLogic(Logic):
         """An engine's editor for checks and measuring, which never loads its network here; a changed model is noticed."""
         from TumorSynthLib.editor import Editor
 
+        if modelID == NO_MODEL:
+            return Editor(None)
         bundle = models.find(modelID)
         editor = self._editors.get(modelID)
         if editor is None or editor.bundle.sha256 != bundle.sha256:
@@ -388,28 +433,31 @@ class EditLogic(Logic):
         return editor
 
     def _suggested(self, given: edits.Input) -> str:
-        mask = given.mask.full(given.volume.array.shape) if given.mask is not None else None
-        modelID = model_rows.suggest(given.volume, mask)
-        if not modelID and given.edit != "measure":
-            raise InputError(
-                _("no model suits this volume: install one for its organ and modality, or choose one")
-            )
-        return modelID
+        texts = nodes.textsOf(given.volumeNode, given.segmentationNode, given.segmentID)
+        found = self._chosen(given.volume, given.mask, texts)
+        if found.modelID == NO_MODEL and given.edit not in NO_MODEL_EDITS:
+            text = _("{edit} needs a model, and {reason}")
+            raise InputError(text.format(edit=given.edit, reason=found.reason))
+        return found.modelID
 
     @staticmethod
     def _checkCan(edit: str, bundle) -> None:
         if edit not in model_rows.editsOf(bundle):
+            if bundle is None:
+                raise InputError(_("{edit} needs a model: choose one").format(edit=edit))
             raise InputError(
                 _("model {model} can't {edit}: choose another model").format(model=bundle.id, edit=edit)
             )
 
     @staticmethod
     def _estimate(given: edits.Input, bundle) -> float | None:
-        if given.edit in ("measure", "insert"):
+        if given.edit in ("measure", "insert") or bundle is None:
             return None
-        mask = given.mask.full(given.volume.array.shape)
-        request = checks.checkRequest(given.edit, given.options)
-        seconds = suitability.estimate(given.volume, mask, bundle, request.steps)["seconds"]
+        request = given.wanted()
+        if checks.engineOf(given.edit, request, bundle) == "exemplar":
+            return None
+        part, mask = nodes.around(given.volume, given.mask, MARGIN)
+        seconds = suitability.estimate(part, mask, bundle, request.steps)["seconds"]
         return seconds * checks.runsOf(given.edit, request, given.options)
 
     def _checkInstalled(self) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 from slicer.i18n import tr as _
 
-from TumorSynthLib import models, suitability
-from TumorSynthLib.errors import TumorSynthError
+from TumorSynthLib import models
 from TumorSynthLib.models import Bundle
+from TumorSynthLib.models.choose import choose as chosen
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
 from TumorSynthLib.requests import STEERABLE
-from TumorSynthLib.resampling import bounding_box
 
 from . import regions
-from .api import EDITS, FeatureRow, ModelRow
+from .api import EDITS, NO_MODEL, NO_MODEL_EDITS, FeatureRow, ModelChoice, ModelRow
 
 LEVELS = (5, 25, 50, 75, 95)
 SHAPE_EDITS = ("reshape", "insert")  # edits that ask for shape features
@@ -58,8 +56,10 @@ def _isUsers(modelID: str) -> bool:
     return (models.user_folder() / modelID).is_dir()
 
 
-def editsOf(bundle: Bundle) -> tuple[str, ...]:
+def editsOf(bundle: Bundle | None) -> tuple[str, ...]:
     """The edits that can be done with a model: new shapes need to know those of its tumours."""
+    if bundle is None:
+        return NO_MODEL_EDITS
     if regions.namesOf(bundle):
         return regions.EDITS
     shapes = bundle.json.get("population") or bundle.json.get("shape")
@@ -79,10 +79,23 @@ def _features(folder: str, sha256: str, modality: str, region: str) -> tuple[Fea
     return tuple(_featureRow(FEATURES[name], byName.get(name), population, unit) for name in names)
 
 
+@lru_cache(maxsize=4)
+def _withoutModel(modality: str) -> tuple[FeatureRow, ...]:
+    """Rows without a population."""
+    byName = {name: (key, factor) for key, (name, factor) in DRIVERS.items()}
+    names = [name for name, _factor in DRIVERS.values()]
+    names += [name for name in FEATURES if name not in byName]
+    unit = "HU" if modality == "CT" else ""
+    return tuple(_featureRow(FEATURES[name], byName.get(name), None, unit) for name in names)
+
+
 def featureRows(
     modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
 ) -> list[FeatureRow]:
     """See `api.Logic.features`."""
+    if modelID == NO_MODEL:
+        rows = _withoutModel(modality or "")
+        return list(rows) if edit in (None, "measure") else [r for r in rows if r.kind == "texture"]
     bundle = models.find(modelID)
     region = region or bundle.regions[0].name
     rows = _features(str(bundle.folder), bundle.sha256, modality or bundle.modalities[0], region)
@@ -156,37 +169,11 @@ def _words(short: str) -> str:
     return "".join(words)
 
 
-def suggest(volume, mask=None) -> str:
-    """Id of the model that suits an image best; empty if none does.
+def choose(volume, mask=None, texts=()) -> ModelChoice:
+    """See `api.Logic.chooseModel`.
 
-    :param volume: the engine's. :param mask: (K, J, I) bool of the tumour, if there is one.
+    :param volume: the engine's. :param mask: (K, J, I) bool of the tumour. :param texts: what is said of them.
     """
-    scored = []
-    for model in models.installed():
-        if not model.error:
-            score = _misfit(models.find(model.id), volume, mask)
-            if score is not None:
-                scored.append((score, model.id))
-    return min(scored)[1] if scored else ""
-
-
-def _misfit(bundle: Bundle, volume, mask) -> float | None:
-    """How badly an image suits a model, in doublings of the spacing and of the tumour's volume; None where it can't be used."""
-    try:
-        modality = suitability.modality_of(bundle, None, volume)[0]
-        if mask is not None:
-            suitability.check_fit(volume, mask, bundle)
-    except TumorSynthError:
-        return None
-    misfit = float(
-        np.mean([abs(math.log2(a / b)) for a, b in zip(sorted(volume.spacing), sorted(bundle.spacing))])
-    )
-    known = (bundle.json.get("population") or {}).get(modality) and not regions.namesOf(bundle)
-    population = bundle.population(modality) if known else None
-    sizes = _populationValues("original_shape_MeshVolume", population)
-    if mask is None or sizes is None:
-        return misfit
-    box = bounding_box(mask)
-    size = np.count_nonzero(mask[box]) * float(np.prod(volume.spacing))
-    low, high = np.percentile(sizes, [5, 95])
-    return misfit + max(0.0, math.log2(low / size), math.log2(size / high))
+    here = [models.find(model.id) for model in models.installed() if not model.error]
+    found = chosen(here, volume, mask, texts)
+    return ModelChoice(found.model_id or NO_MODEL, found.reason)

@@ -6,11 +6,12 @@ tumour's size and not on the volume's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
@@ -77,6 +78,9 @@ def volumeOf(volumeNode) -> Volume:
     checkVolume(volumeNode)
     spacing, origin, direction = lpsGeometry(volumeMatrix(volumeNode), volumeNode.GetName())
     marked = {"synthetic": "true"} if volumeNode.GetAttribute(SYNTHETIC) == "true" else {}
+    for key, tag in (("0008|0060", "Modality"), ("0018|0015", "BodyPartExamined")):
+        if volumeNode.GetAttribute(f"DICOM.{tag}"):
+            marked[key] = volumeNode.GetAttribute(f"DICOM.{tag}")
     return Volume(volumeArray(volumeNode), spacing, origin, direction, marked)
 
 
@@ -104,6 +108,32 @@ def segmentID(segmentationNode, given: str = "") -> str:
             _("{name} has no segment {segment}: choose another").format(name=name, segment=given)
         )
     raise InputError(_("{name} has several segments: choose the tumour's").format(name=name))
+
+
+def around(volume: Volume, mask: Mask, margin: float) -> tuple[Volume, np.ndarray]:
+    """The part of a volume within so many mm of a mask's box, and the mask (K, J, I) on it; what costs no more in a large one.
+
+    The part's origin is that of the whole.
+    """
+    room = [int(np.ceil(margin / d)) + 2 for d in volume.spacing[::-1]]
+    box = tuple(
+        slice(max(0, s.start - r), min(n, s.stop + r)) for s, r, n in zip(mask.box, room, volume.array.shape)
+    )
+    part = replace(volume, array=volume.array[box])
+    there = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(mask.box, box))
+    return part, Mask(there, mask.array).full(part.array.shape)
+
+
+def textsOf(volumeNode, segmentationNode, segment: str) -> list[str]:
+    """What names and terminology say of an image and a tumour."""
+    texts = [volumeNode.GetName() or ""]
+    if segmentationNode is not None:
+        item = segmentationNode.GetSegmentation().GetSegment(segment)
+        entry = vtk.reference("")
+        texts += [segmentationNode.GetName() or "", item.GetName() if item is not None else ""]
+        if item is not None and item.GetTag("TerminologyEntry", entry):
+            texts.append(str(entry))
+    return texts
 
 
 def isRemoved(segmentationNode, segment: str) -> bool:

@@ -28,6 +28,7 @@ from TumorSynthSlicer.panel_result import ResultSection
 from TumorSynthSlicer.panel_tumour import TumourSection
 from TumorSynthSlicer.panel_widgets import Dialogs, segmentExists, setMessage
 from TumorSynthSlicer.parameters import PanelParameters
+from TumorSynthSlicer.rows import NO_MODEL, NO_MODEL_EDITS
 
 
 class Panel(VTKObservationMixin):
@@ -220,7 +221,15 @@ class Panel(VTKObservationMixin):
     def modelEdits(self) -> tuple:
         """What the chosen model can do; empty if that isn't known."""
         chosen = self.parameters.modelID if self.parameters is not None else ""
+        if chosen == NO_MODEL:
+            return NO_MODEL_EDITS
         return next((row.edits for row in self.models() if row.id == chosen), ())
+
+    def cannot(self) -> str:
+        """Why the chosen model can't do the chosen edit, and what to do."""
+        if self.parameters.modelID == NO_MODEL:
+            return _("This edit needs a model: choose one that is meant for this organ under 1 Tumour.")
+        return _("The chosen model can't do this edit: choose another model, or another edit.")
 
     def rows(self) -> list:
         """The feature table of the chosen model, asked for once for each model, modality and region."""
@@ -242,7 +251,7 @@ class Panel(VTKObservationMixin):
         if segment and not segmentExists(p.segmentation, p.segmentID):
             return _("Choose the tumour's segment under 1 Tumour.")
         if not p.modelID:
-            return _("There is no model: install one under Models.")
+            return _("Choose a model under 1 Tumour.")
         return self.tumour.regions.missing() if segment else ""
 
     def busy(self) -> str:

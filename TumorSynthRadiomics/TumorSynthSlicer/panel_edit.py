@@ -10,7 +10,14 @@ from TumorSynthSlicer.panel_widgets import SegmentLink, segmentExists
 #: Edit to the widgets that it needs; the button of an edit is named first.
 TASKS = {
     "remove": ("removeButton", "removeOptions"),
-    "retexture": ("textureButton", "donorOptions", "presetOptions", "driverRows", "advancedCheckBox"),
+    "retexture": (
+        "textureButton",
+        "donorOptions",
+        "presetOptions",
+        "keepOptions",
+        "driverRows",
+        "advancedCheckBox",
+    ),
     "reshape": (
         "shapeButton",
         "presetOptions",
@@ -60,6 +67,7 @@ class EditSection:
         self._panel, self._ui = panel, panel.ui
         self.features, self.place, self.series = Features(panel), Place(panel), Series(panel)
         self._donor = SegmentLink(self._ui.donorSegmentSelector, panel, "donorSegmentation", "donorSegmentID")
+        self._lend = SegmentLink(self._ui.lendSelector, panel, "lendSegmentation", "lendSegmentID")
         for edit, (button, *_rest) in TASKS.items():
             getattr(self._ui, button).connect("clicked()", lambda *unused, edit=edit: self._onTask(edit))
 
@@ -82,8 +90,10 @@ class EditSection:
             getattr(self._ui, name).setVisible(name in TASKS[edit])
         self._ui.wholeCheckBox.setVisible(edit == "remove" and bool(self._panel.tumour.regions.names))
         self._ui.donorInput.setVisible(parameters.useDonor)
+        self._ui.keepOptions.setVisible(edit == "retexture" and not parameters.useDonor)
         self._ui.advancedOptions.setVisible(parameters.advanced and "advancedCheckBox" in TASKS[edit])
         self._donor.update()
+        self._lend.update()
         self.place.update()
         self.series.update()
         self.features.update(KINDS.get(edit, ()), canKeep=edit != "insert")
@@ -93,7 +103,7 @@ class EditSection:
         can = self._panel.modelEdits()
         for edit, (button, *_rest) in TASKS.items():
             widget = getattr(self._ui, button)
-            missing = "" if not can or edit in can else _("The chosen model can't do this.")
+            missing = "" if not can or edit in can else self._panel.cannot()
             widget.toolTip = missing or hints()[edit]
         self.place.refresh()
 
@@ -105,6 +115,10 @@ class EditSection:
             options["features"] = self.features.asked()
         if "removeOptions" in TASKS[edit]:
             options["grow"] = parameters.grow
+            if segmentExists(parameters.lendSegmentation, parameters.lendSegmentID):
+                options["lend"] = (parameters.lendSegmentation, parameters.lendSegmentID)
+        if edit == "retexture" and not parameters.useDonor:
+            options["strength"] = 1.0 - parameters.keepPattern / 100.0
         if edit == "remove" and options.get("regions"):
             options["whole"] = parameters.whole
             if not parameters.whole:  # what lies around a region may be another one
@@ -134,11 +148,15 @@ class EditSection:
         edit, parameters, options = self.edit, self._panel.parameters, self.options()
         can = self._panel.modelEdits()
         if can and edit not in can:
-            return _("The chosen model can't do this edit: choose another model, or another edit.")
+            return self._panel.cannot()
+        if edit not in ("insert", "series") and self._panel.tumour.removed:
+            return _(
+                "There is no tumour any more: undo the removal, insert a new one, or choose another segment."
+            )
         if edit == "retexture":
             if parameters.useDonor and "donor" not in options:
                 return _("Choose the donor's volume and tumour, or untick the donor.")
-            if not options["features"] and "donor" not in options:
+            if not self.features.changes() and "donor" not in options:
                 return _("Nothing is asked for: move a slider, choose a preset, or take a donor.")
         if edit == "reshape" and not self.features.changes():
             return _("Nothing is asked to change: move a slider, or choose a preset.")

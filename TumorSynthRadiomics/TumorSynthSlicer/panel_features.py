@@ -9,7 +9,13 @@ from TumorSynthSlicer.panel_rows import DriverRow
 from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, matches
 
 KEY_ROLE = int(qt.Qt.UserRole)
-PARAMETERS = {"texture": "textureRequest", "shape": "shapeRequest"}
+#: Whether there is a tumour to change, and the kind of features: parameter with the request.
+PARAMETERS = {
+    (True, "texture"): "textureRequest",
+    (True, "shape"): "shapeRequest",
+    (False, "texture"): "insertTexture",
+    (False, "shape"): "insertShape",
+}
 
 
 class Features:
@@ -44,7 +50,7 @@ class Features:
     # The request
 
     def _request(self, kind: str) -> Request:
-        return Request(getattr(self._panel.parameters, PARAMETERS[kind]))
+        return Request(getattr(self._panel.parameters, PARAMETERS[self._canKeep, kind]))
 
     def _known(self, kind: str) -> list:
         return [row for row in self._panel.rows() if row.kind == kind]
@@ -74,7 +80,7 @@ class Features:
             return
         request = self._request(kind)
         request.ask(key, mode, value)
-        setattr(self._panel.parameters, PARAMETERS[kind], request.text())
+        setattr(self._panel.parameters, PARAMETERS[self._canKeep, kind], request.text())
 
     # Presets
 
@@ -97,7 +103,7 @@ class Features:
         kind, name = chosen.split("/")
         request = Request()
         request.replace(preset(name, self._known(kind), self._measured))
-        setattr(self._panel.parameters, PARAMETERS[kind], request.text())
+        setattr(self._panel.parameters, PARAMETERS[self._canKeep, kind], request.text())
 
     # Sliders
 

@@ -81,18 +81,20 @@ def presets(kind: str) -> list:
     ]
 
 
-#: Preset: {feature key: percentile of the model's tumours that it is set to}; the other features have their first mode.
+#: Preset: {feature key: (factor on the tumour's own value, percentile of the model's tumours where there is no tumour)}.
 TARGETS = {
-    "smooth": {"contrast": 5, "intensity_sd": 25},
-    "rough": {"contrast": 95, "intensity_sd": 75},
-    "round": {"sphericity": 95},
-    "lobed": {"sphericity": 5},
+    "smooth": {"contrast": (0.5, 5), "intensity_sd": (0.75, 25)},
+    "rough": {"contrast": (2.0, 95), "intensity_sd": (1.33, 75)},
+    "round": {"sphericity": (1.15, 95)},
+    "lobed": {"sphericity": (0.85, 5)},
+    "half": {"volume_ml": (0.5, 25)},
+    "double": {"volume_ml": (2.0, 75)},
 }
-FACTORS = {"half": 0.5, "double": 2.0}
+HIGHEST = {"sphericity": 1.0}
 
 
 def preset(name: str, rows, measured) -> dict:
-    """{key: (mode, value)} of a preset. What it needs and isn't known is left as it is at first."""
+    """{key: (mode, value)} of a preset, relative to this tumour. What it needs and isn't known is left as it is at first."""
     if name == "free":
         return {row.key: (FREE, 0.0) for row in rows}
     if name == "keep":
@@ -101,11 +103,12 @@ def preset(name: str, rows, measured) -> dict:
         return {r.key: (SET, r.percentiles[50]) for r in rows if r.role == "driver" and 50 in r.percentiles}
     result = {}
     for row in rows:
-        target = TARGETS.get(name, {}).get(row.key)
-        if target is not None and target in row.percentiles:
-            result[row.key] = (SET, row.percentiles[target])
-        if name in FACTORS and row.key == "volume_ml" and row.name in measured:
-            result[row.key] = (SET, FACTORS[name] * measured[row.name] / row.factor)
+        factor, percentile = TARGETS.get(name, {}).get(row.key, (None, None))
+        if factor is not None and row.name in measured:
+            value = factor * measured[row.name] / row.factor
+            result[row.key] = (SET, min(value, HIGHEST.get(row.key, value)))
+        elif percentile in row.percentiles:
+            result[row.key] = (SET, row.percentiles[percentile])
     return result
 
 

@@ -26,11 +26,12 @@ class ResultSection:
         self._panel, self._ui = panel, panel.ui
         self.run, self.history = Run(panel), History(panel)
         self._outcomes, self._compared, self._before = {}, "", None
-        self._comparison = Comparison()
+        self._comparison, self._given = Comparison(), {}  # of a removal's entry: what was chosen before
         fitColumns(self._ui.resultTree)
         self._ui.beforeButton.connect("toggled(bool)", self._onBefore)
         self._ui.fadeSlider.connect("valueChanged(int)", self._onFade)
         self._ui.plotButton.connect("clicked()", self._onPlot)
+        self._ui.anotherButton.connect("clicked()", self._onAnother)
         self._ui.saveResultButton.connect("clicked()", self._onSaveResult)
         self._ui.reportButton.connect("clicked()", self._onReport)
         self._ui.keepButton.connect("clicked()", self._onKeep)
@@ -63,6 +64,11 @@ class ResultSection:
         setAvailable(
             self._ui.keepButton, _("Copy the edited volume, so that it stays when you edit on."), gone
         )
+        last = self._lastRemoval()
+        self._ui.anotherButton.setVisible(last is not None)
+        setAvailable(
+            self._ui.anotherButton, _("Take this removal back and fill the place with other tissue."), reason
+        )
         for name in ("compareOptions", "resultButtons", "historyLabel", "historyTree", "historyButtons"):
             getattr(self._ui, name).setVisible(entry is not None)
 
@@ -81,6 +87,10 @@ class ResultSection:
         """
         self.hideBefore()
         self._outcomes[outcome.entryID] = outcome
+        parameters = self._panel.parameters
+        if follow and outcome.edit == "remove" and parameters is not None:
+            names = ("inputVolume", "segmentation", "segmentID")
+            self._given[outcome.entryID] = {name: getattr(parameters, name) for name in names}
         if follow:
             self._follow(outcome)
         else:
@@ -104,6 +114,7 @@ class ResultSection:
                 parameters.inputVolume = outcome.volumeNode
             if outcome.segmentationNode is not None and outcome.segmentID:
                 parameters.segmentation, parameters.segmentID = outcome.segmentationNode, outcome.segmentID
+            self._panel.tumour.keepModel()
 
     @staticmethod
     def _summary(outcome) -> str:
@@ -117,7 +128,7 @@ class ResultSection:
             )
         else:
             lines.append(_("Done in {time}.").format(time=panel_text.duration(seconds)))
-        return panel_text.sentences([*lines, *outcome.warnings])
+        return panel_text.sentences([*lines, *panel_text.drawn(outcome), *outcome.warnings])
 
     def failed(self, message: str) -> None:
         setMessage(self._ui.outcomeLabel, message)
@@ -194,6 +205,29 @@ class ResultSection:
         self._comparison.end()
         self._panel.logic.hideBefore()
 
+    # Another removal
+
+    def _lastRemoval(self):
+        """The newest edit that isn't undone, if it is a removal whose tumour is still known."""
+        entries = [entry for entry in self._panel.logic.history() if not entry.undone]
+        last = entries[-1] if entries else None
+        return last if last is not None and last.edit == "remove" and last.id in self._given else None
+
+    def _onAnother(self) -> None:
+        """Take the last removal back, and remove again with another seed."""
+        entry, parameters = self._lastRemoval(), self._panel.parameters
+        self.hideBefore()
+        with self._panel.reported(self._ui.outcomeLabel):
+            self._panel.logic.undo()
+            with slicer.util.NodeModify(parameters.parameterNode):
+                for name, value in self._given.pop(entry.id).items():
+                    setattr(parameters, name, value)
+                parameters.seed = (parameters.seed + 1) % 1000000
+                parameters.edit = "remove"
+                self._panel.tumour.keepModel()
+            self.run.checkNow()
+            self.run.generate()
+
     # Keeping
 
     def _onSaveResult(self) -> None:
@@ -228,6 +262,7 @@ class ResultSection:
         """The scene is closed: nothing of it is left."""
         self._outcomes, self._compared, self._before = {}, "", None
         self._comparison.forget()
+        self._given = {}
         self._ui.fadeSlider.blockSignals(True)
         self._ui.fadeSlider.setValue(0)
         self._ui.fadeSlider.blockSignals(False)

@@ -6,6 +6,7 @@ from slicer.i18n import tr as _
 
 from TumorSynthSlicer import panel_text
 from TumorSynthSlicer.panel_widgets import setAvailable, setMessage
+from TumorSynthSlicer.rows import NO_MODEL
 
 DELAY = 250  # ms after the last change before the edit is checked
 
@@ -39,11 +40,17 @@ class Run:
         options["output"] = "inPlace" if p.inPlace else "syntheticCopy"
         if section.edit == "series":
             del options["output"]
-        if p.steps:
-            options["steps"] = p.steps
-        if section.edit != "remove":
+        if self._network():
             options |= {"samples": p.samples, "solve": p.solve}
+            if p.steps:
+                options["steps"] = p.steps
         return (section.edit, p.inputVolume, p.segmentation, p.segmentID, p.modelID), options
+
+    def _network(self) -> bool:
+        """Whether a model's network draws, which alone has samples, steps and a solver."""
+        p, edit = self._panel.parameters, self._panel.editSection.edit
+        anew = p.useDonor or p.keepPattern == 0
+        return p.modelID != NO_MODEL and edit != "remove" and (edit != "retexture" or anew)
 
     def checkNow(self) -> None:
         """Ask the logic what the edit would take."""
@@ -74,6 +81,9 @@ class Run:
         setAvailable(self._ui.generateButton, _("Run the edit (Ctrl+Enter)."), reason)
         idle = "" if self._panel.job is not None else _("Nothing is running.")
         setAvailable(self._ui.cancelButton, _("Stop; nothing is changed (Esc)."), idle)
+        network = self._panel.parameters is not None and self._network()
+        for name in ("samplesLabel", "samplesSpinBox", "stepsLabel", "stepsSpinBox", "solveCheckBox"):
+            getattr(self._ui, name).setVisible(network)
         running = self._panel.job is not None and self._panel.job.edit != "measure"
         self._ui.progressBar.setVisible(running)
         setMessage(self._ui.progressLabel, self._message if running else "")
@@ -88,14 +98,17 @@ class Run:
             return reason
         if self.check is None:
             return ""
+        if not self.check.seconds:
+            return ""
         text = _("On the {device}, about {seconds}, {memory} of memory.")
         device, seconds = panel_text.device(self.check.device), panel_text.duration(self.check.seconds)
         return text.format(device=device, seconds=seconds, memory=panel_text.size(self.check.bytes))
 
     def _warnings(self) -> str:
+        reason = self._panel.tumour.modelReason
         if self.check is None:
-            return ""
-        lines = list(self.check.warnings)
+            return reason
+        lines = [*([reason] if reason else []), *self.check.warnings]
         if self.check.missing:
             text = _("{packages} must be installed first; you are asked before.")
             lines.append(text.format(packages=", ".join(self.check.missing)))
@@ -130,7 +143,12 @@ class Run:
             return
         setMessage(self._ui.outcomeLabel, "")
         with self._panel.reported(self._ui.outcomeLabel):
-            if self._panel.logic.missingDependencies() and not self._panel.logic.installDependencies():
+            needed = self.check is None or self.check.missing
+            if (
+                needed
+                and self._panel.logic.missingDependencies()
+                and not self._panel.logic.installDependencies()
+            ):
                 setMessage(self._ui.outcomeLabel, _("Nothing was installed, so the edit wasn't run."))
                 return
             arguments, options = self._arguments()

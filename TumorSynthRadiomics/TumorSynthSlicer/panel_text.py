@@ -126,3 +126,21 @@ def sentence(text: str) -> str:
 def sentences(lines) -> str:
     """Messages, one a line."""
     return "\n".join(sentence(line) for line in lines)
+
+
+def drawn(outcome) -> list:
+    """Where the result is, what drew it, and how far around the tumour voxels could change."""
+    plan, lines = outcome.provenance.get("plan") or {}, []
+    engines = {
+        "bridge": _("Drawn by the model's network"),
+        "exemplar": _("Made of the image's own tissue")
+        if outcome.edit == "remove"
+        else _("Made of the tumour's own pattern"),
+    }
+    if plan.get("engine") in engines:
+        lines.append(engines[plan["engine"]])
+    if plan.get("zone_voxels"):
+        lines.append(_("{count} voxels around the outline changed, too").format(count=plan["zone_voxels"]))
+    if outcome.volumeNode is not None and outcome.volumeNode.GetName():
+        lines.append(_("The result is in {name}").format(name=outcome.volumeNode.GetName()))
+    return lines

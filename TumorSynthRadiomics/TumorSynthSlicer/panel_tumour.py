@@ -16,15 +16,22 @@ from TumorSynthSlicer.panel_widgets import (
     fitHeight,
     matches,
     segmentExists,
+    segmentRemoved,
     setAvailable,
     setMessage,
 )
+from TumorSynthSlicer.rows import NO_MODEL
 
 VARIANCE, DEVIATION = "original_firstorder_Variance", "original_firstorder_StandardDeviation"
 DELAY = 200  # ms after the last change of the selection before it is measured
 VALUE, PERCENTILE = 1, 2
 LONG_UNIT = 8  # letters of a unit that still fit beside its value
+HERE = ("bundled", "installed")  # status of a model that can be used
 MOST_ROWS = 15  # all main features at a glance; more are scrolled
+
+
+def removedText() -> str:
+    return _("The tumour of this segment was removed; its outline shows where it was.")
 
 
 def withDeviation(features) -> dict:
@@ -48,6 +55,7 @@ class TumourSection(VTKObservationMixin):
         self.regions = Regions(panel)
         self._segment = SegmentLink(self._ui.segmentSelector, panel, "segmentation", "segmentID")
         self._models, self._filled = [], None
+        self._chosenFor, self._reason = None, ""
         self._timer = panel.timer(DELAY, self._measureIfStale)
         tree = self._ui.featureTree
         tree.setIconSize(qt.QSize(panel_strip.WIDTH, panel_strip.HEIGHT))
@@ -64,7 +72,7 @@ class TumourSection(VTKObservationMixin):
         self._observe()
         self._updateModels()
         self.regions.update()
-        if self._stamp is not None and self._stamp != self._currentStamp():
+        if self.removed or (self._stamp is not None and self._stamp != self._currentStamp()):
             self.measurement, self.error, self._stamp = None, "", None
         self.fill()
         if self._panel.active:
@@ -92,12 +100,15 @@ class TumourSection(VTKObservationMixin):
 
     def refresh(self) -> None:
         """The button's state and the message."""
-        setAvailable(self._ui.measureButton, _("Measure the tumour again."), self._panel.notReady())
+        reason = self._panel.notReady() or (removedText() if self.removed else "")
+        setAvailable(self._ui.measureButton, _("Measure the tumour again."), reason)
         setMessage(self._ui.measureMessage, self._message())
 
     def _message(self) -> str:
         if self.error:
             return self.error
+        if self.removed:
+            return removedText()
         job = self._panel.job
         if job is not None and job.edit == "measure":
             return _("Measuring…")
@@ -107,32 +118,65 @@ class TumourSection(VTKObservationMixin):
         return missing or _("Not measured yet.")
 
     def _updateModels(self) -> None:
-        """Fill the list of models, and take the one that suits the volume best if none is chosen."""
-        here = [row for row in self._panel.models() if row.status in ("bundled", "installed")]
+        """Fill the list of models, and choose again for another volume or segment."""
+        here = [(row.id, row.title or row.id) for row in self._panel.models() if row.status in HERE]
+        here.append((NO_MODEL, _("No model")))
         selector = self._ui.modelSelector
-        if [row.id for row in here] != self._models:
-            self._models = [row.id for row in here]
+        if [modelID for modelID, _title in here] != self._models:
+            self._models = [modelID for modelID, _title in here]
             selector.clear()
-            for row in here:
-                selector.addItem(row.title or row.id, row.id)
+            for modelID, title in here:
+                selector.addItem(title, modelID)
         parameters = self._panel.parameters
-        if parameters.modelID not in self._models:
-            self._suggest()
+        case = self._case()
+        known = parameters.modelID in self._models
+        if known and (self._chosenFor is None or None in case):
+            self._chosenFor = case if None not in case else None  # as the scene remembers it
+        elif case != self._chosenFor or not known:
+            self._choose(case)
         selector.setCurrentIndex(selector.findData(parameters.modelID))
 
-    def _suggest(self) -> None:
+    def _case(self) -> tuple:
+        """What a model is chosen for."""
+        p = self._panel.parameters
+        there = segmentExists(p.segmentation, p.segmentID)
+        segment = (p.segmentation.GetID(), p.segmentID) if there else None
+        return (p.inputVolume.GetID() if p.inputVolume is not None else None, segment)
+
+    def keepModel(self) -> None:
+        """The same tumour goes on in another volume or segment: its model stays."""
+        self._chosenFor = self._case()
+
+    def _choose(self, case: tuple) -> None:
         parameters = self._panel.parameters
         if parameters.inputVolume is None:
             return
-        found = self._panel.logic.suggestModel(
+        found = self._panel.logic.chooseModel(
             parameters.inputVolume, parameters.segmentation, parameters.segmentID
         )
-        found = found or (self._models[0] if self._models else "")
-        if found != parameters.modelID:
-            parameters.modelID = found
+        self._chosenFor, self._reason = (case if None not in case else None), found.reason
+        if found.modelID != parameters.modelID:
+            parameters.modelID = found.modelID
+
+    @property
+    def modelReason(self) -> str:
+        """Why there is no model, where none was chosen."""
+        parameters = self._panel.parameters
+        if parameters is None or parameters.modelID != NO_MODEL or not self._reason:
+            return ""
+        return _(
+            "No model is used, as {reason}. A tumour can be measured, removed and changed without one."
+        ).format(reason=self._reason)
 
     def _onModel(self, index: int) -> None:
+        self._reason = ""
         self._panel.parameters.modelID = self._ui.modelSelector.itemData(index)
+
+    @property
+    def removed(self) -> bool:
+        """Whether the chosen segment shows where a tumour was."""
+        p = self._panel.parameters
+        return p is not None and segmentRemoved(p.segmentation, p.segmentID)
 
     # Measuring
 
@@ -147,7 +191,8 @@ class TumourSection(VTKObservationMixin):
         return (*what, *times)
 
     def _measureIfStale(self) -> None:
-        if self._panel.active and self._stamp != self._currentStamp() and not self._panel.notReady():
+        stale = self._stamp != self._currentStamp() and not self.removed
+        if self._panel.active and stale and not self._panel.notReady():
             self.measure()
 
     def measure(self) -> None:

@@ -35,6 +35,13 @@ def segmentExists(segmentationNode, segmentID: str) -> bool:
     return segmentationNode.GetSegmentation().GetSegment(segmentID) is not None
 
 
+def segmentRemoved(segmentationNode, segmentID: str) -> bool:
+    """True for a segment whose tumour was removed; the logic marks it so."""
+    if not segmentExists(segmentationNode, segmentID):
+        return False
+    return segmentationNode.GetSegmentation().GetSegment(segmentID).HasTag("TumorSynth.removed")
+
+
 def fitColumns(tree, first: int = 0) -> None:
     """One column of a tree takes what the others leave, so that nothing is cut off when the panel is narrow."""
     header = tree.header()

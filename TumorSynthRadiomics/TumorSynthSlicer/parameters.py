@@ -11,8 +11,11 @@ class PanelParameters:
     """The panel's parameters. Those that are named in the .ui file (SlicerParameterName) are linked to their widgets.
 
     :param edit: the chosen edit, one of `panel_edit.TASKS`.
-    :param textureRequest, shapeRequest: `requests.Request` as JSON.
+    :param textureRequest, shapeRequest: `panel_request.Request` as JSON, of the tumour that is there; insertTexture and
+        insertShape of a new one.
+    :param keepPattern: percent of a tumour's own pattern that other features leave.
     :param regionSegments: segment ID by region as JSON, for a model with several regions.
+    :param lendSegmentation, lendSegmentID: where a removal takes its tissue from.
     :param steps: 0 is the model's own choice.
     :param inPlace: edits change the volume itself, and not a copy that is made for them.
     """
@@ -26,8 +29,13 @@ class PanelParameters:
     edit: str = "retexture"
     textureRequest: str = "{}"
     shapeRequest: str = "{}"
+    insertTexture: str = "{}"
+    insertShape: str = "{}"
+    keepPattern: Annotated[int, WithinRange(0, 100)] = 70
     whole: bool = True
-    grow: Annotated[float, WithinRange(0.0, 10.0)] = 1.0
+    grow: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
+    lendSegmentation: vtkMRMLSegmentationNode
+    lendSegmentID: str = ""
     point: vtkMRMLMarkupsFiducialNode
     insideSegmentation: vtkMRMLSegmentationNode
     insideSegmentID: str = ""

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from TumorSynthLib.errors import InputError
 
 from . import nodes
+from .rows import NO_MODEL
 
 #: What can be done with a model of several regions: its shapes are those of single ones.
 EDITS = ("measure", "remove", "synthesize", "retexture")
@@ -17,7 +18,8 @@ EDITS = ("measure", "remove", "synthesize", "retexture")
 
 def namesOf(bundle) -> tuple[str, ...]:
     """The regions of a model, where it has several; else none."""
-    return tuple(region.name for region in bundle.regions) if len(bundle.regions) > 1 else ()
+    several = bundle is not None and len(bundle.regions) > 1
+    return tuple(region.name for region in bundle.regions) if several else ()
 
 
 def assigned(bundle, segmentationNode, chosen: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -61,7 +63,7 @@ def assign(given, bundle) -> None:
     if not namesOf(bundle):
         if chosen or whole:
             text = _("model {model} has one region only: leave out the options regions and whole")
-            raise InputError(text.format(model=bundle.id))
+            raise InputError(text.format(model=bundle.id if bundle is not None else NO_MODEL))
         return
     there = assigned(bundle, given.segmentationNode, chosen)
     own = next((name for name, segment in there.items() if segment == given.segmentID), None)

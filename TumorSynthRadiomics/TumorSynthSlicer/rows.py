@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+NO_MODEL = "none"  # in place of a model's id: the image's own tissue and the tumour's own pattern, no network
+NO_MODEL_EDITS = ("measure", "remove", "synthesize", "retexture")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model suits a tumour.
+
+    :param modelID: `NO_MODEL` where none does. :param reason: one sentence.
+    """
+
+    modelID: str
+    reason: str
+
 
 @dataclass(frozen=True)
 class ModelRow:
@@ -87,8 +101,9 @@ class Check:
 
     :param reason: why it can't be done, a sentence for the tooltip; empty if it can.
     :param missing: packages to be installed first (see `installDependencies`); these don't block.
-    :param device: cpu, cuda or mps. :param seconds, bytes: rough, for that edit. :param warnings: sentences.
-    :param used: the nearest features that a tumour can have, where they differ from what was asked.
+    :param device: cpu, cuda or mps. :param seconds, bytes: rough, for that edit; 0 where they can't be told.
+    :param warnings: sentences. :param used: the nearest features that a tumour can have, where they differ from what was asked.
+    :param engine: what would draw: "bridge", the network, or "exemplar", the image's own tissue, which needs no torch.
     """
 
     reason: str = ""
@@ -100,6 +115,7 @@ class Check:
     warnings: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     used: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
 
     @property
     def ok(self) -> bool:

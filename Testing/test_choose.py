@@ -1,0 +1,69 @@
+"""Which model suits a tumour: never one of another organ, and none where nothing speaks for one."""
+
+import numpy as np
+import pytest
+
+from TumorSynthLib.models import find
+from TumorSynthLib.models.choose import choose, organs_in
+from TumorSynthLib.volume import Volume
+
+LUNG, SARCOMA = "lung-nodule-ct", "soft-tissue-sarcoma"
+SHAPE = (24, 48, 48)
+
+
+@pytest.fixture(scope="module")
+def bundles():
+    return [find(LUNG), find(SARCOMA)]
+
+
+def ball() -> np.ndarray:
+    k, j, i = np.indices(SHAPE)
+    return (k - 12) ** 2 + (j - 24) ** 2 + (i - 24) ** 2 < 36
+
+
+def ct(around: float) -> Volume:
+    """A tumour of 40 HU in tissue of so many HU, in a body with air outside."""
+    array = np.random.default_rng(0).normal(around, 20, SHAPE)
+    array[ball()] = 40
+    array[:, :3] = -1000
+    return Volume(np.rint(array).astype(np.int16), (1.0, 1.0, 1.5))
+
+
+def mr() -> Volume:
+    return Volume(np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), (1.0, 1.0, 2.0))
+
+
+def test_a_nodule_in_lung_needs_no_name(bundles):
+    assert choose(bundles, ct(-850.0), ball()).model_id == LUNG
+
+
+def test_soft_tissue_is_chosen_where_something_says_so(bundles):
+    assert choose(bundles, ct(50.0), ball(), ("Thigh CT",)).model_id == SARCOMA
+    assert choose(bundles, mr(), ball(), ("STS_036 T1", "Sarcoma")).model_id == SARCOMA
+
+
+@pytest.mark.parametrize("texts", [("Brain MR",), ("T1", "glioma"), ("head", "Tumor")])
+def test_a_sarcoma_model_is_never_chosen_for_a_brain(bundles, texts):
+    found = choose(bundles, mr(), ball(), texts)
+    assert found.model_id == "" and "brain" in found.reason
+
+
+def test_without_any_hint_there_is_no_model(bundles):
+    found = choose(bundles, mr(), ball(), ("Volume_1", "Segment_1"))
+    assert found.model_id == "" and "which organ" in found.reason
+    assert choose(bundles, ct(50.0), ball()).model_id == ""
+
+
+def test_the_dicom_body_part_counts(bundles):
+    body = Volume(mr().array, (1.0, 1.0, 2.0), metadata={"0018|0015": "BRAIN"})
+    assert choose(bundles, body, ball()).model_id == ""
+    assert "brain" in choose(bundles, body, ball()).reason
+
+
+def test_an_image_that_the_organs_model_does_not_know_has_none(bundles):
+    """A lung in MR: the lung model works on CT."""
+    assert choose(bundles, mr(), ball(), ("lung MR",)).model_id == ""
+
+
+def test_words_are_parts_of_words():
+    assert organs_in(["Pulmonary CT", "x"]) == {"lung"} and organs_in(["Volume"]) == frozenset()

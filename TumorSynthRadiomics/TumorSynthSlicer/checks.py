@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -19,6 +20,7 @@ from TumorSynthLib.requests import EditRequest, resolved, split
 from .api import EDITS, OPTIONS, Check
 from .geometry import toLPS
 
+DRAW_SHAPES = ("reshape", "insert", "series")  # edits that draw a new shape, which the models' networks do
 OUTPUTS = ("inPlace", "newVolume", "syntheticCopy")
 
 
@@ -81,13 +83,19 @@ def checkRequest(edit: str, options: Mapping[str, Any]) -> EditRequest:
     return request
 
 
-def engineOf(edit: str, request: EditRequest, bundle) -> str:
-    """Name of the engine that an edit takes; "bridge" is the network, which needs torch."""
+def engineOf(edit: str, request: EditRequest, bundle, modality: str = "") -> str:
+    """Name of the engine that an edit takes: "bridge" is a model's network, "exemplar" the image's own tissue."""
     from TumorSynthLib.edit.plan import choose_engine, of_existing
 
     if edit == "retexture":
         edit, request = "synthesize", of_existing(request)
-    return choose_engine(edit, request, bundle is not None)
+    return choose_engine(edit, SimpleNamespace(bundle=bundle, modality=modality), request)
+
+
+def needsTorch(edit: str, request: EditRequest, bundle) -> bool:
+    """Whether an edit takes a network: a model's own, or that of its shapes."""
+    drawn = edit in DRAW_SHAPES or bool(split(request.features)[1])
+    return drawn or engineOf(edit, request, bundle) == "bridge"
 
 
 def check(
@@ -101,8 +109,9 @@ def check(
     :raises InputError, ModelError: it can't be done.
     """
     request, bundle = checkRequest(edit, options), editor.bundle
-    engine, (name, warnings) = engineOf(edit, request, bundle), modality
-    if engine == "exemplar":
+    name, warnings = modality
+    engine = engineOf(edit, request, bundle, name)
+    if engine == "exemplar" and mask is not None:
         warnings = warnings + suitability.check_surroundings(mask)
         return Check(
             modality=name, voxels=int(mask.sum()), warnings=tuple(dict.fromkeys(warnings)), engine=engine

@@ -139,9 +139,9 @@ class EditLogic(Logic):
             found = checks.check(edit, editor, modality, volume, mask, options, device)
         except (TumorSynthError, ValueError, TypeError) as error:
             return Check(reason=str(error))
-        return (
-            found if found.engine == "exemplar" else replace(found, missing=tuple(self.missingDependencies()))
-        )
+        if not checks.needsTorch(edit, given.wanted(), editor.bundle):
+            return found
+        return replace(found, missing=tuple(self.missingDependencies()))
 
     def _modality(self, editor, given: edits.Input, wanted: str | None) -> tuple[str, list[str]]:
         """Modality of an image, and warnings: looked for once, as it takes a look at the whole image."""
@@ -239,7 +239,7 @@ class EditLogic(Logic):
         bundle = models.find(given.modelID) if given.modelID != NO_MODEL else None
         if given.edit != "measure":
             self._checkCan(given.edit, bundle)
-            if checks.engineOf(given.edit, given.wanted(), bundle) != "exemplar":
+            if checks.needsTorch(given.edit, given.wanted(), bundle):
                 self._checkInstalled()
         if given.labels is None:  # a repetition has them already
             assign(given, bundle)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NO_MODEL = "none"  # in place of a model's id: the image's own tissue and the tumour's own pattern, no network
-NO_MODEL_EDITS = ("measure", "remove", "synthesize", "retexture")
+NO_MODEL_EDITS = ("measure", "remove", "synthesize", "retexture", "move")
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class FakeLogic:
     def missingDependencies(self):
         return list(self.missing)
 
-    def installDependencies(self):
+    def installDependencies(self, onLine=None):
         self._note("installDependencies")
         return False
 

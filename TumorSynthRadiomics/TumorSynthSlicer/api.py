@@ -168,8 +168,10 @@ class Logic(Protocol):
         []
         """
 
-    def installDependencies(self) -> bool:
+    def installDependencies(self, onLine: Callable[[str], None] | None = None) -> bool:
         """Ask the user once, then install what is missing; False if the user declined. Raises if it can't be done.
+
+        :param onLine: called with what the installer says, where Slicer can install while the window goes on (5.12).
 
         >>> logic.installDependencies()
         True

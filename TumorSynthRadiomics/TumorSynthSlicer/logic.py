@@ -159,8 +159,8 @@ class EditLogic(Logic):
     def missingDependencies(self) -> list[str]:
         return dependencies.missing()
 
-    def installDependencies(self) -> bool:
-        return dependencies.install(self.missingDependencies())
+    def installDependencies(self, onLine: Callable[[str], None] | None = None) -> bool:
+        return dependencies.install(self.missingDependencies(), onLine)
 
     def measure(
         self,

@@ -20,7 +20,7 @@ class Run:
     def __init__(self, panel):
         self._panel, self._ui = panel, panel.ui
         self.check, self._checked = None, None
-        self._message = ""
+        self._message, self._installing = "", False
         self._timer = panel.timer(DELAY, self.checkNow)
         self._ui.generateButton.connect("clicked()", self.generate)
         self._ui.cancelButton.connect("clicked()", self._panel.cancel)
@@ -70,7 +70,8 @@ class Run:
     def reason(self) -> str:
         """Why Generate is disabled; empty if it isn't."""
         return (
-            self._panel.busy()
+            (_("Packages are being installed.") if self._installing else "")
+            or self._panel.busy()
             or self._missing()
             or (panel_text.sentence(self.check.reason) if self.check is not None else "")
         )
@@ -144,17 +145,24 @@ class Run:
         setMessage(self._ui.outcomeLabel, "")
         with self._panel.reported(self._ui.outcomeLabel):
             needed = self.check is None or self.check.missing
-            if (
-                needed
-                and self._panel.logic.missingDependencies()
-                and not self._panel.logic.installDependencies()
-            ):
+            if needed and self._panel.logic.missingDependencies() and not self._install():
                 setMessage(self._ui.outcomeLabel, _("Nothing was installed, so the edit wasn't run."))
                 return
             arguments, options = self._arguments()
             self.started()
             self._panel.start(*arguments, onDone=self._panel.result.done, **options)
         self._panel.refresh()
+
+    def _install(self) -> bool:
+        """Install what is missing; the installer's lines are shown, and Generate waits."""
+        self._installing = True
+        self._panel.refresh()
+        try:
+            return self._panel.logic.installDependencies(
+                lambda line: setMessage(self._ui.outcomeLabel, line.strip()[-120:])
+            )
+        finally:
+            self._installing = False
 
     def started(self) -> None:
         self._message = panel_text.stage("start")

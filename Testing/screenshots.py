@@ -2,6 +2,7 @@
 
     python Testing/screenshots.py                       into Resources/Screenshots, at a screen scaling of 150 %
     python Testing/screenshots.py --scale 1 --out DIR   elsewhere, at another scaling
+    python Testing/screenshots.py --width 600 --out DIR with a wider panel
 
 The panel is the module's own, on real nodes and on the real logic; only Slicer's application around it is missing (see
 qt_runtime.py). The case is the CT of STS_041 of the soft-tissue sarcoma data (CC BY 3.0), which no bundled model was trained
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH = 350  # logical pixels, the narrowest that the panel must be good at
+WIDTH = 350  # logical pixels of the panel, the narrowest that it must be good at
 SEED = 4
 
 
@@ -24,13 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "Resources" / "Screenshots")
     parser.add_argument("--scale", type=float, default=1.5, help="scaling of the screen")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the panel, logical pixels")
     parser.add_argument("--case", default="STS_041_CT")
     parser.add_argument("--panel-only", action="store_true", help="only what needs no edit")
     parser.add_argument("--data", type=Path, default=default_data())
     given = parser.parse_args()
     os.environ["QT_SCALE_FACTOR"] = str(given.scale)  # read when Qt starts
     given.out.mkdir(parents=True, exist_ok=True)
-    Session(given.data, given.out, given.case).run(given.panel_only)
+    Session(given.data, given.out, given.case, given.width).run(given.panel_only)
 
 
 def default_data() -> Path:
@@ -40,7 +42,7 @@ def default_data() -> Path:
 class Session:
     """One walk through the panel, with a picture of each stage."""
 
-    def __init__(self, data: Path, out: Path, case: str):
+    def __init__(self, data: Path, out: Path, case: str, width: int):
         import panel_case
 
         panel_case.start()
@@ -57,8 +59,8 @@ class Session:
         files = [stem.with_name(f"{case}_{part}.nii.gz") for part in ("image", "mask")]
         self.volume, self.segmentation, _ = slicer_case.load(*files, "sarcoma")
         self.segmentation.SetName("sarcoma segmentation")
-        self.case.root.setFixedWidth(WIDTH)
-        self.case.root.resize(WIDTH, 3200)
+        self.case.root.setFixedWidth(width)
+        self.case.root.resize(width, 3200)
         self.case.panel.enter()
         self.case.root.show()
 
@@ -119,14 +121,26 @@ class Session:
         return picture
 
     def shape(self) -> None:
+        self.choose_original()
         self.task("shapeButton")
+        self.preset("shape/half")
         self.generate("Half the volume")
         self.undo()
 
     def removal(self) -> None:
+        self.choose_original()
         self.task("removeButton")
         self.generate("Removed")
+        self.save(self.grab("tumourSection"), "tumour-removed.png")
+        self.save(self.grab("resultSection"), "result-removed.png")
         self.undo()
+
+    def choose_original(self) -> None:
+        """The edits of one picture all begin with the original."""
+        self.ui.inputVolumeSelector.setCurrentNode(self.volume)
+        self.ui.segmentSelector.setCurrentSegmentID("tumour")
+        self.settle()
+        self.wait(lambda: self.case.panel.job is None)
 
     def models(self) -> None:
         self.ui.modelsSection.collapsed = self.ui.helpSection.collapsed = False
@@ -191,11 +205,11 @@ class Session:
 
         parameters = self.case.panel.parameters
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(
-            parameters.segmentation, parameters.segmentID, self.volume
+            parameters.segmentation, parameters.segmentID, parameters.inputVolume
         )
         spacing = self.volume.GetSpacing()
         self.box = self.box or around(mask > 0, spacing)
-        voxels = slicer.util.arrayFromVolume(self.volume)[self.box].copy()
+        voxels = slicer.util.arrayFromVolume(parameters.inputVolume)[self.box].copy()
         self.states[name] = (voxels, mask[self.box] > 0, spacing)
 
     def grab(self, section: str):

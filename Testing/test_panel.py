@@ -477,6 +477,22 @@ def test_tissue_is_taken_from_a_segment():
         assert last(case)[2]["lend"] == (case.segmentation, case.segmentID)
 
 
+def test_a_place_is_found_for_a_new_tumour():
+    with measured() as case:
+        case.task("insertButton")
+        case.ui.autoPlaceCheckBox.click()
+        case.widget("volume_ml_spin").value = 3.0
+        case.settle()
+        assert "found for you" in case.ui.placeButton.toolTip
+        case.ui.generateButton.click()
+        assert last(case)[2]["to"] == "auto"
+        case.logic.jobs[-1].cancel()
+        case.task("moveButton")
+        assert (
+            case.ui.autoPlaceCheckBox.isHidden() and "Place the new centre" in case.ui.generateButton.toolTip
+        )
+
+
 def test_the_model_follows_the_case():
     from panel_double import FakeLogic, api
 

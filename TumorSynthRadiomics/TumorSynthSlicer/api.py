@@ -42,6 +42,7 @@ EDITS = tuple(name for name, edit in _EDITS.items() if edit.changes or name == "
 #: for them are (`massEffect`, and `to` for the place of an insert, too). An option that an edit doesn't have is an error.
 #:   donor       (volumeNode, segmentationNode, segmentID): the texture of another tumour.
 #:   to          (R, A, S) world mm: the new centre, for reshape, move and insert.
+#:               "auto" lets insert find a calm place.
 #:   inside      (segmentationNode, segmentID): an organ that the tumour stays in.
 #:   feature, values  of series: which one runs through which values.
 #:   regions     {region: segment ID} for a model with several regions, such as a core and its rim; those left out are found by

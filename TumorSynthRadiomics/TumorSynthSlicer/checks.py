@@ -66,8 +66,15 @@ def engineOptions(edit: str, options: Mapping[str, Any]) -> dict[str, Any]:
         value = options.get(row.slicer) if row.slicer else None
         if value is None or row.kind in IMAGES:
             continue
-        found[name] = toLPS(value) if row.kind == "point" else float(value) if row.kind == "number" else value
+        found[name] = _engineValue(row, value)
     return found
+
+
+def _engineValue(row, value):
+    """A value of an option as the engine takes it."""
+    if row.kind == "point":
+        return value if isinstance(value, str) else toLPS(value)
+    return float(value) if row.kind == "number" else value
 
 
 def checkRequest(edit: str, options: Mapping[str, Any]) -> EditRequest:

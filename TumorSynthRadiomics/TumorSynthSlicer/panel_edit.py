@@ -114,7 +114,8 @@ class EditSection:
         if edit in KINDS:
             options["features"] = self.features.asked()
         if "removeOptions" in TASKS[edit]:
-            options["grow"] = parameters.grow
+            if parameters.grow:  # else the engine finds how far the tumour goes
+                options["grow"] = parameters.grow
             if segmentExists(parameters.lendSegmentation, parameters.lendSegmentID):
                 options["lend"] = (parameters.lendSegmentation, parameters.lendSegmentID)
         if edit == "retexture" and not parameters.useDonor:

@@ -38,7 +38,10 @@ class Place(VTKObservationMixin):
 
     def refresh(self) -> None:
         tip = _("Click the new centre in a slice or 3-D view.")
-        setAvailable(self._ui.placeButton, tip, self._panel.busy())
+        found = _("A place is found for you.") if self.finds() else ""
+        setAvailable(self._ui.placeButton, tip, self._panel.busy() or found)
+        parameters = self._panel.parameters
+        self._ui.autoPlaceCheckBox.setVisible(parameters is not None and parameters.edit == "insert")
 
     def position(self):
         """World RAS mm of the point, or None."""
@@ -62,7 +65,9 @@ class Place(VTKObservationMixin):
         """What an edit is told of the place."""
         parameters = self._panel.parameters
         result = {"nearest": parameters.nearest}
-        if self.position() is not None:
+        if self.finds():
+            result["to"] = "auto"
+        elif self.position() is not None:
             result["to"] = self.position()
         if segmentExists(parameters.insideSegmentation, parameters.insideSegmentID):
             result["inside"] = (parameters.insideSegmentation, parameters.insideSegmentID)
@@ -115,6 +120,11 @@ class Place(VTKObservationMixin):
         markups.SetActiveList(point)
         markups.StartPlaceMode(False)
         self._showMode()
+
+    def finds(self) -> bool:
+        """Whether a place is found for a new tumour."""
+        parameters = self._panel.parameters
+        return parameters is not None and parameters.autoPlace and parameters.edit == "insert"
 
     def stop(self) -> None:
         """Leave place mode, e.g. when the user goes to another module; the point that was there stays."""

@@ -163,6 +163,7 @@ class Run:
             )
         finally:
             self._installing = False
+            self._panel.refresh()
 
     def started(self) -> None:
         self._message = panel_text.stage("start")

@@ -40,6 +40,7 @@ class PanelParameters:
     insideSegmentation: vtkMRMLSegmentationNode
     insideSegmentID: str = ""
     nearest: bool = False
+    autoPlace: bool = False
     massEffect: Annotated[float, WithinRange(0.0, 60.0)] = 0.0
     useDonor: bool = False
     donorVolume: vtkMRMLScalarVolumeNode

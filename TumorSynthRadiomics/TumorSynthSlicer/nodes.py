@@ -166,6 +166,30 @@ def maskOf(segmentationNode, segment: str, volumeNode) -> Mask:
 
     :raises InputError: empty, outside the volume, or under a non-linear transform.
     """
+    key = _maskKey(segmentationNode, segment, volumeNode)
+    if key is not None and _last.get("key") == key:
+        return _last["mask"]
+    found = _maskOf(segmentationNode, segment, volumeNode)
+    _last.update(key=key, mask=found)
+    return found
+
+
+_last: dict = {}  # the mask that was found last: a check while a slider moves asks for the same one again
+
+
+def _maskKey(segmentationNode, segment: str, volumeNode):
+    """What a segment's mask on a volume depends on; None where that can't be told."""
+    segmentation = segmentationNode.GetSegmentation()
+    item = segmentation.GetSegment(segment)
+    image = item.GetRepresentation(BINARY) if item is not None else None
+    if image is None:
+        return None
+    times = (segmentation.GetMTime(), item.GetMTime(), image.GetMTime())
+    matrices = volumeMatrix(volumeNode).tobytes() + worldMatrix(segmentationNode).tobytes()
+    return (segmentationNode.GetID(), segment, times, matrices, volumeArray(volumeNode).shape)
+
+
+def _maskOf(segmentationNode, segment: str, volumeNode) -> Mask:
     image = labelmapOf(segmentationNode, segment)
     first, values = _voxels(image)
     inside = _box(values)

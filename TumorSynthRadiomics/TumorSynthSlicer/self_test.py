@@ -60,14 +60,12 @@ def testMeasure(case) -> None:
 
 
 def testEdit(case) -> None:
-    """Removing changes the nodule and nothing else, and undo brings every voxel back."""
-    if dependencies.missing():
-        case.skipTest("PyTorch isn't installed")
+    """Removing changes the nodule and nothing else, and undo brings every voxel back; it needs no torch."""
     volumeNode, segmentationNode, mask = phantom()
     before = nodes.volumeArray(volumeNode).copy()
     logic = EditLogic()
     try:
-        outcome = logic.remove(volumeNode, segmentationNode, "nodule", MODEL, seed=1)
+        outcome = logic.remove(volumeNode, segmentationNode, "nodule", MODEL, seed=1, strict=True)
         after = nodes.volumeArray(volumeNode).copy()
         case.assertTrue(np.array_equal(before[~mask], after[~mask]))
         case.assertLess(after[mask].mean(), before[mask].mean() - 300)
@@ -82,4 +80,21 @@ def testEdit(case) -> None:
         logic.close()
 
 
-TESTS = (testMeasure, testEdit)
+def testNetwork(case) -> None:
+    """A model's network draws a tumour with an asked brightness."""
+    if dependencies.missing():
+        case.skipTest("PyTorch isn't installed")
+    volumeNode, segmentationNode, mask = phantom()
+    before = nodes.volumeArray(volumeNode).copy()
+    logic = EditLogic()
+    try:
+        options = {"features": {"mean_intensity": -50.0}, "steps": 1, "solve": False, "seed": 1}
+        outcome = logic.synthesize(volumeNode, segmentationNode, "nodule", MODEL, **options)
+        after = nodes.volumeArray(volumeNode)
+        case.assertTrue(np.array_equal(before[~mask], after[~mask]))
+        case.assertAlmostEqual(outcome.reached["original_firstorder_Mean"], -50.0, delta=40.0)
+    finally:
+        logic.close()
+
+
+TESTS = (testMeasure, testEdit, testNetwork)

@@ -253,6 +253,17 @@ def test_what_readers_say_is_in_the_ledger(data, tmp_path):
     assert Bench(Layout(tmp_path / "out")).do(job)["finished"] == row["finished"]  # found, not done again
 
 
+def test_inputs_are_never_overwritten(data, tmp_path, capsys):
+    folder = tmp_path / "out" / "c0"
+    folder.mkdir(parents=True)
+    image = folder / "same.nii.gz"
+    image.write_bytes(data[0][0].read_bytes())
+    rows = [{"id": "c0", "name": "same", "image": image, "mask": data[0][1], "model": "tiny", **EDIT}]
+    assert batch(study_case.table(tmp_path / "plan.csv", rows), "--out", tmp_path / "out") == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert image.read_bytes() == data[0][0].read_bytes()
+
+
 def test_workers_are_few(tmp_path, capsys):
     assert batch("nowhere.csv", "--out", tmp_path / "out", "--workers", 0) == 2
     assert "--workers" in capsys.readouterr().err

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from TumorSynthLib.console import as_json
 from TumorSynthLib.errors import Cancelled, InputError
 from TumorSynthLib.study.layouts import Layout
 from TumorSynthLib.study.ledger import Ledger
-from TumorSynthLib.study.plan import read_plan
+from TumorSynthLib.study.plan import Job, read_plan
 from TumorSynthLib.study.processes import Processes
 from TumorSynthLib.study.run import Show, Tally, failures, pending, run
 
@@ -25,6 +27,7 @@ def batch(args: argparse.Namespace) -> int:
     layout = Layout(Path(args.out), args.out_layout)
     layout.check()
     jobs = read_plan(args.table, args.model)
+    _check_apart(jobs, layout)
     show = Show(args.quiet)
     with Ledger(layout.folder) as ledger:
         left = pending(jobs, ledger, layout, args.retry)
@@ -52,6 +55,16 @@ def batch(args: argparse.Namespace) -> int:
             "(see the ledger's column error; --retry does them again)"
         )
     return 0
+
+
+def _check_apart(jobs: Sequence[Job], layout: Layout) -> None:
+    """Raise InputError where a result would overwrite what a job reads."""
+    read = {os.path.realpath(p) for job in jobs for p in (job.image, job.mask, job.settings) if p}
+    folder = os.path.realpath(layout.folder)
+    for job in jobs:
+        for path in layout.paths(job).values():
+            if os.path.join(folder, os.path.relpath(path, layout.folder)) in read:
+                raise InputError(f"{path} is an input and would be overwritten: give the job another name")
 
 
 def _executor(args: argparse.Namespace, layout: Layout, jobs: int):

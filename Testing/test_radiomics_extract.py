@@ -223,3 +223,24 @@ def test_size_dependence_of_the_table_holds():
         growth = np.log(found[1][name] / value) / steps
         zones = name.startswith("original_glszm")  # one draw each: a few large zones decide
         assert growth == pytest.approx(FEATURES[name].growth, abs=0.5 if zones else 0.25), name
+
+
+@pytest.mark.parametrize(
+    "values, settings, words",
+    [
+        ((0.0, 1.0), Settings(), "one grey level"),
+        ((0.0005, 0.003), Settings(), "one grey level"),
+        ((-3.0, 3.0), Settings(), "2 grey levels"),
+        ((7, 7), Settings(), "one value"),
+        ((7, 7), Settings(binCount=8), "one value"),
+        ((0.0, 1.0), Settings(binWidth=0.04), None),
+        ((0.0, 1.0), Settings(binCount=2), None),
+        ((0, 300), Settings(), None),
+    ],
+)
+def test_few_grey_levels_are_said(values, settings, words):
+    rng = np.random.default_rng(0)
+    array = rng.uniform(*values, (6, 7, 8)) if values[0] != values[1] else np.full((6, 7, 8), values[0])
+    said = []
+    extract(array, np.ones(array.shape, bool), (1, 1, 1), settings, ("firstorder", "glcm"), said.append)
+    assert [words in text for text in said] == ([True] if words else [])

@@ -17,6 +17,7 @@ from .settings import Settings
 from .shape_features import shape
 from .table import FEATURES
 
+FEW_LEVELS = 2  # grey levels of a region in which textures say little; an image scaled to 0…1 or to z-scores at the usual width
 TEXTURE_CLASSES = ("firstorder", "glcm", "glrlm", "glszm")
 CLASSES = ("shape", *TEXTURE_CLASSES, "gldm", "ngtdm")
 ONLY_WHEN_NAMED = {"original_firstorder_StandardDeviation"}  # as in pyradiomics: the root of Variance
@@ -39,7 +40,7 @@ def extract(
     :param classes: some of `CLASSES`, or names of single features; None is all. Shape has pyradiomics' 14
         features and Compactness1, Compactness2, SphericalDisproportion;
         `original_firstorder_StandardDeviation` comes only when it is named.
-    :param warn: takes a sentence where the region has one grey level, so that textures say nothing.
+    :param warn: takes a sentence where the region has one or two grey levels, in which textures say little.
     :raises InputError: nothing to measure, or values that are not finite.
     """
     settings = settings or Settings()
@@ -63,7 +64,7 @@ def extract_image(
         `settings.label` is taken. With resampling, or with `correctMask`, the labelmap may have another grid.
     :param classes: as in `extract`; those of `original_` stand for every image type, and shape for the mask alone.
     :param image_types: the images to measure, each with its settings; None is the original one.
-    :param warn: takes a sentence on regions of one grey level, and on images that can't be made.
+    :param warn: takes a sentence on regions of one or two grey levels, and on images that can't be made.
     :raises InputError: as `extract`, or image and mask don't fit together, or a package for an image type is missing.
     """
     import SimpleITK as sitk
@@ -146,22 +147,24 @@ class _Place:
             for name, only in texture.items():
                 found = _COMPUTE[name](values, self.region, levels, self.spacing, settings)
                 features |= _named(f"{image}_{name}", found, only)
-            if len(levels.gray) == 1:
-                flat[image] = (settings, np.ptp(values[self.region].astype(float)))
+            spread = np.ptp(values[self.region].astype(float))
+            if spread == 0 or (len(levels.gray) <= FEW_LEVELS and settings.binCount is None):
+                flat[image] = (settings, len(levels.gray), spread)
         if flat and warn is not None:
             warn(_flat_warning(flat))
         return features
 
 
-def _flat_warning(flat: dict[str, tuple[Settings, float]]) -> str:
-    """What to say of images, by name, whose region has one grey level, with their settings and ranges of intensity."""
-    name, (settings, spread) = next(iter(flat.items()))
+def _flat_warning(flat: dict[str, tuple[Settings, int, float]]) -> str:
+    """What to say of images, by name, whose region has too few grey levels: settings, levels and range of intensity of each."""
+    name, (settings, levels, spread) = next(iter(flat.items()))
     more = f" and {len(flat) - 1} more images" if len(flat) > 1 else ""
     if spread == 0:
         return f"the region has one value, so one grey level ({name}{more}): its textures say nothing; check mask and image"
+    count = "one grey level" if levels == 1 else f"{levels} grey levels only"
     return (
-        f"the region has one grey level at binWidth {settings.binWidth:g}, as its intensities span {spread:.3g} ({name}{more}): "
-        f"its textures say nothing; give a smaller binWidth in the settings, such as {spread / 32:.1g}"
+        f"the region has {count} at binWidth {settings.binWidth:g}, as its intensities span {spread:.3g} ({name}{more}): "
+        f"its textures say little; give a smaller binWidth in the settings, such as {spread / 32:.1g}"
     )
 
 

@@ -59,12 +59,14 @@ def batch(args: argparse.Namespace) -> int:
 
 def _check_apart(jobs: Sequence[Job], layout: Layout) -> None:
     """Raise InputError where a result would overwrite what a job reads."""
-    read = {os.path.realpath(p) for job in jobs for p in (job.image, job.mask, job.settings) if p}
-    folder = os.path.realpath(layout.folder)
+    read = {os.path.normpath(p) for job in jobs for p in (job.image, job.mask, job.settings) if p}
+    folder = str(layout.folder.resolve())
     for job in jobs:
-        for path in layout.paths(job).values():
-            if os.path.join(folder, os.path.relpath(path, layout.folder)) in read:
-                raise InputError(f"{path} is an input and would be overwritten: give the job another name")
+        for name in layout.names(job).values():
+            if f"{folder}/{name}" in read:
+                raise InputError(
+                    f"{folder}/{name} is an input and would be overwritten: give the job another name"
+                )
 
 
 def _executor(args: argparse.Namespace, layout: Layout, jobs: int):

@@ -41,36 +41,34 @@ class Layout:
                 f"nnU-Net names its data sets like Dataset101_Lung: give --out such a folder, not {self.folder.name!r}"
             )
 
-    def paths(self, job: Job) -> dict[str, Path]:
-        """Role to file; the sidecar has the image's name, as it records it."""
+    def names(self, job: Job) -> dict[str, str]:
+        """Role to file, relative to the folder with slashes; the sidecar has the image's name, as it records it."""
         stem = job.stem
         if job.edit == EXTRACT:
-            return {
-                "features": self.folder / ("features" if self.kind == "nnunet" else job.id) / f"{stem}.json"
-            }
+            return {"features": f"{'features' if self.kind == 'nnunet' else job.id}/{stem}.json"}
         if self.kind == "nnunet":
             return {
-                "image": self.folder / "imagesTr" / f"{stem}_0000{SUFFIX}",
-                "sidecar": self.folder / "records" / f"{stem}_0000.json",
-                "mask": self.folder / "labelsTr" / f"{stem}{SUFFIX}",
+                "image": f"imagesTr/{stem}_0000{SUFFIX}",
+                "sidecar": f"records/{stem}_0000.json",
+                "mask": f"labelsTr/{stem}{SUFFIX}",
             }
-        folder = self.folder / job.id
+        folder = job.id
         return {
-            "image": folder / f"{stem}{SUFFIX}",
-            "sidecar": folder / f"{stem}.json",
-            "mask": folder / f"{stem}_mask{SUFFIX}",
+            "image": f"{folder}/{stem}{SUFFIX}",
+            "sidecar": f"{folder}/{stem}.json",
+            "mask": f"{folder}/{stem}_mask{SUFFIX}",
         }
 
-    def record(self, job: Job) -> Path:
-        """The JSON file that holds what became of a job."""
-        paths = self.paths(job)
-        return paths.get("sidecar") or paths["features"]
+    def paths(self, job: Job) -> dict[str, Path]:
+        """Role to file."""
+        return {role: self.folder / name for role, name in self.names(job).items()}
 
     def recovered(self, job: Job) -> dict[str, Any] | None:
         """The row of a job whose results are whole, as it stands in their record; None if they aren't there."""
+        paths = self.paths(job)
         try:
-            row = json.loads(self.record(job).read_text(encoding="utf-8"))["batch"]
-            there = row["key"] == job.key and all(path.is_file() for path in self.paths(job).values())
+            row = json.loads(paths.get("sidecar", paths.get("features")).read_text(encoding="utf-8"))["batch"]
+            there = row["key"] == job.key and all(path.is_file() for path in paths.values())
             return row if there else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,7 +74,7 @@ class Bench:
         paths = self.layout.paths(job)
         told = {
             "warnings": _said(read) + texts,
-            "outputs": self._relative(paths),
+            "outputs": self.layout.names(job),
             "modality": found.get("modality", ""),
             "finished": _now(),
         }
@@ -98,7 +97,7 @@ class Bench:
             "asked": result.asked,
             "reached": {name: result.reached[name] for name in result.asked if name in result.reached},
             "warnings": _said(read) + list(result.warnings),
-            "outputs": self._relative(paths),
+            "outputs": self.layout.names(job),
             "input_sha256": result.provenance["input"]["voxels_sha256"],
             "result_sha256": voxel_hash(result.volume.array),
             "modality": result.provenance["modality"],
@@ -110,9 +109,6 @@ class Bench:
         with Staging() as staging:
             write_edit(staging, paths, result, files)
         return told
-
-    def _relative(self, paths: Mapping[str, Path]) -> dict[str, str]:
-        return {role: path.relative_to(self.layout.folder).as_posix() for role, path in paths.items()}
 
     def _editor(self, job: Job):
         """The editor of a job's model, kept with its network; the model must be the planned one."""

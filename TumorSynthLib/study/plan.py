@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -106,12 +107,12 @@ def read_plan(path: str | Path, model: str | None = None) -> tuple[Job, ...]:
     :raises ModelError: there is no such model.
     """
     path = Path(path)
-    models: dict[str, tuple[str, str, str]] = {}
+    folder, models = str(path.resolve().parent), {}
     found: dict[str, Job] = {}
     stems: dict[str, str] = {}
     for where, row in _rows(path):
         try:
-            for job in _jobs(row, path.resolve().parent, model, models):
+            for job in _jobs(row, folder, model, models):
                 if stems.setdefault(job.stem.lower(), job.key) != job.key:
                     raise InputError(f"two jobs would write files named {job.stem}: give each its own name")
                 found.setdefault(job.key, job)
@@ -210,7 +211,7 @@ def _merged(*rows: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _jobs(
-    row: Mapping[str, Any], folder: Path, model: str | None, models: dict[str, tuple[str, str, str]]
+    row: Mapping[str, Any], folder: str, model: str | None, models: dict[str, tuple[str, str, str]]
 ) -> Iterator[Job]:
     """A row's jobs: one for each of its seeds."""
     known = (*COLUMNS, *OPTIONS)
@@ -273,9 +274,9 @@ def _stem(image: Any) -> str:
     return re.sub(r"[^\w.-]", "_", Path(str(image)).name.split(".")[0])
 
 
-def _path(value: Any, folder: Path) -> str:
-    path = Path(str(value)).expanduser() if str(value).startswith("~/") else Path(str(value))
-    return str(folder / path)
+def _path(value: Any, folder: str) -> str:
+    text = str(value)
+    return os.path.join(folder, os.path.expanduser(text) if text.startswith("~/") else text)
 
 
 def _label(value: Any) -> int | str | None:
@@ -284,7 +285,7 @@ def _label(value: Any) -> int | str | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text or None
 
 
-def _options(row: Mapping[str, Any], edit: str, folder: Path) -> tuple[dict[str, Any], Sequence[int | None]]:
+def _options(row: Mapping[str, Any], edit: str, folder: str) -> tuple[dict[str, Any], Sequence[int | None]]:
     """The options of a row as JSON, and its seeds."""
     given = _options_cell(row.get("options")) | {n: row[n] for n in OPTIONS if n in row}
     for role in ("donor_image", "donor_mask"):

@@ -79,17 +79,17 @@ def pending(jobs: Sequence[Job], ledger: Ledger, layout: Layout, retry: bool = F
 
     :param retry: do failed jobs again.
     """
-    there = _Files()
+    there = _Files(layout.folder)
     left, again = [], set()
     for job in jobs:
         row = ledger.rows.get(job.key)
         if row is None:
-            found = layout.recovered(job) if there.has(layout.record(job)) else None
+            found = layout.recovered(job) if all(map(there.has, layout.names(job).values())) else None
             if found is None:
                 left.append(job)
             else:
                 ledger.add(found)
-        elif retry if row["state"] == FAILED else not all(map(there.has, layout.paths(job).values())):
+        elif retry if row["state"] == FAILED else not all(map(there.has, layout.names(job).values())):
             again.add(job.key)
             left.append(job)
     ledger.forget(again)
@@ -150,19 +150,20 @@ class Show:
 
 
 class _Files:
-    """Which files there are, one look at each folder."""
+    """Which files there are in a folder's folders, one look at each."""
 
-    def __init__(self):
-        self._folders: dict[Path, set[str]] = {}
+    def __init__(self, folder: Path):
+        self._folder = str(folder)
+        self._names: dict[str, set[str]] = {}
 
-    def has(self, path: Path) -> bool:
-        folder = path.parent
-        if folder not in self._folders:
+    def has(self, name: str) -> bool:
+        folder, _, file = name.rpartition("/")
+        if folder not in self._names:
             try:
-                self._folders[folder] = set(os.listdir(folder))
+                self._names[folder] = set(os.listdir(f"{self._folder}/{folder}"))
             except OSError:
-                self._folders[folder] = set()
-        return path.name in self._folders[folder]
+                self._names[folder] = set()
+        return file in self._names[folder]
 
 
 def failures(jobs: Sequence[Job], ledger: Ledger) -> list[Row]:

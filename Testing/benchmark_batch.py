@@ -3,7 +3,7 @@
     python Testing/benchmark_batch.py [--edits 200] [--tasks 2000]
 
 Edits are removals of small tumours with a tiny model, so that what is around the edits shows. Prints one line of JSON for each
-measurement; run it on a machine that does nothing else.
+measurement. Seconds of edits are those of the clock, so run it on a machine that does nothing else; the others are of one core.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def resume(folder: Path, count: int = 10_000) -> None:
     """Reading a ledger of many rows, and seeing that all results are there."""
     text = ["image,mask,edit,id,seed", *(f"i{n}.nrrd,m.nrrd,remove,c{n},{n}" for n in range(count))]
     (folder / "many.csv").write_text("\n".join(text))
-    start = time.perf_counter()
+    start = time.process_time()
     jobs = read_plan(folder / "many.csv", "tiny")
-    planned = time.perf_counter() - start
+    planned = time.process_time() - start
     layout = Layout(folder / "many")
     with Ledger(layout.folder) as ledger:
         for job in jobs[:1]:
@@ -107,17 +107,20 @@ def resume(folder: Path, count: int = 10_000) -> None:
 
 
 def scheduler(count: int) -> None:
-    """How many jobs that do nothing a scheduler hands out in a second."""
+    """What a job that does nothing costs a scheduler and its client, which share this process."""
     from distributed import Client, LocalCluster, as_completed
 
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as made, Client(made) as client:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
+        Client(made) as client,
+    ):
         text = study_case.job().to_json()
         for future in as_completed(client.map(len, [text] * 10, pure=False)):
             future.result()
-        start = time.perf_counter()
+        start = time.process_time()
         for future in as_completed(client.map(len, [text] * count, pure=False)):
             future.result()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
     told("scheduler", tasks=count, milliseconds_a_task=round(1000 * seconds / count, 2))
 
 

@@ -182,3 +182,23 @@ def test_no_voxel_moves_further_than_the_strength_allows(tumour):
     change = space.values(np.full(len(space.fields), 3.0)) - bands.own
     assert 0.5 < np.abs(change / (1.2 * space.sd)).max() < 1 + 1e-9
     assert np.abs(space.values(np.zeros(len(space.fields))) - bands.own).max() < 1e-9
+
+
+@pytest.mark.parametrize("wanted", [25.0, 85.0])
+def test_a_real_nodule_keeps_its_pattern_and_its_finest_grain(shared_data, wanted):
+    from TumorSynthLib.editor import Editor, EditRequest
+    from TumorSynthLib.volume import read_image, read_mask
+
+    stem = shared_data / "lidc_ct" / "val" / "LIDC-IDRI-0377_R_1_CT_image.nii.gz"
+    if not stem.exists():
+        pytest.skip(f"{stem} is missing")
+    volume = read_image(stem)
+    mask = read_mask(str(stem).replace("_image", "_mask"), volume)
+    request = EditRequest(features={"contrast": wanted}, strength=0.0)
+    result = Editor("lung-nodule-ct").retexture(volume, mask, request)
+    assert result.reached["original_glcm_Contrast"] == pytest.approx(wanted, abs=0.05 * 196)
+    before, after = (v.array.astype(float) for v in (volume, result.volume))
+    assert np.array_equal(before[~mask], after[~mask])
+    assert np.corrcoef(before[mask], after[mask])[0, 1] > 0.95
+    power = [float((Filter(a.shape).grain(a)[mask] ** 2).mean()) for a in (before, after)]
+    assert 0.75 < power[1] / power[0] < 1.35

@@ -589,3 +589,14 @@ def test_extract_writes_a_table(run, data, tmp_path, name):
 def test_extract_refuses_other_files_before_any_work(run, data, tmp_path, name):
     code, _, err = run("extract", "no-image", "no-mask", "--out", tmp_path / name)
     assert code == 2 and ".json, .csv or .tsv" in err[0]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"software": "mine"}, {"software": {"packages": []}}, {"model": {"id": 5}}, {"request": []}]
+)
+def test_a_damaged_record_is_no_record(run, data, tmp_path, damage):
+    assert run(*edit("remove", data, tmp_path / "x.nii"))[0] == 0
+    entry = json.loads((tmp_path / "x.json").read_text())
+    (tmp_path / "odd.json").write_text(json.dumps({**entry, **damage}))
+    code, _, err = run("remove", *data, "--repeat", tmp_path / "odd.json", "--out", tmp_path / "y.nii")
+    assert code == 2 and "isn't the record of an edit" in err[0]

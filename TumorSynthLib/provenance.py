@@ -448,4 +448,9 @@ def _is_record(entry: Any) -> bool:
     parts = [entry.get(name) for name in ("model", "request", "input")]
     if not all(isinstance(part, dict) for part in parts) or not isinstance(entry.get("operation"), str):
         return False
+    made_by = entry.get("software", {})
+    if not isinstance(made_by, dict) or not isinstance(made_by.get("packages", {}), dict):
+        return False
+    if not isinstance(entry["model"].get("id", ""), (str, type(None))):
+        return False
     return isinstance(entry["request"].get("features"), dict)

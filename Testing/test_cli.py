@@ -600,3 +600,20 @@ def test_a_damaged_record_is_no_record(run, data, tmp_path, damage):
     (tmp_path / "odd.json").write_text(json.dumps({**entry, **damage}))
     code, _, err = run("remove", *data, "--repeat", tmp_path / "odd.json", "--out", tmp_path / "y.nii")
     assert code == 2 and "isn't the record of an edit" in err[0]
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_refused_whatever_draws(run, data, tmp_path):
+    import hashlib
+
+    from safetensors.numpy import load_file, save_file
+
+    folder = editor_case.model(tmp_path / "bad", id="bad").folder
+    manifest = json.loads((folder / "bundle.json").read_text())
+    file = folder / "network.safetensors"
+    tensors = {k: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for k, a in load_file(file).items()}
+    save_file(tensors, file)
+    blob = file.read_bytes()
+    manifest["files"][file.name] = {"sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)}
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    code, _, err = run("remove", *data, "--model", folder, "--out", tmp_path / "x.nii")
+    assert code == 3 and "NaN or infinity" in err[0] and not (tmp_path / "x.nii").exists()

@@ -165,6 +165,8 @@ def edit(args: argparse.Namespace) -> int:
 
         model = args.model or (entry["model"].get("id") if entry else None)
         editor = Editor(model, args.device, model_settings(args, entry))
+        if editor.bundle is not None:
+            editor.bundle.verify()  # 0.1 s; also where the engine draws without it: the record names the model
         volume, mask, request = inputs(args, options, editor.bundle)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:

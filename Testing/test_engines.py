@@ -212,3 +212,11 @@ def test_a_donor_lends_its_tissue_and_is_needed_again_for_a_repetition(case):
     again = EditRequest(**arguments, donor=donor)
     check_repeatable(result.provenance, None, volume, mask, request=again)
     assert np.array_equal(Editor(None).synthesize(volume, mask, again).volume.array, result.volume.array)
+
+
+def test_a_series_of_a_texture_keeps_the_tumours_pattern(case):
+    volume, mask = case
+    steps = Editor(None).series(volume, mask, CONTRAST, ["0.9x", "1.1x"], EditRequest(modality="CT"))
+    assert [s.provenance["plan"]["strength"] for s in steps] == [KEPT, KEPT]
+    inside = [s.volume.array[mask].astype(float) for s in steps]
+    assert np.corrcoef(*inside)[0, 1] > 0.95 and steps[0].reached[CONTRAST] < steps[1].reached[CONTRAST]

@@ -354,7 +354,7 @@ class Editor:
             told("step", i / len(steps))
             further = told.again()
             if shape is None:
-                result = self._synthesized(case, step, further)
+                result = self._synthesized(case, of_existing(step), further)
             else:
                 result = self._planted("reshape", case, step, further, shape)
             entry = {

@@ -617,3 +617,18 @@ def test_a_model_with_weights_that_are_no_numbers_is_refused_whatever_draws(run,
     (folder / "bundle.json").write_text(json.dumps(manifest))
     code, _, err = run("remove", *data, "--model", folder, "--out", tmp_path / "x.nii")
     assert code == 3 and "NaN or infinity" in err[0] and not (tmp_path / "x.nii").exists()
+
+
+def test_auto_takes_the_model_of_the_organ_and_says_why(run, data, tmp_path):
+    from TumorSynthLib.phantom import chest
+
+    volume, mask = chest(seed=1)
+    files = [tmp_path / "chest.nii.gz", tmp_path / "chest-mask.nii.gz"]
+    for path, image in zip(files, (volume, volume.with_array(mask.astype(np.uint8)))):
+        write_volume(image, path)
+    asked = ["--model", "auto", "--set", f"{MEAN}=-30", "--quiet", "--out"]
+    code, _, err = run("synthesize", *files, *asked, tmp_path / "o.nii.gz")
+    assert code == 0 and any("model lung-nodule-ct: chosen for lung" in line for line in err)
+    assert json.loads((tmp_path / "o.json").read_text())["model"]["id"] == "lung-nodule-ct"
+    code, _, err = run("synthesize", *data, *asked, tmp_path / "p.nii.gz")
+    assert code == 0 and any("no model: nothing says which organ" in line for line in err)

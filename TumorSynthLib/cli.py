@@ -324,7 +324,9 @@ def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: boo
 
 def _add_model(sub) -> None:
     sub.add_argument(
-        "--model", metavar="ID", help="model (see `tumorsynth models list`), or a bundle's folder"
+        "--model",
+        metavar="ID",
+        help="model (see `tumorsynth models list`), a bundle's folder, or auto: the one that suits organ and modality",
     )
     sub.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)"

@@ -23,6 +23,7 @@ from TumorSynthLib.pace import Pace
 from TumorSynthLib.small_files import read_small
 from TumorSynthLib.threads import restored
 
+AUTO = "auto"  # as a model: the one that suits
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
@@ -163,6 +164,9 @@ def edit(args: argparse.Namespace) -> int:
         notes = threads + notes
         from TumorSynthLib.editor import Editor
 
+        if args.model == AUTO and entry is None:
+            args.model, why = chosen_model(args)
+            notes.append(f"model {args.model}: {why}" if args.model else f"no model: {why}")
         model = args.model or (entry["model"].get("id") if entry else None)
         editor = Editor(model, args.device, model_settings(args, entry))
         if editor.bundle is not None:
@@ -187,6 +191,24 @@ def edit(args: argparse.Namespace) -> int:
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
     tell(args, paths, result, notes, timing)
     return 0
+
+
+def chosen_model(args: argparse.Namespace) -> tuple[str | None, str]:
+    """The installed model that suits the image and the tumour, None where none does; and why."""
+    from TumorSynthLib.models import find, installed
+    from TumorSynthLib.models.choose import choose
+    from TumorSynthLib.volume import read_image, read_mask
+
+    volume = read_image(args.image)
+    mask = None
+    if getattr(args, "mask", None):
+        label = args.label[0] if isinstance(args.label, list) else args.label
+        mask = read_mask(args.mask, volume, label)
+    bundles = [find(one.id) for one in installed() if not one.error]
+    found = choose(
+        bundles, volume, mask, [Path(args.image).name, Path(str(getattr(args, "mask", "") or "")).name]
+    )
+    return found.model_id or None, found.reason
 
 
 def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):

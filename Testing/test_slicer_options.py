@@ -7,11 +7,14 @@ import pytest
 
 panel_case.start()
 
+import editor_case  # noqa: E402
+import numpy as np  # noqa: E402
 from test_options import repeated, words  # noqa: E402
 from TumorSynthSlicer import api, checks  # noqa: E402
 
 from TumorSynthLib.edit.edits import EDITS  # noqa: E402
-from TumorSynthLib.edit.options import IMAGES, OPTIONS, from_message  # noqa: E402
+from TumorSynthLib.edit.options import IMAGES, OPTIONS, EditRequest, from_message  # noqa: E402
+from TumorSynthLib.editor import Editor  # noqa: E402
 from TumorSynthLib.errors import InputError  # noqa: E402
 
 OFFERED = [name for name, row in OPTIONS.items() if row.slicer and row.kind not in IMAGES]
@@ -54,3 +57,18 @@ def test_what_an_edit_lacks_is_refused():
 def test_the_contract_s_names_are_those_of_the_table():
     assert {row.slicer for row in OPTIONS.values() if row.slicer} | set(api.SCENE_OPTIONS) == set(api.OPTIONS)
     assert set(api.EDITS) == {name for name, edit in EDITS.items() if edit.changes or name == "measure"}
+
+
+def test_the_request_that_the_panel_shows_is_the_engine_s(tmp_path):
+    """On a coarser image, voxels of the model's grid aren't those that the volumes' ratio gives, and they bound the entropy."""
+    editor = Editor(editor_case.model(tmp_path / "model"), "cpu")
+    volume, _ = editor_case.ct(spacing=(1.5, 1.5, 3.0))
+    small = np.zeros(volume.array.shape, bool)
+    small[9:12, 19:22, 17:20] = True
+    small[8:13, 20, 18] = small[10, 18:23, 18] = small[10, 20, 16:21] = True
+    features = {"original_firstorder_Entropy": 7.5, "original_glcm_Contrast": 90.0}
+    shown = checks.check("synthesize", editor, volume, small, {"features": features}, "cpu")
+    result = editor.synthesize(volume, small, EditRequest(features=features, steps=1, solve=False))
+    assert shown.modality == "CT" and shown.used["original_firstorder_Entropy"] < 7.4
+    for name, value in features.items():
+        assert shown.used.get(name, value) == pytest.approx(result.used[name], rel=1e-6), name

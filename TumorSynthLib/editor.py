@@ -168,7 +168,7 @@ class Editor:
         if self.bundle is None:
             return Wish(resolved(features))
         mask = check_mask(parts(self.bundle, mask, region)[0], volume)
-        modality = self.modality(volume, modality)
+        modality = self.bundle.modality(modality) if modality else self.modality(volume)
         return nearest(
             self.population(modality), resolved(features), Region.around(volume, mask, self.bundle.spacing)
         )

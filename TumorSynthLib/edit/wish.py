@@ -89,13 +89,7 @@ def nearest(population: Population | None, asked: Mapping[str, float], region: R
 
     :param region: whose mask the tumour is drawn into: its size bounds some features.
     """
-    return nearest_at(population, asked, int(region.mask.sum()), float(np.prod(region.spacing)))
-
-
-def nearest_at(
-    population: Population | None, asked: Mapping[str, float], voxels: int, voxel_volume: float
-) -> Wish:
-    """As `nearest`, for a tumour of so many voxels of so many mm³ on the model's grid."""
+    voxels, voxel_volume = int(region.mask.sum()), float(np.prod(region.spacing))
     known = {n: value for n, value in asked.items() if population is not None and n in population.names}
     if population is None or not known:
         return Wish(dict(asked))

@@ -106,17 +106,24 @@ def needsTorch(edit: str, request: EditRequest, bundle) -> bool:
 
 
 def check(
-    edit: str, editor, modality: tuple[str, list[str]], volume, mask, options: Mapping[str, Any], device: str
+    edit: str,
+    editor,
+    volume,
+    mask,
+    options: Mapping[str, Any],
+    device: str,
+    modality: tuple[str, list[str]] | None = None,
 ) -> Check:
     """What an edit with a checked input takes.
 
-    :param editor: the engine's `Editor`. :param modality: of the image, and warnings about it.
+    :param editor: the engine's `Editor`.
     :param volume: the image or a part of it around the tumour. :param mask: (K, J, I) bool on it; None for insert.
     :param device: as asked.
+    :param modality: of the whole image, and warnings about it; None looks for it in the volume.
     :raises InputError, ModelError: it can't be done.
     """
     request, bundle = checkRequest(edit, options), editor.bundle
-    name, warnings = modality
+    name, warnings = modality or modalityOf(bundle, volume, options.get("modality"))
     engine = engineOf(edit, request, bundle, name)
     if engine == "exemplar" and mask is not None:
         warnings = warnings + suitability.check_surroundings(mask)
@@ -130,7 +137,7 @@ def check(
     rough = suitability.estimate(volume, mask, bundle, request.steps)
     used = {}
     if edit in ("synthesize", "retexture") and request.features:
-        wish = _nearest(editor.population(name), resolved(request.features), volume, mask, bundle)
+        wish = editor.nearest(volume, mask, request.features, name, request.region)
         used, warnings = {n: float(b) for n, (a, b) in wish.changed.items()}, warnings + list(wish.warnings)
     return Check(
         modality=name,
@@ -142,6 +149,16 @@ def check(
         used=used,
         engine=engine,
     )
+
+
+def modalityOf(bundle, volume, wanted: str | None) -> tuple[str, list[str]]:
+    """Modality of an image, and warnings about it.
+
+    :raises InputError, ModelError: the model has none that the image can have.
+    """
+    if bundle is None:
+        return suitability.modality_without_model(volume, wanted)
+    return suitability.modality_of(bundle, wanted, volume)
 
 
 def _ofNew(request: EditRequest, bundle) -> dict[str, float]:
@@ -160,15 +177,6 @@ def runsOf(edit: str, request: EditRequest, options: Mapping[str, Any]) -> int:
     runs = request.samples if edit != "remove" else 1
     runs += edit in ("move", "reshape")
     return runs * (len(options["values"]) if edit == "series" else 1)
-
-
-def _nearest(population, asked: Mapping[str, float], volume, mask, bundle):
-    """The nearest request that a tumour of this size can meet, as the engine finds it."""
-    from TumorSynthLib.edit.wish import nearest_at
-
-    voxel = math.prod(bundle.spacing)
-    voxels = round(int(mask.sum()) * math.prod(volume.spacing) / voxel)
-    return nearest_at(population, asked, voxels, voxel)
 
 
 def _device(asked: str) -> str:

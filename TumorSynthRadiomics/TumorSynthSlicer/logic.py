@@ -136,7 +136,7 @@ class EditLogic(Logic):
             editor = editor.painting(given.region) if given.region else editor
             device = options.get("device") or self._client.device
             modality = self._modality(editor, given, options.get("modality"))
-            found = checks.check(edit, editor, modality, volume, mask, options, device)
+            found = checks.check(edit, editor, volume, mask, options, device, modality)
         except (TumorSynthError, ValueError, TypeError) as error:
             return Check(reason=str(error))
         if not checks.needsTorch(edit, given.wanted(), editor.bundle):
@@ -149,11 +149,7 @@ class EditLogic(Logic):
         model = bundle.sha256 if bundle is not None else ""
         key = (given.volumeNode.GetID(), edits.stateOf(given.volumeNode), model, given.region, wanted)
         if key not in self._modalities:
-            if bundle is None:
-                found = suitability.modality_without_model(given.volume, wanted)
-            else:
-                found = suitability.modality_of(bundle, wanted, given.volume)
-            self._modalities = {key: found}
+            self._modalities = {key: checks.modalityOf(bundle, given.volume, wanted)}
         return self._modalities[key]
 
     def missingDependencies(self) -> list[str]:

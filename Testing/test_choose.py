@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from TumorSynthLib.edit.choose import choose, organs_in
 from TumorSynthLib.models import find
-from TumorSynthLib.models.choose import choose, organs_in
 from TumorSynthLib.volume import Volume
 
 LUNG, SARCOMA = "lung-nodule-ct", "soft-tissue-sarcoma"

@@ -362,7 +362,7 @@ WRONG = [
     (["synthesize"], "required"),
     (["frobnicate"], "invalid choice"),
     (["extract", "IMAGE", "MASK", "--settings", "IMAGE", "--model", "tiny"], "not allowed with"),
-    (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "or name a model"),
+    (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "let a model draw (--model)"),
     (["reshape", "IMAGE", "MASK", "--out", "x.nii", "--out-mask", "y.nii"], "--model is needed"),
     (
         ["move", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"],

@@ -192,7 +192,10 @@ def test_a_stopped_batch_goes_on(data, tmp_path, number):
         plan(
             tmp_path,
             data,
-            [{"edit": "extract"}, {"edit": "extract", "options": "modality=CT"}],
+            [
+                {"edit": "extract", "options": ""},
+                *({"edit": "remove", "options": f"seed={n}"} for n in range(3)),
+            ],
         ),
         tmp_path / "out",
     )
@@ -209,7 +212,7 @@ def test_a_stopped_batch_goes_on(data, tmp_path, number):
         assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
     assert batch(table, "--out", out) == 0
     rows = study_case.rows(out)
-    assert len(rows) == 6 == len({row["key"] for row in rows}) and rows[: len(first)] == first
+    assert len(rows) == 12 == len({row["key"] for row in rows}) and rows[: len(first)] == first
     assert not [p for p in out.rglob(".tumorsynth*")]
 
 

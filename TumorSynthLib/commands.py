@@ -195,8 +195,8 @@ def edit(args: argparse.Namespace) -> int:
 
 def chosen_model(args: argparse.Namespace) -> tuple[str | None, str]:
     """The installed model that suits the image and the tumour, None where none does; and why."""
+    from TumorSynthLib.edit.choose import choose
     from TumorSynthLib.models import find, installed
-    from TumorSynthLib.models.choose import choose
     from TumorSynthLib.volume import read_image, read_mask
 
     volume = read_image(args.image)

@@ -8,8 +8,8 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from TumorSynthLib import models
+from TumorSynthLib.edit.choose import choose as chosen
 from TumorSynthLib.models import Bundle
-from TumorSynthLib.models.choose import choose as chosen
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
 from TumorSynthLib.requests import STEERABLE
 

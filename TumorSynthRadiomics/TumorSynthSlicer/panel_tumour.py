@@ -132,6 +132,8 @@ class TumourSection(VTKObservationMixin):
         known = parameters.modelID in self._models
         if known and (self._chosenFor is None or None in case):
             self._chosenFor = case if None not in case else None  # as the scene remembers it
+        elif known and self._otherRegion(case):
+            self._chosenFor = case
         elif case != self._chosenFor or not known:
             self._choose(case)
         selector.setCurrentIndex(selector.findData(parameters.modelID))
@@ -142,6 +144,14 @@ class TumourSection(VTKObservationMixin):
         there = segmentExists(p.segmentation, p.segmentID)
         segment = (p.segmentation.GetID(), p.segmentID) if there else None
         return (p.inputVolume.GetID() if p.inputVolume is not None else None, segment)
+
+    def _otherRegion(self, case: tuple) -> bool:
+        """Whether another segment of the same tumour is chosen, whose model has several regions."""
+        before = self._chosenFor
+        if before is None or None in case or before[0] != case[0] or before[1][0] != case[1][0]:
+            return False
+        rows = [row for row in self._panel.models() if row.id == self._panel.parameters.modelID]
+        return any(len(row.regions) > 1 for row in rows)
 
     def keepModel(self) -> None:
         """The same tumour goes on in another volume or segment: its model stays."""

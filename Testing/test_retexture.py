@@ -202,3 +202,20 @@ def test_a_real_nodule_keeps_its_pattern_and_its_finest_grain(shared_data, wante
     assert np.corrcoef(before[mask], after[mask])[0, 1] > 0.95
     power = [float((Filter(a.shape).grain(a)[mask] ** 2).mean()) for a in (before, after)]
     assert 0.75 < power[1] / power[0] < 1.35
+
+
+def test_a_level_that_is_to_stay_doesnt_hold_up_the_rest(shared_data):
+    """As presets and the demonstration ask: the contrast doubled, the mean as it is."""
+    from TumorSynthLib.editor import Editor, EditRequest
+    from TumorSynthLib.volume import read_image, read_mask
+
+    case = shared_data / "sts" / "val" / "STS_041_CT_image.nii.gz"
+    volume = read_image(case)
+    mask = read_mask(str(case).replace("_image", "_mask"), volume)
+    editor = Editor("soft-tissue-sarcoma")
+    own = editor.extract(volume, mask, "CT", ("firstorder", "glcm"))
+    mean, contrast = "original_firstorder_Mean", "original_glcm_Contrast"
+    wanted = {mean: own[mean], contrast: 2 * own[contrast]}
+    result = editor.retexture(volume, mask, EditRequest(features=wanted, modality="CT"))
+    assert result.reached[contrast] == pytest.approx(wanted[contrast], rel=0.01)
+    assert result.reached[mean] == pytest.approx(wanted[mean], abs=0.5)

@@ -170,9 +170,15 @@ class Slider:
         own = goal.error(self.own(goal.names))
         if np.abs(own).max() < self.config.enough:
             return "own", self.bands.own, Solution(np.zeros(len(NUMBERS)), own)
-        for stage in ("level kept", "level free")[int(goal.level or not goal.exact) :]:
+        # A level that is to stay is kept by the stage that keeps it: among what is asked, it would only hold up the rest.
+        kept = goal.free(own, self.config.near) if goal.exact else goal
+        for stage in ("level kept", "level free")[int(kept.level or not goal.exact) :]:
             space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept")
-            found = solve(space, lambda v: self.measured(v, goal.names), goal, best and best[2])
+            wanted = kept if stage == "level kept" else goal
+            found = solve(space, lambda v, g=wanted: self.measured(v, g.names), wanted, best and best[2])
+            if wanted is not goal:
+                left = goal.error(self.measured(space.values(found.theta), goal.names))
+                found = Solution(found.theta, left, found.measured)
             if best is None or found.worst < best[2].worst:
                 best = stage, space.values(found.theta), found
             if found.worst < self.config.near:

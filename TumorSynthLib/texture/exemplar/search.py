@@ -57,6 +57,10 @@ class SearchConfig:
 CONFIG = SearchConfig()
 
 
+def _is_level(name: str) -> bool:
+    return name.rsplit("_", 1)[-1] in LEVELS
+
+
 @dataclass(frozen=True)
 class Goal:
     """What is asked, in units of error.
@@ -77,7 +81,15 @@ class Goal:
     @property
     def level(self) -> bool:
         """Whether a feature of the level is asked for."""
-        return any(n.rsplit("_", 1)[-1] in LEVELS for n in self.names)
+        return any(_is_level(n) for n in self.names)
+
+    def free(self, off: np.ndarray, near: float) -> Goal:
+        """The goal without features of the level that are to stay as they are.
+
+        :param off: (k,) the tumour's own errors; `near`: up to which a feature has its value already.
+        """
+        kept = [i for i, n in enumerate(self.names) if not (_is_level(n) and abs(off[i]) < near)]
+        return Goal(tuple(self.names[i] for i in kept), self.target[kept], self.unit[kept], self.exact)
 
 
 class Space(Protocol):

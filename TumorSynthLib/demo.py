@@ -28,7 +28,7 @@ GRAINIER, SMOOTHER = 1.6, 0.6  # times the tumour's own GLCM contrast
 SHRUNK = 0.6  # times the tumour's own volume
 VALUES = ("0.5x", "1x", "2x")  # of the series: times the tumour's own volume
 DRIVERS = ("mean_intensity", "intensity_sd", "skewness", "entropy", "contrast", "correlation")
-MEAN, CONTRAST = "original_firstorder_Mean", "original_glcm_Contrast"
+CONTRAST = "original_glcm_Contrast"
 VOLUME = "original_shape_MeshVolume"
 
 
@@ -159,8 +159,7 @@ def _edits(case: Case, features: Mapping[str, float], modality: str) -> dict[str
     """Name to (method of the editor, request)."""
 
     def texture(factor: float) -> EditRequest:
-        asked = {MEAN: features[MEAN], CONTRAST: factor * features[CONTRAST]}
-        return EditRequest(features=asked, modality=modality)
+        return EditRequest(features={CONTRAST: factor * features[CONTRAST]}, modality=modality)
 
     def sized(factor: float) -> EditRequest:
         return EditRequest(features={"volume_ml": factor * ml}, modality=modality, nearest=True)

@@ -15,6 +15,7 @@ class PanelParameters:
         insertShape of a new one.
     :param keepPattern: percent of a tumour's own pattern that other features leave.
     :param regionSegments: segment ID by region as JSON, for a model with several regions.
+    :param grow: mm; 0 lets the engine find how far the tumour shows.
     :param lendSegmentation, lendSegmentID: where a removal takes its tissue from.
     :param steps: 0 is the model's own choice.
     :param inPlace: edits change the volume itself, and not a copy that is made for them.

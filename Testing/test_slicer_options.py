@@ -72,3 +72,34 @@ def test_the_request_that_the_panel_shows_is_the_engine_s(tmp_path):
     assert shown.modality == "CT" and shown.used["original_firstorder_Entropy"] < 7.4
     for name, value in features.items():
         assert shown.used.get(name, value) == pytest.approx(result.used[name], rel=1e-6), name
+
+
+EDITED_WITHOUT_NETWORK = {
+    "remove": {},
+    "retexture": {"features": {"mean_intensity": 60.0}},
+    "move": {"to": (-168.0, -200.0, 300.0)},
+    "series": {"feature": "mean_intensity", "values": [30.0, 60.0]},
+}
+
+
+@pytest.mark.parametrize("edit", EDITED_WITHOUT_NETWORK)
+def test_what_the_engine_edits_without_a_network_is_not_refused(tmp_path, edit):
+    """Slices of 20 mm are too coarse for the model's network, which none of these edits takes."""
+    bundle = editor_case.model(tmp_path / "model")
+    volume, mask = editor_case.ct(spacing=(10.0, 10.0, 20.0))
+    options, editor = EDITED_WITHOUT_NETWORK[edit], Editor(bundle, "cpu")
+    shown = checks.check(edit, editor, volume, mask, options, "cpu")
+    assert shown.engine == "exemplar" and not shown.seconds
+    request = checks.checkRequest(edit, options)
+    assert not checks.needsTorch(edit, request, bundle, options.get("feature"))
+    series = (options["feature"], options["values"]) if edit == "series" else ()
+    results = getattr(editor, edit)(volume, mask, *series, request)
+    for result in results if series else [results]:
+        assert result.provenance["plan"]["engine"] == "exemplar"
+    with pytest.raises(InputError, match="too coarse"):
+        checks.check("synthesize", editor, volume, mask, {"features": {"contrast": 9.0}}, "cpu")
+
+
+def test_a_series_of_shapes_takes_the_network_of_shapes():
+    assert checks.needsTorch("series", EditRequest(), None, "volume_ml")
+    assert not checks.needsTorch("series", EditRequest(), None, "contrast")

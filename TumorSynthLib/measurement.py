@@ -63,7 +63,9 @@ def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) 
     try:
         warnings += suitability.check_fit(volume, mask, bundle)
     except InputError as error:
-        warnings.append(f"{error}; it can be measured, but not edited")
+        warnings.append(
+            f"{error}; the model can't draw in it, but the tumour can be measured, and edited with its own tissue"
+        )
     features = _extracted(bundle, volume, mask, modality, warnings.append)
     population = editor.population(modality)
     warnings += _unlike(bundle, population, features)

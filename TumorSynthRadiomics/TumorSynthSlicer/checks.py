@@ -15,12 +15,13 @@ from TumorSynthLib.edit.edits import EDITS as TABLE
 from TumorSynthLib.edit.options import IMAGES, of_edit
 from TumorSynthLib.edit.options import OPTIONS as ROWS
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.radiomics.table import FEATURES, resolve
 from TumorSynthLib.requests import EditRequest, resolved, split
 
 from .api import EDITS, OPTIONS, Check
 from .geometry import toLPS
 
-DRAW_SHAPES = ("reshape", "insert", "series")  # edits that draw a new shape, which the models' networks do
+DRAW_SHAPES = ("reshape", "insert")  # edits that draw a new shape, which the models' networks do
 OUTPUTS = ("inPlace", "newVolume", "syntheticCopy")
 
 
@@ -94,14 +95,18 @@ def engineOf(edit: str, request: EditRequest, bundle, modality: str = "") -> str
     """Name of the engine that an edit takes: "bridge" is a model's network, "exemplar" the image's own tissue."""
     from TumorSynthLib.edit.plan import choose_engine, of_existing
 
-    if edit == "retexture":
+    if edit in ("retexture", "series"):  # a series' steps change the tumour that is there too
         edit, request = "synthesize", of_existing(request)
     return choose_engine(edit, SimpleNamespace(bundle=bundle, modality=modality), request)
 
 
-def needsTorch(edit: str, request: EditRequest, bundle) -> bool:
-    """Whether an edit takes a network: a model's own, or that of its shapes."""
+def needsTorch(edit: str, request: EditRequest, bundle, feature: str | None = None) -> bool:
+    """Whether an edit takes a network: a model's own, or that of its shapes.
+
+    :param feature: which a series changes.
+    """
     drawn = edit in DRAW_SHAPES or bool(split(request.features)[1])
+    drawn = drawn or (feature is not None and FEATURES[resolve(feature)[0]].cls == "shape")
     return drawn or engineOf(edit, request, bundle) == "bridge"
 
 

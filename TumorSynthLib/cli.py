@@ -203,7 +203,7 @@ def _add_image_and_mask(sub, mask: bool = True, several: bool = False) -> None:
     )
     if several:
         sub.add_argument(
-            "--label", type=_labels, action="extend", metavar="N[,N…]",
+            "--label", nargs="+", action=_Labels, metavar="N",
             help="label, segment or structure of the tumour in MASK, by number or name, or several (default: the only one)",
         )  # fmt: skip
     else:
@@ -214,8 +214,12 @@ def _add_image_and_mask(sub, mask: bool = True, several: bool = False) -> None:
         )
 
 
-def _labels(text: str) -> list[str]:
-    return text.split(",")
+class _Labels(argparse.Action):
+    """One or more labels, with blanks or commas between them, or the flag several times."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        labels = [part for text in values for part in text.split(",") if part]
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), *labels])
 
 
 class _Point(argparse.Action):

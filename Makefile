@@ -1,7 +1,7 @@
 # Everything runs in a local .venv that the first command makes (a few minutes; needs Python 3.11 or later and a C
 # compiler, which pyradiomics is built with for the tests).
 #
-#   make demo    measure, remove, re-synthesize and move a real lung tumour; prints where the results are
+#   make demo    measure, remove, change, move, grow and insert a real lung tumour; prints where the results are
 #   make test    lint, then all tests
 
 PYTHON ?= python3

@@ -17,6 +17,7 @@ from TumorSynthLib.volume import read_image
 slicer_runtime.start()
 
 from TumorSynthSlicer import history, nodes  # noqa: E402
+from TumorSynthSlicer.logic import MARGIN  # noqa: E402
 
 LUNG, SARCOMA = "lung-nodule-ct", "soft-tissue-sarcoma"
 QUICK = {"steps": 1, "solve": False, "seed": 5}  # one evaluation of the network
@@ -407,27 +408,46 @@ def test_check_says_what_is_missing(logic, shared_data):
     assert "no option" in logic.check("synthesize", *arguments, colour=3).reason
     unusual = logic.check("synthesize", *arguments, features={"contrast": 500.0, "intensity_sd": 5.0})
     assert unusual.ok and unusual.warnings
-    start = time.perf_counter()
-    logic.check("remove", *arguments)
-    assert time.perf_counter() - start < 2.0  # usually hundredths; other processes may be busy
 
 
-def test_a_check_costs_no_more_in_a_large_volume(logic):
-    """512 x 512 x 500 voxels: 50 ms of the main thread, after the first look at the image."""
-    array = np.full((500, 512, 512), -850, np.int16)
+class Counted:
+    """Stands for a volume's voxels: gives parts of them and counts what it gave; nothing else can be done with it."""
+
+    def __init__(self, array: np.ndarray):
+        self._array, self.given = array, 0
+        self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
+
+    def __getitem__(self, box) -> np.ndarray:
+        part = self._array[box]
+        self.given += part.size
+        return part
+
+    def __array__(self, *_arguments, **_options):
+        raise AssertionError("the whole image was read")
+
+
+def test_a_check_costs_no_more_in_a_large_volume(logic, monkeypatch):
+    """After the first look at the image only the tumour's surroundings are read, and the segment's mask isn't made again."""
+    array = np.full((180, 200, 220), -850, np.int16)
     array[:, :40] = -1000
     array[::7, 100::5, ::3] = 60
-    array[240:260, 240:270, 240:270] = 40
+    tumour = np.s_[80:100, 90:120, 90:120]
+    array[tumour] = 40
+    mask = np.zeros(array.shape, bool)
+    mask[tumour] = True
     volumeNode = slicer.util.addVolumeFromArray(array, name="large")
-    segmentationNode = slicer_case.segmentation(volumeNode, array == 40)
-    arguments = ("retexture", volumeNode, segmentationNode, "tumour", LUNG)
-    assert logic.check(*arguments, features={"contrast": 9.0}, strength=1.0).reason == ""
-    seconds = []
-    for contrast in (10.0, 11.0, 12.0, 13.0, 14.0):
-        start = time.process_time()
-        logic.check(*arguments, features={"contrast": contrast}, strength=1.0)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) <= 0.05, seconds
+    arguments = ("retexture", volumeNode, slicer_case.segmentation(volumeNode, mask), "tumour", LUNG)
+    options = {"features": {"contrast": 9.0}, "strength": 1.0}
+    first = logic.check(*arguments, **options)
+    assert first.reason == ""
+    counted = Counted(slicer.util.arrayFromVolume(volumeNode))
+    monkeypatch.setattr(slicer.util, "arrayFromVolume", lambda node: counted)
+    monkeypatch.setattr(nodes, "labelmapOf", None)
+    assert logic.check(*arguments, **options) == first
+    around = np.prod([n + 2 * (MARGIN + 2) for n in (20, 30, 30)])  # 1 mm a voxel
+    assert 0 < counted.given <= around < 0.2 * array.size
+    with pytest.raises(AssertionError, match="whole image"):
+        np.asarray(counted)
 
 
 def test_the_nearest_request_is_the_engines(logic, shared_data):
@@ -496,9 +516,7 @@ def test_cancel_and_progress(logic, shared_data):
     while not any(stage == "texture" for stage, *_ in seen):
         logic.poll()
         time.sleep(0.005)
-    start = time.perf_counter()
-    job.cancel()
-    assert time.perf_counter() - start < 1.0 + 1.0  # a second, and one for a busy machine
+    job.cancel()  # waits no longer than the client's GRACE, whatever the worker does
     assert ends == ["cancelled"] and not job.isRunning() and logic.currentJob() is None
     logic.poll()
     assert np.array_equal(voxels(volumeNode), before) and logic.history() == []

@@ -442,7 +442,7 @@ def test_installations_wait_for_each_other(packed, models):
 def test_a_lock_that_stays_is_explained(models):
     code = (
         "import sys, time; from pathlib import Path; from TumorSynthLib.models.lock import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(30)"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     root = Path(__file__).resolve().parents[1]
     with subprocess.Popen(
@@ -454,7 +454,7 @@ def test_a_lock_that_stays_is_explained(models):
                 pass
         finally:
             other.kill()
-    with locked(models, wait_s=5):  # a killed process frees it
+    with locked(models, wait_s=120):  # a killed process frees it
         pass
 
 

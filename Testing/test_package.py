@@ -194,26 +194,16 @@ def test_requirements_replace_nothing_of_slicers():
 
 
 def test_opening_the_module_imports_no_torch():
-    """Nor SimpleITK, scipy or safetensors: a third of a second of processor time for our own."""
+    """Nor SimpleITK, scipy or safetensors."""
     code = (
         "import sys; sys.path.insert(0, 'Testing')\n"
         "import slicer_runtime; slicer_runtime.start()\n"
-        "import numpy, time; start = time.process_time()\n"
         "slicer_runtime.moduleLogic()\n"
-        "print(time.process_time() - start, [m for m in ('torch', 'monai', 'SimpleITK', 'safetensors') if m in sys.modules])\n"
+        "print([m for m in ('torch', 'monai', 'SimpleITK', 'scipy', 'safetensors') if m in sys.modules])\n"
     )
-    least = 9.0
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        seconds, modules = done.stdout.splitlines()[-1].split(" ", 1)
-        assert modules == "[]"
-        least = min(least, float(seconds))
-        if least <= 0.3:
-            break
-    assert least <= 0.3
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,10 +169,8 @@ def test_a_scheduler_may_restart(data, tmp_path):
 
 def test_no_scheduler(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
-    start = time.monotonic()
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         cluster.Cluster(address_of_its_own(), Layout(tmp_path))
-    assert time.monotonic() - start < 20
 
 
 def test_without_the_package(tmp_path, monkeypatch):

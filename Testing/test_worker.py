@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import editor_case
@@ -81,7 +80,7 @@ class Client:
 
     def end(self) -> int:
         self.process.stdin.close()
-        return self.process.wait(10)
+        return self.process.wait(120)
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +218,8 @@ def test_ends_with_stdin_even_while_it_works(bundle):
     client.edit("synthesize", samples=64, solve=False)
     while client.receive().get("stage") != "texture":
         pass
-    start = time.monotonic()
-    assert client.end() == 0
-    assert time.monotonic() - start < 5.0 and not client.folder.exists()
+    assert client.end() == 0 and not client.folder.exists()
+    assert '"done"' not in client.process.stdout.read()  # 64 samples weren't waited for
     client.process.stdout.close()
     client.process.stderr.close()
 
@@ -428,7 +426,7 @@ def test_signals_end_it_at_once_and_nothing_is_left(name):
     code = (
         "import sys, time, ctypes\n"
         "from TumorSynthLib import worker\n"
-        "def busy(self, request): ctypes.CDLL(None).sleep(60)\n"
+        "def busy(self, request): print('busy', file=sys.stderr, flush=True); ctypes.CDLL(None).sleep(600)\n"
         "worker.Worker._warm = busy\n"
         "sys.exit(worker.main(sys.argv[1:]))\n"
     )
@@ -437,16 +435,17 @@ def test_signals_end_it_at_once_and_nothing_is_left(name):
         folder.mkdir()
         (folder / "v").write_bytes(b"voxels of a patient")
         command = [sys.executable, "-c", code, "--folder", str(folder)]
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=ROOT, **pipes)
         process.stdout.readline()
         process.stdin.write(b'{"id": 1, "command": "warm", "model": "x"}\n')
         process.stdin.flush()
-        time.sleep(0.3)
+        assert process.stderr.readline() == b"busy\n"
         process.send_signal(getattr(signal, name))
-        process.wait(5)
+        process.wait(120)
         assert not folder.exists()
-        process.stdin.close()
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks differ")

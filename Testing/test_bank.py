@@ -45,7 +45,7 @@ def test_a_tumour_comes_out_of_the_bank_as_it_went_in(bank):
             out = empty.copy()
             out[laid.box] = laid.values
             pictures.append(out)
-        assert np.abs(pictures[0] - pictures[1]).max() < 12  # of a contrast of 160
+        assert np.abs(pictures[0] - pictures[1]).max() < 15  # of a contrast of 160
 
 
 def test_the_nearest_lender_is_chosen_by_features_and_by_size(bank):

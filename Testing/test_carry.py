@@ -113,6 +113,25 @@ def test_a_grown_or_shrunk_tumour_has_its_new_mask_and_its_old_border(case, radi
     )
 
 
+@pytest.mark.parametrize("radius", [6, 10])
+def test_the_finest_grain_is_as_strong_at_each_depth_as_in_the_tumour(radius):
+    image, empty, mask = scene(level=900.0, background=-800.0, noise=12.0, radius=8)
+    quiet = ball((12, 20, 20), 5)  # less noise deep inside than at the border
+    image[quiet] = ndimage.gaussian_filter(image, (0, 0.45, 0.45))[quiet]
+    source = Source(image, empty, mask, changed_of(mask, 5.0), SPACING, True)
+    new = ball((12, 20, 20), radius)
+    laid = reshaped(source, new)
+    out = empty.copy()
+    out[laid.box] = laid.values
+
+    def powers(picture, tumour):
+        depth = depth_of(tumour, SPACING)
+        return np.array([(grain_of(picture)[(depth > d) & (depth < d + 2)] ** 2).mean() for d in (0, 2, 4)])
+
+    ratio = powers(out, new) / powers(image, mask)
+    assert (ratio > 0.7).all() and (ratio < 1.45).all(), ratio
+
+
 def test_motion_carries_one_contour_onto_the_other():
     old = ball((12, 22, 22), 8)
     new = ndimage.binary_dilation(old, iterations=2) & (np.indices(SHAPE)[2] > 16)

@@ -41,6 +41,7 @@ def _matte(mask, opacity, colour, voxels, entry) -> Matte:
         opacity,
         colour,
         grain,
+        empty,
         own,
         empty,
         empty,

@@ -9,14 +9,12 @@ from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sd_of, sigma_of
 from TumorSynthLib.texture.exemplar.place import Laid, laid_over
-from TumorSynthLib.texture.exemplar.scan import blur_mm, without_grain
+from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
 FINE = 0.7
 """Voxels in plane: Gaussian below which the recipient's own grain is taken, and the donor's left out."""
-KEPT = 1.15
-"""What the Gaussian leaves of the recipient's grain above .45 cycles per voxel is made up for by this factor."""
 BESIDE = 4
 """Voxels around a new shape in the box of a matte."""
 SAME_SHAPE = 0.97
@@ -57,6 +55,7 @@ def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
         "colour": np.where(opacity > 0.05, mixed, brought(matte.colour)),
         "own": np.clip(brought(matte.own), 0, 1),
         "grain": brought(matte.grain * (matte.own > 0.5)),
+        "finest": np.zeros(weight.shape, np.float32),
         "background": brought(matte.background, 1),
         "residual": np.zeros(weight.shape, np.float32),
     }
@@ -83,12 +82,14 @@ def grafted(
     matte = resampled(donor, spacing, soft)
     corner = np.round(np.argwhere(target).mean(0) - np.argwhere(matte.mask).mean(0)).astype(int)
     matte, corner = _in_shape(matte, corner, target)
-    grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + _own_grain(image, corner, matte)
+    own = _own_grain(image, corner, matte)
+    grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + own
     # Nothing finer than the recipient's scan shows.
     opacity = np.clip(without_grain(matte.opacity), 0, 1)
     opacity = (opacity * ramp(opacity, 0.0, 0.02)).astype(np.float32)
     colour = (level * without_grain(matte.colour)).astype(np.float32)
-    return laid_over(image, replace(matte, opacity=opacity, colour=colour, grain=grain), corner, is_ct)
+    matte = replace(matte, opacity=opacity, colour=colour, grain=grain, finest=grain_of(own))
+    return laid_over(image, matte, corner, is_ct)
 
 
 def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Matte, np.ndarray]:
@@ -122,4 +123,4 @@ def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarra
     here = image[np.ix_(*index)].astype(np.float32)
     rest = here - blur(here, sigma_of(FINE, matte.spacing))
     bound = BOUND_SD * sd_of(rest)
-    return KEPT * bound * np.tanh(rest / bound)
+    return bound * np.tanh(rest / bound)

@@ -4,7 +4,8 @@
 
 `background` is what removal puts in the tumour's place, `colour` the tumour's level continued outwards from its core, `opacity`
 the share of a voxel that is tumour, and `grain` what is left, so that inside the tumour its own voxels come back exactly.
-Moving, growing and inserting a tumour are compositions of the four.
+Moving, growing and inserting a tumour are compositions of the four. What is finer than a scan's structures is composed by
+itself, of the scans' own voxels (`finest`): a composition has neither more nor less of it than they have, at borders, too.
 
 Arrays are (D, H, W), the axis of the slices first; spacing is (z, y, x) mm. "Voxels" as a unit of length are voxels in plane.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from TumorSynthLib.texture.exemplar.scan import grain_of
 from TumorSynthLib.texture.exemplar.spatial import blur, in_plane, known_blur, robust_sd
 
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
@@ -58,6 +60,7 @@ class Matte:
 
     :param mask: bool, the tumour's contour; `tissue`: the part of it that is tumour (without fat and fascia at its border).
     :param opacity: 0 to 1; `colour`, `grain`: in the image's unit; `own`: 0 to 1, weight of the tumour's own grain.
+    :param finest: what of its image is finer than a scan's structures (`scan.grain_of`), with the weight `own`, too.
     :param background: the image without the tumour; `residual`: image less the composition at the tumour's own place.
     :param spacing: (z, y, x) mm.
     :param in_lung: air is around the tumour.
@@ -69,6 +72,7 @@ class Matte:
     opacity: np.ndarray
     colour: np.ndarray
     grain: np.ndarray
+    finest: np.ndarray
     own: np.ndarray
     background: np.ndarray
     residual: np.ndarray
@@ -90,7 +94,7 @@ class Matte:
         return replace(self, spacing=tuple(self.spacing[axis] for axis in order), **arrays)
 
 
-ARRAYS = ("mask", "tissue", "opacity", "colour", "grain", "own", "background", "residual")
+ARRAYS = ("mask", "tissue", "opacity", "colour", "grain", "finest", "own", "background", "residual")
 """Fields of a `Matte` that are arrays of its box."""
 
 
@@ -162,9 +166,13 @@ def take_out(
     own = blur(own, sigma_of(0.9, spacing)) * changed
     grain = image - (opacity * colour + (1 - opacity) * back)
     bound = 3 * sd_of(grain[core]) if core.any() else 3 * noise
-    grain = grain if in_lung else held(grain, ramp(depth, 0.0, 3.0), bound)
+    finest = grain_of(image)
+    if not in_lung:
+        free = ramp(depth, 0.0, 3.0)
+        grain = held(grain, free, bound)
+        finest = held(finest, free, 3 * sd_of(finest[core if core.any() else mask]))
     matte = Matte(
-        mask, tissue, opacity.astype(np.float32), colour, grain, own, background, np.zeros_like(image),
+        mask, tissue, opacity.astype(np.float32), colour, grain, finest, own, background, np.zeros_like(image),
         spacing, in_lung, noise, bound,
     )  # fmt: skip
     return replace(matte, residual=np.where(matte.touched, image - composed(matte, background), 0))
@@ -227,6 +235,15 @@ def held(grain: np.ndarray, free: np.ndarray, bound: float) -> np.ndarray:
 MOST_GRAIN = 1.25
 """Largest gain that gives mixed grain back the variance it loses."""
 
+EDGES = (0.05, 0.5)
+"""Opacity over which what is finest becomes the tumour's: that of its edge goes with it."""
+
+
+def _variance_kept(share: np.ndarray) -> np.ndarray:
+    """Factor for grain of which a share is one scan's or place's and the rest another's."""
+    mixed = (share > 0) & (share < 1)
+    return np.where(mixed, np.minimum((share**2 + (1 - share) ** 2) ** -0.5, MOST_GRAIN), 1.0)
+
 
 def composed(matte: Matte, background: np.ndarray, may: np.ndarray | float = 1.0) -> np.ndarray:
     """The tumour over a background (D, H, W) of the matte's box, float32; untouched voxels are the background's own.
@@ -236,7 +253,9 @@ def composed(matte: Matte, background: np.ndarray, may: np.ndarray | float = 1.0
     background = np.asarray(background, np.float32)
     back = blur(background, sigma_of(MatteConfig.fine, matte.spacing))
     opacity, own = matte.opacity * may, matte.own * may
-    mixed = np.where((own > 0) & (own < 1), np.minimum((own**2 + (1 - own) ** 2) ** -0.5, MOST_GRAIN), 1.0)
-    grain = mixed * (own * matte.grain + (1 - own) * (background - back))
+    edges = np.maximum(own, ramp(opacity, *EDGES))
+    grain = _variance_kept(own) * (own * matte.grain + (1 - own) * (background - back))
     values = opacity * matte.colour + (1 - opacity) * back + grain
+    finest = _variance_kept(edges) * (edges * matte.finest + (1 - edges) * grain_of(background))
+    values = values - grain_of(values) + finest
     return np.where((opacity > 0) | (own > 0), values, background).astype(np.float32)

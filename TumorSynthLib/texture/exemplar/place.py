@@ -17,6 +17,7 @@ from TumorSynthLib.texture.exemplar.matte import (
     distance_mm,
     held,
     ramp,
+    sd_of,
     sigma_of,
 )
 from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
@@ -26,6 +27,11 @@ WALL_HU = -300.0
 WALL_MM = 7.0
 ROUNDING = 0.3
 """Gaussian, in radii of the tumour, by which the corners of a flat side are rounded."""
+RIB_HU = 200.0
+"""What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
+CUT, CUT_BLUR = 1.3, 0.7
+"""Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, and its Gaussian. Together
+as soft as other edges in lung are (10 to 90 % over 2.3 voxels)."""
 BODY_HU, BODY_SHARE = -400.0, 0.1
 """Outside the body below it in CT; in MR below this share of the 99th percentile."""
 
@@ -77,20 +83,24 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     spacing, depth = matte.spacing, depth_of(matte.mask, matte.spacing)
     seen = composed(matte, matte.background) + matte.residual
     wall = allowed(matte.background, spacing, True, is_ct) < 0.5
-    wall |= blur(seen, sigma_of(MatteConfig.crisp, spacing)) > matte.colour + 6 * matte.noise
+    wall |= blur(seen, sigma_of(MatteConfig.crisp, spacing)) > np.maximum(
+        matte.colour + 6 * matte.noise, RIB_HU
+    )
     beside = ndimage.binary_dilation(wall & (depth < 1.5), IN_PLANE, 1)
     if not (beside & matte.mask).any():
         return matte
     mask = _rounded(matte.mask, beside, spacing)
     depth = depth_of(mask, spacing)
     beside |= matte.mask & ~mask
-    border = MatteConfig.unclear_border
-    opacity = np.where(beside, np.minimum(matte.opacity, ramp(depth, -border, border)), matte.opacity)
+    opacity = np.where(beside, np.minimum(matte.opacity, ramp(depth, -CUT, CUT)), matte.opacity)
     near = blur(ndimage.binary_dilation(beside, IN_PLANE, 2), sigma_of(1.0, spacing))
-    opacity = near * blur(opacity, sigma_of(1.0, spacing)) + (1 - near) * opacity  # as blurred as an edge
+    opacity = near * blur(opacity, sigma_of(CUT_BLUR, spacing)) + (1 - near) * opacity
     own = np.where(beside, np.minimum(matte.own, ramp(depth, -0.5, 2.0)), matte.own)
-    grain = held(matte.grain, ramp(depth, -1.5, 0.5) * (1 - near), matte.grain_bound)
-    return replace(matte, mask=mask, opacity=opacity.astype(np.float32), own=own, grain=grain)
+    free = ramp(depth, -1.5, 0.5) * (1 - near)
+    inside = matte.own > 0.9
+    bound = 3 * sd_of(matte.finest[inside if inside.any() else matte.mask])
+    grain, finest = held(matte.grain, free, matte.grain_bound), held(matte.finest, free, bound)
+    return replace(matte, mask=mask, opacity=opacity.astype(np.float32), own=own, grain=grain, finest=finest)
 
 
 def _rounded(mask: np.ndarray, beside: np.ndarray, spacing) -> np.ndarray:

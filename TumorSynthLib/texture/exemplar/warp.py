@@ -37,6 +37,12 @@ class WarpConfig:
     coarse: float = 2.2
 
 
+DEPTHS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 1e4])
+"""Voxels in plane below the contour: between two of them grain is as strong as it was there."""
+FEWEST = 30
+"""Voxels that tell how strong grain is at a depth."""
+
+
 def motion_between(old: np.ndarray, new: np.ndarray, spacing, config: WarpConfig | None = None) -> np.ndarray:
     """Displacement (3, D, H, W) in voxels that carries one mask onto another: new(y) = old(y - motion(y)); 0 for equal ones."""
     c, spacing = config or WarpConfig(), np.asarray(spacing, float)
@@ -105,6 +111,7 @@ def warped(matte: Matte, new: np.ndarray, config: WarpConfig | None = None) -> M
     opacity, own = np.clip(pulled(matte.opacity), 0, 1), np.clip(pulled(matte.own, 1), 0, 1)
     opacity, own = opacity * ramp(opacity, 0.005, 0.03), own * ramp(own, 0.005, 0.03)
     still = np.exp(-((motion**2).sum(0) / 0.25))
+    grain, finest = _laid_grain(matte, motion, new, own > 0.5, c)
     return replace(
         matte,
         mask=new,
@@ -112,36 +119,45 @@ def warped(matte: Matte, new: np.ndarray, config: WarpConfig | None = None) -> M
         opacity=opacity,
         own=own,
         colour=pulled(matte.colour),
-        grain=_laid_grain(matte, motion, own > 0.5, c),
+        grain=grain,
+        finest=finest,
         residual=(still * matte.residual).astype(np.float32),
     )
 
 
-def _laid_grain(matte: Matte, motion: np.ndarray, wanted: np.ndarray, c: WarpConfig) -> np.ndarray:
-    """Grain from whole-voxel shifts, so that it isn't scaled, and as strong as the tumour's own.
+def _laid_grain(
+    matte: Matte, motion: np.ndarray, new: np.ndarray, wanted: np.ndarray, c: WarpConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grain and what is finest of the scan from whole-voxel shifts: not scaled, and at each depth as strong as in the tumour.
 
     What is coarser than grain is warped. Pieces of equal shifts are feathered, but for what is finer than the scan's
     structures: that is laid hard.
     """
     at, whole = np.indices(matte.grain.shape) - motion, np.round(motion).astype(int)
-    coarse, finest = blur(matte.grain, sigma_of(c.coarse, matte.spacing)), grain_of(matte.grain)
-    detail = matte.grain - finest - coarse
+    coarse = blur(matte.grain, sigma_of(c.coarse, matte.spacing))
+    detail = without_grain(matte.grain - coarse, 1)
     laid = without_grain(_feathered(detail, whole, wanted, sigma_of(c.feather, matte.spacing)))
     index = [np.clip(i - k, 0, n - 1) for i, k, n in zip(np.indices(whole.shape[1:]), whole, whole.shape[1:])]
-    hard = grain_of(finest[tuple(index)])
-    inside = matte.own > 0.9
+    hard = grain_of(matte.finest[tuple(index)])
+    depths = depth_of(matte.mask, matte.spacing), depth_of(new, matte.spacing)
     result = ndimage.map_coordinates(coarse, at, order=3, mode="nearest")
-    result += laid * _gain(detail, inside, laid, wanted) + hard * _gain(finest, inside, hard, wanted)
-    return result.astype(np.float32)
+    result += laid * _gain(detail, laid, depths)
+    return result.astype(np.float32), (hard * _gain(matte.finest, hard, depths)).astype(np.float32)
 
 
-def _gain(before, there, after, here) -> float:
-    """Factor that makes one grain as strong as another."""
-    if not (there.any() and here.any()):
-        return 1.0
-    return float(
-        np.clip(np.sqrt((before[there] ** 2).mean() / max((after[here] ** 2).mean(), 1e-9)), 0.5, 2.0)
-    )
+def _gain(before: np.ndarray, after: np.ndarray, depths, bounds=(0.4, 2.5)) -> np.ndarray:
+    """(D, H, W) factor that makes one grain as strong as another at each depth below its own contour."""
+    powers = []
+    for values, depth in zip((before, after), depths):
+        band = np.digitize(depth, DEPTHS)
+        count = np.bincount(band.ravel(), minlength=len(DEPTHS) + 1)[1:-1]
+        total = np.bincount(band.ravel(), (values**2).ravel(), len(DEPTHS) + 1)[1:-1]
+        powers.append(np.where(count >= FEWEST, total / np.maximum(count, 1), np.nan))
+    gain = np.sqrt(powers[0] / np.maximum(powers[1], 1e-9))
+    known, middle = np.isfinite(gain), (DEPTHS[:-1] + np.minimum(DEPTHS[1:], DEPTHS[-2] + 4)) / 2
+    if not known.any():
+        return np.ones(before.shape, np.float32)
+    return np.interp(depths[1], middle[known], np.clip(gain[known], *bounds)).astype(np.float32)
 
 
 def _feathered(values, whole, wanted, sigma) -> np.ndarray:

@@ -2,9 +2,10 @@
 # compiler, which pyradiomics is built with for the tests).
 #
 #   make demo    measure, remove, change, move, grow and insert a real lung tumour; prints where the results are
-#   make test    lint, then all tests
+#   make test    lint, then all tests, in JOBS processes of about 3 GB each (default: 2)
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -16,7 +17,7 @@ demo: $(READY)
 	$(BIN)/tumorsynth demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,25 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what keeps tests that run at the same time apart."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 DATA_VARIABLE = "TUMORSYNTH_TEST_DATA"
+
+
+def pytest_configure(config) -> None:
+    """A folder of temporary files for this process alone: workers remove there what others have forgotten.
+
+    pytest's own folders stay where they usually are. One thread a process, as results depend on it in their last digits.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="test-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 @pytest.fixture(scope="session")

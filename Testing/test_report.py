@@ -15,6 +15,7 @@ from TumorSynthLib.errors import InputError
 from TumorSynthLib.png import encode_png, enlarge, resample
 from TumorSynthLib.report import ReportEdit, write_report
 from TumorSynthLib.report_page import number, signed
+from TumorSynthLib.sheet import sheet
 from TumorSynthLib.slices import PLANES, centre_of, crop_around, cut, display_window, outline
 from TumorSynthLib.volume import Volume
 
@@ -380,3 +381,13 @@ def test_report_says_what_made_the_voxels_and_where_they_could_change(tmp_path):
         edit.result.provenance = {**(edit.result.provenance or {}), "plan": plan}
         text = write_report(tmp_path / plan["engine"], "title", [edit]).read_text(encoding="utf-8")
         assert all(said in text for said in texts)
+
+
+def test_tumours_of_a_sheet_stand_in_line():
+    """A small and a large tumour's pictures have one size: the second cell starts where half of the sheet does."""
+    volume = Volume(np.random.default_rng(0).normal(0, 9, (90, 90, 90)).astype(np.float32), (1.0, 1.0, 1.0))
+    small, large = np.zeros((2, 90, 90, 90), bool)
+    small[38:42, 38:42, 38:42] = large[30:50, 30:50, 30:50] = True
+    pair = sheet([(volume, volume, small), (volume, volume, large)], "CT")
+    alone = sheet([(volume, volume, small)], "CT")
+    assert pair.shape[0] == alone.shape[0] and abs(pair.shape[1] - 2 * alone.shape[1]) <= 8

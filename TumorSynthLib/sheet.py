@@ -30,14 +30,25 @@ def sheet(edits: Sequence[tuple], modality: str) -> np.ndarray:
 
     :param edits: of (before, after: `Volume`; the mask afterwards: (K, J, I) bool).
     """
-    cells = [_cell(number, *edit, modality) for number, edit in enumerate(edits, 1)]
-    size = [max(cell.shape[axis] for cell in cells) for axis in (0, 1)]
-    cells = [np.pad(c, ((0, size[0] - c.shape[0]), (0, size[1] - c.shape[1]), (0, 0))) for c in cells]
+    shown = [_pictures(*edit, modality) for edit in edits]
+    planes = []
+    for pair in zip(
+        *shown, strict=True
+    ):  # all pictures of a plane get one size, so that the tumours stand in line
+        size = np.min([picture.shape for picture in pair], axis=0)
+        planes.append([_middle(picture, size) for picture in pair])
+    cells = [row([label(number), *pictures]) for number, pictures in enumerate(zip(*planes, strict=True), 1)]
     return column([row(cells[i : i + ACROSS]) for i in range(0, len(cells), ACROSS)])
 
 
-def _cell(number: int, before, after, mask: np.ndarray, modality: str) -> np.ndarray:
-    """Number, then axial before and after, coronal before and after."""
+def _middle(picture: np.ndarray, size) -> np.ndarray:
+    """The middle `size` of a picture."""
+    start = [(have - want) // 2 for have, want in zip(picture.shape, size, strict=True)]
+    return picture[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
+
+
+def _pictures(before, after, mask: np.ndarray, modality: str) -> list[np.ndarray]:
+    """Axial before and after, coronal before and after: (H, W, 3) uint8 each."""
     crop = crop_around(before, after, mask, None, MARGIN_MM)
     window, middle = display_window(crop, modality), centre_of(crop.mask)
     pictures = []
@@ -46,4 +57,4 @@ def _cell(number: int, before, after, mask: np.ndarray, modality: str) -> np.nda
         for array in (crop.before, crop.after):
             shown = grey(scaled(cut(array, plane, middle[plane.axis]), spacing, PIXELS_PER_MM), window)
             pictures.append(np.repeat(shown[..., None], 3, axis=2))
-    return row([label(number), *pictures])
+    return pictures

@@ -255,6 +255,15 @@ def test_drawing_without_torch_is_one_clear_line(data, models, tmp_path):
     assert not (tmp_path / "e.nii").exists()
 
 
+def test_a_slider_beyond_tissue_says_the_limit_once_before_it_draws(run, data, tmp_path):
+    command = ["synthesize", *data, "--out", tmp_path / "e.nii", "--set", "mean_intensity=3000", "--json"]
+    code, out, err = run(*command)
+    shown, name = json.loads(out), "original_firstorder_Mean"
+    assert code == 0 and len(err.splitlines()) == 1 and err.startswith("warning: firstorder_Mean is taken to")
+    assert shown["asked"][name] == 3000 and shown["used"] == shown["provenance"]["plan"]["limits"]
+    assert f"{shown['used'][name]:.4g}" in err and shown["warnings"] == [err.strip()[len("warning: ") :]]
+
+
 def test_several_labels_are_removed_together(run, data, tmp_path):
     mask = voxels(data[1])
     halves = np.where(np.arange(mask.shape[2]) < 18, 1, 3) * (mask > 0)

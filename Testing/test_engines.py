@@ -81,6 +81,16 @@ def test_a_slider_without_a_model_changes_the_mask_alone(case, direction):
     assert np.array_equal(again.volume.array, result.volume.array)
 
 
+class Heard(list):
+    """What an edit reports, in order."""
+
+    def __call__(self, stage, fraction):
+        self.append(stage)
+
+    def say(self, text):
+        self.append(text)
+
+
 def test_a_slider_tells_how_far_it_can_go_and_goes_no_further(case):
     volume, mask = case
     editor = Editor(None)
@@ -90,12 +100,15 @@ def test_a_slider_tells_how_far_it_can_go_and_goes_no_further(case):
         low < own["original_firstorder_Mean"] < high
         and least < own["original_firstorder_Variance"] ** 0.5 < most
     )
-    request = EditRequest(features={"mean_intensity": high + 500.0}, reachable=True)
-    result = editor.synthesize(volume, mask, request)
-    reached = result.reached["original_firstorder_Mean"]
-    assert reached == pytest.approx(high, abs=0.3 * result.spread["original_firstorder_Mean"])
-    assert len(result.warnings) == 1 and f"{reached:.4g}" in result.warnings[0]
+    request, heard = EditRequest(features={"mean_intensity": high + 500.0}, reachable=True), Heard()
+    result = editor.synthesize(volume, mask, request, heard)
+    mean, sd = "original_firstorder_Mean", result.spread["original_firstorder_Mean"]
+    reached, limit = result.reached[mean], result.used[mean]
+    assert reached == pytest.approx(high, abs=0.3 * sd) and reached == pytest.approx(limit, abs=0.05 * sd)
+    assert result.asked[mean] == high + 500.0 and f"{limit:.4g}" in result.warnings[0]
+    assert heard.index(result.warnings[0]) < heard.index("measure") and len(result.warnings) == 1
     plan = result.provenance["plan"]
+    assert plan["limits"] == {mean: limit}
     assert plan["reachable"]["original_firstorder_Mean"] == [low, high]
     assert plan["zone"] == "mask" and plan["spread_from"] == "sub-windows of the tumour"
 

@@ -189,7 +189,7 @@ def edit(args: argparse.Namespace) -> int:
             mask, editor = result.mask, editor.painting(request.region or editor.bundle.regions[0].name)
         _write(args, paths, editor, volume, mask, result)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
-    tell(args, paths, result, notes, timing)
+    tell(args, paths, result, notes, timing, bar.said)
     return 0
 
 
@@ -450,8 +450,10 @@ def write_edit(
         write_volume(result.volume.with_array(changed.astype(np.uint8)), staging.file(paths["zone"]))
 
 
-def tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float]) -> None:
-    """Print the result."""
+def tell(
+    args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float], said=()
+) -> None:
+    """Print the result; of its warnings, those that were `said` before it was drawn aren't printed again."""
     warnings = [*notes, *result.warnings]
     if args.json:
         shown: dict[str, Any] = {"edit": args.command, "outputs": paths}
@@ -467,7 +469,8 @@ def tell(args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapp
             print(f"warning: {unused_text(plan['engine'], plan['unused'])}", file=sys.stderr)
         return
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        if text not in said:
+            print(f"warning: {text}", file=sys.stderr)
     if result.asked:
         print(_asked_table(result))
     for kind, path in paths.items():

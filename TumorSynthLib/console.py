@@ -31,6 +31,7 @@ class Bar:
     ):
         self.on, self.title, self.last = sys.stderr.isatty() and not quiet, title, None
         self.pace, self._stages, self._done = Pace(tuple(STAGES)), stages, 0.0
+        self.said: list[str] = []
 
     def __call__(self, stage: str, fraction: float) -> None:
         if not self.on:
@@ -42,6 +43,12 @@ class Bar:
             text = line[: shutil.get_terminal_size().columns - 1].ljust(len(self.last or ""))
             _draw("\r" + text)
             self.last = line
+
+    def say(self, text: str) -> None:
+        """A warning that is known before the edit is drawn, on a line of its own; kept in `said`."""
+        self.close()
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.said.append(text)
 
     def _at(self, stage: str, fraction: float) -> tuple[float, str]:
         """Fraction of the whole, and what is being done."""

@@ -151,7 +151,7 @@ def run_series(args: argparse.Namespace) -> int:
         edited = time.perf_counter()
         _write_series(args, paths, editor, volume, mask, results)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
-    _tell_series(args, paths, results, notes, timing)
+    _tell_series(args, paths, results, notes, timing, bar.said)
     return 0
 
 
@@ -207,8 +207,10 @@ def _write_series(args, paths: Mapping[str, Any], editor, volume, mask, results:
             write_report(staging.folder(Path(args.report)), title, edits, lead)
 
 
-def _tell_series(args, paths: Mapping[str, Any], results: Sequence[Any], notes: list[str], timing) -> None:
-    """Print what was made."""
+def _tell_series(
+    args, paths: Mapping[str, Any], results: Sequence[Any], notes: list[str], timing, said
+) -> None:
+    """Print what was made; of the warnings, those that were `said` before aren't printed again."""
     from TumorSynthLib.series import table as series_table
 
     warnings = list(dict.fromkeys([*notes, *(text for result in results for text in result.warnings)]))
@@ -229,7 +231,8 @@ def _tell_series(args, paths: Mapping[str, Any], results: Sequence[Any], notes: 
         )
         return
     for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        if text not in said:
+            print(f"warning: {text}", file=sys.stderr)
     name = results[0].provenance["series"]["feature"]
     lines = [
         [

@@ -35,6 +35,12 @@ class Progress:
         if self._report is not None:
             self._report(stage, fraction)
 
+    def say(self, text: str) -> None:
+        """A sentence that is known before the edit is drawn, for a report that has somewhere to say it."""
+        say = getattr(self._report, "say", None)
+        if say is not None:
+            say(text)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Context whose seconds count as those of a stage."""

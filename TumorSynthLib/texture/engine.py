@@ -27,7 +27,7 @@ class Draft:
     :param changed: (K, J, I) bool, the voxels that could change; None where they are the mask.
     :param asked: what was asked, where the engine decides it: features of the tissue that a donor lends.
     :param spread: one standard deviation of each feature, where no population tells it.
-    :param misses_told: the warnings name the features that weren't reached.
+    :param used: values that tissue limits of what was asked were taken to; the warnings name them.
     :param facts: what the record tells of it, by name.
     """
 
@@ -39,7 +39,7 @@ class Draft:
     changed: np.ndarray | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)
-    misses_told: bool = False
+    used: Mapping[str, float] = field(default_factory=dict)
     asked: Mapping[str, float] | None = None
 
 

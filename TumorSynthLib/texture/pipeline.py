@@ -101,7 +101,8 @@ def record(
     spread, asked, used, reached = case.spread() or draft.spread, plan.asked, plan.used, draft.reached
     if draft.asked is not None:
         asked = used = draft.asked
-    miss = Miss.of(used, reached, spread).text() if plan.request.solve and not draft.misses_told else ""
+    used = {**used, **draft.used}
+    miss = Miss.of(used, reached, spread).text() if plan.request.solve else ""
     if plan.form is not None:
         spread = {**spread, **shapes}
         asked, used = {**plan.form.asked, **asked}, {**plan.form.used, **used}

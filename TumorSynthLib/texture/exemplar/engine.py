@@ -55,14 +55,14 @@ class Exemplar:
             else:
                 made = carried(case, plan, progress)
         volume = case.volume.with_array(made.patch.apply(case.volume.array.copy()))
-        patch, warnings, facts = made.patch, made.warnings, dict(made.facts)
+        patch, warnings, facts, used = made.patch, made.warnings, dict(made.facts), {}
         targets = {n: plan.used[n] for n in split(plan.request.features)[0] if n in plan.used}
         if targets:
             there = replace(case, volume=volume, mask=made.mask)
             slid = changed(there, replace(plan, used=targets), seed, progress)
             volume = volume.with_array(slid.patch.apply(volume.array.copy()))
             patch = Patch(patch.box, patch.before, volume.array[patch.box].copy())
-            warnings, facts = (*warnings, *slid.warnings), {**facts, **slid.facts}
+            warnings, facts, used = (*warnings, *slid.warnings), {**facts, **slid.facts}, slid.used
         progress("measure", 0.0)
         with progress.stage("measure"):
             reached = replace(case, volume=volume).measure(made.mask)
@@ -70,7 +70,7 @@ class Exemplar:
                 frame = Frame.of(volume.direction)
                 spacing = frame.take(volume.spacing[::-1])[::-1]
                 reached |= measured_shape(frame.view(made.mask), tuple(float(s) for s in spacing))
-        return Draft(patch, made.mask, reached, "cpu", warnings, made.changed | made.mask, facts)
+        return Draft(patch, made.mask, reached, "cpu", warnings, made.changed | made.mask, facts, used=used)
 
     @staticmethod
     def _healthy(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:

@@ -60,6 +60,8 @@ class Retextured:
     :param stage: the last that was needed: "own", "level kept", "level free" or "voxels".
     :param numbers: the seven numbers by name (`NUMBERS`): log gains, robust standard deviations, log power.
     :param reached: the asked features of `values`; `missed`: those not met, by reached minus asked in standard deviations.
+    :param limits: of few features that were asked for, the values of those that tissue doesn't allow to be met: the request was
+        taken to them, and `warnings` say so.
     """
 
     values: np.ndarray
@@ -67,6 +69,7 @@ class Retextured:
     numbers: dict[str, float]
     reached: dict[str, float]
     missed: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def facts(self) -> dict:
@@ -123,16 +126,16 @@ class Slider:
         reached = self.measured(values, goal.names)
         off = {n: (reached[n] - v) / sigma(self.spread, n, v) for n, v in asked.items()}
         missed = {n: d for n, d in off.items() if abs(d) > self.config.met}
-        warnings = self._advice(asked, reached, missed) if goal.exact else ()
-        made = self.bands.put(values, self.image)
-        return Retextured(made, stage, dict(zip(NUMBERS, map(float, found.theta))), reached, missed, warnings)
+        limits = {n: reached[n] for n in missed} if goal.exact else {}
+        made, numbers = self.bands.put(values, self.image), dict(zip(NUMBERS, map(float, found.theta)))
+        return Retextured(made, stage, numbers, reached, missed, limits, self._advice(asked, limits))
 
     def _voxels(
         self, goal: Goal, values: np.ndarray, before: Solution, strength: float, seed: int
     ) -> np.ndarray | None:
         """Voxels (n,) moved until the features are nearer; None where that gains nothing."""
         space = Voxels(self.bands, self.limits, self.bounds, values, strength, seed)
-        search = SearchConfig(rounds=self.config.voxel_rounds)
+        search = SearchConfig(rounds=self.config.voxel_rounds, wider=(1.0,))
         found = solve(space, lambda v: self.measured(v, goal.names), goal, config=search)
         made = space.without_specks(space.values(found.theta))
         left = goal.error(self.measured(made, goal.names))
@@ -185,12 +188,12 @@ class Slider:
                 break
         return best
 
-    def _advice(self, asked, reached, missed) -> tuple[str, ...]:
+    def _advice(self, asked: Mapping[str, float], limits: Mapping[str, float]) -> tuple[str, ...]:
         """One sentence for each feature that tissue doesn't allow."""
         return tuple(
-            f"{n.removeprefix('original_')} was taken to {reached[n]:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
-            f"{'more' if asked[n] > reached[n] else 'less'}; ask for up to that, or draw the tumour anew (strength 1)"
-            for n in missed
+            f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
+            f"{'more' if asked[n] > end else 'less'}; ask for up to that, or draw the tumour anew (strength 1)"
+            for n, end in limits.items()
         )
 
 

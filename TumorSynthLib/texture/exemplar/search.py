@@ -40,6 +40,8 @@ class SearchConfig:
     :param rounds: Gauss-Newton rounds at most.
     :param trials: lengths of a step that are tried, each `shorter` than the one before.
     :param enough: largest error, in the features' units, at which a request counts as met.
+    :param wider: factors of the derivatives' steps, in turn, where no step helps: grey levels make features jump, so that small
+        ones see no slope.
     """
 
     dearest: float = 40.0
@@ -52,6 +54,7 @@ class SearchConfig:
     trials: int = 4
     shorter: float = 0.4
     enough: float = 0.004
+    wider: tuple[float, ...] = (1.0, 4.0, -4.0)
 
 
 CONFIG = SearchConfig()
@@ -137,6 +140,7 @@ def solve(
     :param start: parameters to go on from.
     """
     price, ends = space.price(goal), space.reach(goal)
+    widths = config.wider[: 1 if goal.level or not goal.exact else None]  # a level has no jumps
 
     def error(theta: np.ndarray) -> np.ndarray:
         return goal.error(measure(space.values(theta)))
@@ -148,13 +152,14 @@ def solve(
         return float(np.log1p(e**2).sum()) + config.many * paid
 
     theta = np.zeros(len(price)) if start is None else start.theta
-    e, damping, slopes, count = error(theta), 1.0, None, 1
+    e, damping, slopes, count, wide = error(theta), 1.0, None, 1, 0
     best = cost(e, theta)
     for _ in range(config.rounds):
         if goal.exact and np.abs(e).max() < config.enough:
             break
         if slopes is None:
-            slopes = np.stack([(error(theta + d) - e) / d.max() for d in np.diag(space.step)], 1)
+            steps = widths[wide] * space.step
+            slopes = np.stack([(error(theta + d) - e) / s for d, s in zip(np.diag(steps), steps)], 1)
             count += len(theta)
         wanted = _wanted(theta, e, slopes, price, ends, goal.exact, config)
         if goal.exact:
@@ -169,7 +174,10 @@ def solve(
                 break
             damping *= config.shorter
         if taken is None:
-            break
+            wide, slopes, damping = wide + 1, None, 1.0
+            if wide == len(widths):
+                break
+            continue
         trusted = np.abs(found).sum() < config.trusted * np.abs(e).sum()
         slopes = _updated(slopes, taken, found - e) if trusted else None
         best, theta, e, damping = cost(found, theta + taken), theta + taken, found, min(1.0, 2 * damping)

@@ -26,6 +26,8 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
     with progress.stage("solve"):
         region, slider = slider_of(case, progress)
         made = slider.moved(plan.used, strength, seed)
+        for text in made.warnings:  # before anything is drawn in the image
+            progress.say(text)
         wanted = list(plan.used) if plan.request.reachable else []
         ranges = {name: [float(v) for v in slider.reachable(name)] for name in wanted}
     progress("measure", 0.0)
@@ -37,11 +39,12 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
         "spread_from": "population" if case.population else "sub-windows of the tumour",
         **({"zone": "mask"} if plan.edit == "synthesize" else {}),
         **({"reachable": ranges} if ranges else {}),
+        **({"limits": made.limits} if made.limits else {}),
     }
     spread = {} if case.population else dict(slider.spread)
     return Draft(
         region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=facts, spread=spread,
-        misses_told=bool(made.warnings),
+        used=made.limits,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
 from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
 from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
@@ -125,11 +126,11 @@ def test_the_finest_grain_is_as_strong_at_each_depth_as_in_the_tumour(radius):
     out[laid.box] = laid.values
 
     def powers(picture, tumour):
-        depth = depth_of(tumour, SPACING)
-        return np.array([(grain_of(picture)[(depth > d) & (depth < d + 2)] ** 2).mean() for d in (0, 2, 4)])
+        depth, top = depth_of(tumour, SPACING), Filter(SHAPE, BandConfig(cutoff=0.45)).grain(picture)
+        return np.array([(top[(depth > d) & (depth < d + 2)] ** 2).mean() for d in (0, 2, 4)])
 
     ratio = powers(out, new) / powers(image, mask)
-    assert (ratio > 0.7).all() and (ratio < 1.45).all(), ratio
+    assert (ratio > 0.6).all() and (ratio < 1.5).all(), ratio
 
 
 def test_motion_carries_one_contour_onto_the_other():
@@ -198,6 +199,22 @@ def test_a_vessel_is_no_wall_and_a_tumour_on_the_wall_touches_it():
     contact = contact_of(lung, on_wall, SPACING, True)
     assert contact is not None and contact[2] < 14
     assert contact_of(lung, ball((12, 16, 32), 6), SPACING, True) is None
+
+
+def test_bone_and_its_marrow_stay_when_a_tumour_is_moved_or_grown_onto_them():
+    image, empty, mask = scene(background=40.0, level=90.0)
+    bone = ball((12, 20, 38), 5) & ~ball((12, 20, 38), 3)
+    marrow = ball((12, 20, 38), 3)
+    for picture in (image, empty):
+        picture[bone], picture[marrow] = 900.0, -50.0
+    source = Source(image, empty, mask, changed_of(mask), SPACING, True)
+    for laid in (moved(source, (0, 0, 12)), reshaped(source, ball((12, 20, 20), 15))):
+        out = empty.copy()
+        out[laid.box] = laid.values
+        assert np.abs(out - empty)[(bone | marrow) & ~mask].max() < 1, "a bone was painted over"
+        there = np.zeros(SHAPE, bool)
+        there[laid.box] = laid.mask
+        assert not (there & (bone | marrow)).any()
 
 
 def test_ramp_is_monotone():

@@ -75,10 +75,9 @@ def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray 
     """
     matte, box = source.matte(new)
     away, under = any(shift), source.removed if onto is None else onto
+    home = None if away else matte.touched | matte.mask
     matte = warped(detached(matte, source.is_ct) if away else matte, new[box])
-    laid = laid_over(
-        under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, not away
-    )
+    laid = laid_over(under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, home)
     return laid if away else replace(laid, values=laid.values + matte.residual)
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sd_of, sigma_of
 from TumorSynthLib.texture.exemplar.place import Laid, laid_over
-from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
+from TumorSynthLib.texture.exemplar.scan import blur_mm, finest_of, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
@@ -88,7 +88,7 @@ def grafted(
     opacity = np.clip(without_grain(matte.opacity), 0, 1)
     opacity = (opacity * ramp(opacity, 0.0, 0.02)).astype(np.float32)
     colour = (level * without_grain(matte.colour)).astype(np.float32)
-    matte = replace(matte, opacity=opacity, colour=colour, grain=grain, finest=grain_of(own))
+    matte = replace(matte, opacity=opacity, colour=colour, grain=grain, finest=finest_of(own))
     return laid_over(image, matte, corner, is_ct)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.scan import grain_of
+from TumorSynthLib.texture.exemplar.scan import finest_of, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur, in_plane, known_blur, robust_sd
 
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
@@ -60,7 +60,7 @@ class Matte:
 
     :param mask: bool, the tumour's contour; `tissue`: the part of it that is tumour (without fat and fascia at its border).
     :param opacity: 0 to 1; `colour`, `grain`: in the image's unit; `own`: 0 to 1, weight of the tumour's own grain.
-    :param finest: what of its image is finer than a scan's structures (`scan.grain_of`), with the weight `own`, too.
+    :param finest: what of its image is finer than a scan's structures (`scan.finest_of`), with the weight `own`, too.
     :param background: the image without the tumour; `residual`: image less the composition at the tumour's own place.
     :param spacing: (z, y, x) mm.
     :param in_lung: air is around the tumour.
@@ -166,7 +166,7 @@ def take_out(
     own = blur(own, sigma_of(0.9, spacing)) * changed
     grain = image - (opacity * colour + (1 - opacity) * back)
     bound = 3 * sd_of(grain[core]) if core.any() else 3 * noise
-    finest = grain_of(image)
+    finest = finest_of(image)
     if not in_lung:
         free = ramp(depth, 0.0, 3.0)
         grain = held(grain, free, bound)
@@ -256,6 +256,6 @@ def composed(matte: Matte, background: np.ndarray, may: np.ndarray | float = 1.0
     edges = np.maximum(own, ramp(opacity, *EDGES))
     grain = _variance_kept(own) * (own * matte.grain + (1 - own) * (background - back))
     values = opacity * matte.colour + (1 - opacity) * back + grain
-    finest = _variance_kept(edges) * (edges * matte.finest + (1 - edges) * grain_of(background))
-    values = values - grain_of(values) + finest
+    finest = _variance_kept(edges) * (edges * matte.finest + (1 - edges) * finest_of(background))
+    values = without_grain(values) + finest
     return np.where((opacity > 0) | (own > 0), values, background).astype(np.float32)

@@ -29,6 +29,8 @@ ROUNDING = 0.3
 """Gaussian, in radii of the tumour, by which the corners of a flat side are rounded."""
 RIB_HU = 200.0
 """What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
+BONE_HU, MARROW_MM2 = 180.0, 1000.0
+"""Bone above it in a CT; what it encloses in a slice is marrow up to this area, and brain or bowel above it."""
 CUT, CUT_BLUR = 1.3, 0.7
 """Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, and its Gaussian. Together
 as soft as other edges in lung are (10 to 90 % over 2.3 voxels)."""
@@ -52,13 +54,31 @@ class Laid:
 
 
 def allowed(background: np.ndarray, spacing, in_lung: bool, is_ct: bool) -> np.ndarray:
-    """(D, H, W) 0 to 1 where a tumour may lie: in lung not in the wall of the chest, elsewhere not outside the body."""
+    """(D, H, W) 0 to 1 where a tumour may lie: in lung not in the wall of the chest, else not outside the body, nor in bone."""
     level = blur(background, sigma_of(1.0, spacing))
     if not in_lung:
-        air = level < (BODY_HU if is_ct else BODY_SHARE * np.percentile(background, 99))
-        return ramp(distance_mm(air, spacing) / spacing[1], 1.0, 4.0)
+        return in_soft_tissue(background, level, spacing, is_ct)
     inward = _depth_mm(wall_of(level, spacing), spacing) / spacing[1]
     return 1 - ramp(inward, 0.7, 3.0)  # falls off within the wall, so that a tumour abuts without a gap
+
+
+def in_soft_tissue(background: np.ndarray, level: np.ndarray, spacing, is_ct: bool) -> np.ndarray:
+    """(D, H, W) 0 to 1, neither outside the body nor in bone: a tumour abuts on it. MR's cortical bone is as dark as air."""
+    dark = level < (BODY_HU if is_ct else BODY_SHARE * np.percentile(background, 99))
+    may = ramp(distance_mm(dark if is_ct else _with_marrow(dark, spacing), spacing) / spacing[1], 1.0, 4.0)
+    return may * ramp(distance_mm(bone_of(level, spacing), spacing) / spacing[1], 0.5, 2.5) if is_ct else may
+
+
+def bone_of(level: np.ndarray, spacing) -> np.ndarray:
+    """Bool, bone and the marrow in it, of a CT's level."""
+    return _with_marrow(ndimage.binary_opening(level > BONE_HU, IN_PLANE), spacing)
+
+
+def _with_marrow(bone: np.ndarray, spacing) -> np.ndarray:
+    """Bone with the small holes that it has in a slice."""
+    holes, count = ndimage.label(ndimage.binary_fill_holes(bone, IN_PLANE) & ~bone, IN_PLANE)
+    area = np.bincount(holes.ravel(), minlength=count + 1) * spacing[1] * spacing[2]
+    return bone | (area < MARROW_MM2)[holes] & (holes > 0)
 
 
 def wall_of(level: np.ndarray, spacing) -> np.ndarray:
@@ -115,12 +135,15 @@ def _rounded(mask: np.ndarray, beside: np.ndarray, spacing) -> np.ndarray:
     return round_ if round_.sum() > 0.7 * mask.sum() else mask
 
 
-def laid_over(image: np.ndarray, matte: Matte, corner, is_ct: bool = True, at_home: bool = False) -> Laid:
+def laid_over(
+    image: np.ndarray, matte: Matte, corner, is_ct: bool = True, home: np.ndarray | None = None
+) -> Laid:
     """A tumour laid into an image.
 
     :param image: (D, H, W), without the old tumour; not written to.
     :param corner: (z, y, x) index in it of the first voxel of the matte's box, which may lie partly outside.
-    :param at_home: the image is the tumour's own background: it comes back to the voxel.
+    :param home: (D, H, W) bool of the matte's box, where the tumour lay if this is its own place: it may lie there again,
+        whatever the image shows, and elsewhere where it finds soft tissue or lung.
     """
     low, size = np.array(corner), np.array(matte.mask.shape)
     high = np.minimum(low + size, image.shape)
@@ -131,7 +154,12 @@ def laid_over(image: np.ndarray, matte: Matte, corner, is_ct: bool = True, at_ho
     a, b = np.maximum(first - margin, 0), np.minimum(high + margin, image.shape)
     wide = image[tuple(map(slice, a, b))].astype(np.float32)
     inner = tuple(slice(int(p - q), int(p - q + n)) for p, q, n in zip(first, a, high - first))
-    may = 1.0 if at_home else allowed(wide, matte.spacing, matte.in_lung, is_ct)[inner]
+    if home is None:
+        may = allowed(wide, matte.spacing, matte.in_lung, is_ct)[inner]
+    else:
+        level = blur(wide, sigma_of(1.0, matte.spacing))
+        may = np.maximum(in_soft_tissue(wide, level, matte.spacing, is_ct)[inner], home[cut])
+        may = np.ones_like(may) if matte.in_lung else may
     part = replace(matte, **{name: getattr(matte, name)[cut] for name in ARRAYS})
     under = wide[inner]
     values = composed(part, under, may)

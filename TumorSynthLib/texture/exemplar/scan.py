@@ -23,6 +23,11 @@ def without_grain(values: np.ndarray, times: int = 2) -> np.ndarray:
     return values
 
 
+def finest_of(values: np.ndarray) -> np.ndarray:
+    """What `without_grain` takes away: grain, and what of coarser detail shows above the cutoff."""
+    return values - without_grain(values)
+
+
 def blur_mm(image: np.ndarray, spacing, seed: int = 0) -> float:
     """Gaussian in mm in plane that the sharpest edges show: step / (slope * sqrt(2 pi)), without the difference's own."""
     slices = image[:: max(1, len(image) // 24)].astype(np.float32)

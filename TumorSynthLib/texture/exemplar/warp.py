@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
 from TumorSynthLib.texture.exemplar.matte import Matte, depth_of, ramp, sigma_of
-from TumorSynthLib.texture.exemplar.scan import grain_of, without_grain
+from TumorSynthLib.texture.exemplar.scan import finest_of, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur
 
 
@@ -39,6 +40,8 @@ class WarpConfig:
 
 DEPTHS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 1e4])
 """Voxels in plane below the contour: between two of them grain is as strong as it was there."""
+TOP = 0.45
+"""Cycles per voxel in plane above which what is finest is made as strong as it was."""
 FEWEST = 30
 """Voxels that tell how strong grain is at a depth."""
 
@@ -138,11 +141,14 @@ def _laid_grain(
     detail = without_grain(matte.grain - coarse, 1)
     laid = without_grain(_feathered(detail, whole, wanted, sigma_of(c.feather, matte.spacing)))
     index = [np.clip(i - k, 0, n - 1) for i, k, n in zip(np.indices(whole.shape[1:]), whole, whole.shape[1:])]
-    hard = grain_of(matte.finest[tuple(index)])
+    hard = finest_of(matte.finest[tuple(index)])
     depths = depth_of(matte.mask, matte.spacing), depth_of(new, matte.spacing)
     result = ndimage.map_coordinates(coarse, at, order=3, mode="nearest")
     result += laid * _gain(detail, laid, depths)
-    return result.astype(np.float32), (hard * _gain(matte.finest, hard, depths)).astype(np.float32)
+    # Joints of shifts are whiter than grain: it is compared where detectors look, near the highest frequencies.
+    top = Filter(hard.shape, BandConfig(cutoff=TOP))
+    gain = _gain(top.grain(matte.finest), top.grain(hard), depths)
+    return result.astype(np.float32), (hard * gain).astype(np.float32)
 
 
 def _gain(before: np.ndarray, after: np.ndarray, depths, bounds=(0.4, 2.5)) -> np.ndarray:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import editor_case
@@ -450,33 +449,24 @@ def listen_to_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_until_at_work(process):
-    """Until torch is loaded, and a little longer."""
-    maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
-    while maps.exists() and "libtorch" not in maps.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(4)
-    assert process.poll() is None, process.stderr.read()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signal_stops_cleanly(data, tmp_path, number):
-    command = [
-        sys.executable,
-        "-m",
-        "TumorSynthLib",
-        *map(str, edit("remove", data, tmp_path / "x.nii.gz", "--steps", 1000)),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=listen_to_ctrl_c,
+    """In the middle of the network's work, which its first progress tells."""
+    code = (
+        "import sys; from TumorSynthLib import cli, console\n"
+        "console.Bar.__call__ = lambda bar, stage, fraction: print(stage, flush=True)\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
     )
-    wait_until_at_work(process)
+    words = edit(
+        "synthesize", data, tmp_path / "x.nii.gz", "--engine", "bridge", "--steps", 1000, "--samples", 64
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=listen_to_ctrl_c,
+    )  # fmt: skip
+    while (stage := process.stdout.readline()) != "texture\n":
+        assert stage, process.stderr.read()
     process.send_signal(getattr(signal, number))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"

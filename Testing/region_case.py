@@ -19,7 +19,7 @@ from TumorSynthLib.volume import Volume
 slicer_runtime.start()
 
 from TumorSynthSlicer import nodes  # noqa: E402  its folder is on the path once Slicer is started
-from TumorSynthSlicer.geometry import rasMatrix, toVTK  # noqa: E402
+from TumorSynthSlicer.geometry import RAS_TO_LPS, toVTK  # noqa: E402
 
 ID = "tiny-regions"
 REGIONS = {"necrosis": 1, "enhancing": 4}
@@ -75,7 +75,10 @@ def addTumour():
     volume, labels = tumour()
     volumeNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "glioma")
     slicer.util.updateVolumeFromArray(volumeNode, volume.array)
-    volumeNode.SetIJKToRASMatrix(toVTK(rasMatrix(volume.spacing, volume.origin, volume.direction)))
+    matrix = np.eye(4)  # index to LPS
+    matrix[:3, :3] = np.reshape(volume.direction, (3, 3)) * volume.spacing
+    matrix[:3, 3] = volume.origin
+    volumeNode.SetIJKToRASMatrix(toVTK(RAS_TO_LPS @ matrix))
     volumeNode.CreateDefaultDisplayNodes()
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)

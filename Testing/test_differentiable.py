@@ -36,7 +36,7 @@ def test_hard_glcm_features_are_exact(ball, exact):
     paths = d.lines(ball[1])
     level = _level(*ball)
     features = d.glcm_features(d.hard_glcm(level, paths, int(level.max()) + 1), mcc=True)
-    assert set(features) == set(d.GLCM_FEATURES)
+    assert {f"original_glcm_{name}" for name in features} == {n for n in exact if "_glcm_" in n}
     for name, value in features.items():
         assert float(value.mean()) == pytest.approx(exact[f"original_glcm_{name}"], rel=1e-6), name
 
@@ -134,25 +134,3 @@ def test_one_level_and_one_line_don_t_fail():
     features = d.glcm_features(d.soft_glcm(u, paths, 1), mcc=True)
     sum(v.sum() for v in features.values()).backward()
     assert float(features["JointEnergy"]) == 1 and torch.isfinite(u.grad).all()
-
-
-def test_soft_shape_of_an_ellipsoid():
-    """Volume, area and axes of an ellipsoid on an anisotropic grid, and a gradient that grows it."""
-    spacing, axes = (1.0, 1.2, 2.0), (14.0, 10.0, 8.0)  # x, y, z
-    z, y, x = np.meshgrid(
-        *[(np.arange(n) - (n - 1) / 2) * s for n, s in ((15, 2.0), (25, 1.2), (37, 1.0))], indexing="ij"
-    )
-    radius = np.sqrt((x / axes[0]) ** 2 + (y / axes[1]) ** 2 + (z / axes[2]) ** 2)
-    field = torch.from_numpy((1 - radius) * 10).requires_grad_()
-    shape = d.soft_shape(field, spacing, 0.5)
-    volume = 4 / 3 * np.pi * np.prod(axes)
-    p = 1.6075
-    a, b, c = axes
-    area = 4 * np.pi * (((a * b) ** p + (a * c) ** p + (b * c) ** p) / 3) ** (1 / p)
-    assert float(shape["MeshVolume"]) == pytest.approx(volume, rel=0.03)
-    assert float(shape["SurfaceArea"]) == pytest.approx(area, rel=0.03)
-    assert float(shape["MajorAxisLength"]) == pytest.approx(4 * axes[0] / np.sqrt(5), rel=0.04)
-    assert float(shape["Elongation"]) == pytest.approx(axes[1] / axes[0], rel=0.04)
-    assert float(shape["Flatness"]) == pytest.approx(axes[2] / axes[0], rel=0.04)
-    (slope,) = torch.autograd.grad(shape["MeshVolume"], field)
-    assert float(slope.min()) >= 0 and float(slope.max()) > 0

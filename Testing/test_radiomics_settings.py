@@ -65,7 +65,7 @@ def test_reads_json(tmp_path):
 )
 def test_round_trip(settings, tmp_path):
     path = tmp_path / "params.json"
-    path.write_text(settings.to_json())
+    path.write_text(json.dumps(settings.to_pyradiomics()))
     assert Parameters.from_file(path).settings == settings
 
 

@@ -60,8 +60,6 @@ def test_geometry_is_that_of_a_file_in_every_orientation(tmp_path):
         assert slicer.util.saveNode(node, str(path))
         ours, file = nodes.volumeOf(node), read_image(path)
         assert ours.same_grid(file) and np.array_equal(ours.array, file.array)
-        back = geometry.rasMatrix(ours.spacing, ours.origin, ours.direction)
-        assert np.allclose(back, matrix)
         slicer.mrmlScene.RemoveNode(node)
 
 

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 torch = pytest.importorskip("torch")
 
+from TumorSynthLib.edit.miss import REACHED, Miss  # noqa: E402
 from TumorSynthLib.errors import InputError  # noqa: E402
 from TumorSynthLib.radiomics.extract import extract  # noqa: E402
 from TumorSynthLib.radiomics.population import Population  # noqa: E402
@@ -39,6 +41,16 @@ def _tumour(seed, correlation, mean=300.0, spread=60.0, rim=80.0):
 
 def _features(image, mask, settings=None):
     return extract(np.rint(image).astype(np.int32), mask, SPACING, settings or Settings(), CLASSES)
+
+
+def rank_correlation(before, after, mask):
+    return spearmanr(before[mask], after[mask]).statistic
+
+
+def missed(solved, asked, population):
+    """Features that are further from the request than counts as reached."""
+    miss = Miss.of(asked, solved.reached, dict(zip(population.names, population.std)))
+    return [name for name, off in miss.by.items() if abs(off) > REACHED]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +94,6 @@ def test_a_donor_s_features_are_reached(solved, sample, donor, population):
         }
         assert errors["is"] < least and errors["is"] < 0.5 * errors["was"], (prefix, errors)
     assert solved.reached == pytest.approx(after)
-    assert solved.difference[FO + "Mean"] == pytest.approx(
-        (after[FO + "Mean"] - donor[FO + "Mean"]) / unit[FO + "Mean"]
-    )
-    assert all(abs(solved.difference[n]) > solver.REACHED for n in solved.unreachable)
 
 
 def test_the_pattern_stays(solved, sample):
@@ -93,7 +101,7 @@ def test_the_pattern_stays(solved, sample):
     image, mask = sample
     assert np.array_equal(solved.array[~mask], image[~mask])
     assert np.array_equal(solved.array, np.rint(solved.array)) and solved.array.dtype == np.float32
-    assert solved.moved["rank_correlation"] > 0.5 and solved.moved["profile"] < 0.3
+    assert rank_correlation(image, solved.array, mask) > 0.5
 
 
 def test_same_seed_same_voxels(solved, sample, donor, population):
@@ -127,7 +135,6 @@ def test_any_subset(sample, population, asked):
         assert abs(after[name] - value) < 0.03 * max(
             abs(value), 0.2 * population.std[population.names.index(name)]
         ), (name, after[name])
-    assert result.unreachable == () or all(n in asked for n in result.unreachable)
 
 
 def test_what_is_not_asked_stays(sample, population):
@@ -139,14 +146,14 @@ def test_what_is_not_asked_stays(sample, population):
     )
     for name in (FO + "Variance", FO + "Skewness", GLCM + "Contrast", "original_glszm_ZonePercentage"):
         assert result.reached[name] == pytest.approx(before[name], rel=0.05), name
-    assert result.moved["rank_correlation"] > 0.999
+    assert rank_correlation(image, result.array, mask) > 0.999
 
 
 def test_own_features_change_next_to_nothing(sample, population):
     image, mask = sample
     own = _features(image, mask)
     result = solver.solve(image, mask, own, population, spacing=SPACING, integer=True)
-    assert result.unreachable == ()
+    assert missed(result, own, population) == []
     assert np.abs(result.array - image)[mask].mean() < 0.1 * image[mask].std()
 
 
@@ -165,11 +172,11 @@ def test_a_near_request_is_met_by_smooth_moves(sample, population):
     assert np.mean([abs(result.reached[n] - asked[n]) / unit[n] for n in texture]) < 0.1
 
 
-def test_features_that_exclude_each_other_are_named(sample, population):
+def test_features_that_exclude_each_other_are_missed(sample, population):
     image, mask = sample
     asked = {GLCM + "Contrast": 0.2, FO + "Entropy": 4.0, GLCM + "Correlation": -0.2}
     result = solver.solve(image, mask, asked, population, spacing=SPACING, integer=True, iterations=20)
-    assert result.unreachable
+    assert missed(result, asked, population)
 
 
 def test_float_images_and_bin_counts(sample, population):
@@ -236,14 +243,8 @@ def test_contrast_is_reached_in_slices_four_times_as_thick(factor):
     assert result.reached[FO + "Mean"] == pytest.approx(asked[FO + "Mean"], abs=5)
 
 
-def test_keep_and_no_iterations(sample, donor, population):
+def test_no_iterations(sample, donor, population):
     image, mask = sample
-    keep = np.where(np.indices(mask.shape)[0] < 5, 1e4, 1.0)
-    result = solver.solve(
-        image, mask, {GLCM + "Contrast": 2.0}, population, spacing=SPACING, integer=True, keep=keep
-    )
-    moved = np.abs(result.array - image)
-    assert moved[mask & (keep > 1)].mean() < 0.5 * moved[mask & (keep == 1)].mean()
     quick = solver.solve(image, mask, donor, population, spacing=SPACING, integer=True, iterations=0)
     assert quick.reached[FO + "Mean"] == pytest.approx(donor[FO + "Mean"], rel=0.01)
 

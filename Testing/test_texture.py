@@ -9,7 +9,7 @@ from torch import nn
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.texture import context, network
-from TumorSynthLib.texture.bridge import FEW_STEP_NODES, PAPER_STEPS, Bridge, nodes
+from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge, nodes
 from TumorSynthLib.texture.codec import HaarCodec, VQGANCodec, blocks, make_codec, pool_any, unblocks
 
 CODECS = {
@@ -192,7 +192,7 @@ def test_nodes_descend_for_any_number_of_steps():
         assert len(times) == steps and times[0] == pytest.approx(1.0) and times[-1] > 0
         assert all(a > b for a, b in zip(times, times[1:]))
     assert nodes(None) == nodes(len(FEW_STEP_NODES)) == FEW_STEP_NODES
-    assert nodes(PAPER_STEPS)[1] == pytest.approx(1 - 1 / 200)
+    assert nodes(200)[1] == pytest.approx(1 - 1 / 200)
     assert nodes(None, (1.0, 0.5)) == (1.0, 0.5)
 
 

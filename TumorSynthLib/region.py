@@ -152,7 +152,6 @@ class Region:
         spacing: tuple[float, float, float] | None = None,
         margin_mm: float = 0.0,
         multiple: tuple[int, int, int] = (1, 1, 1),
-        anchor: str = "file",
         window: tuple[slice, slice, slice] | None = None,
     ) -> Region:
         """Region of the working grid that holds a mask and a margin.
@@ -164,12 +163,10 @@ class Region:
         :param spacing: (x, y, z) mm along LPS; None keeps the image's own grid, as do spacings within 1e-5 of it.
         :param margin_mm: context on each side of the mask's bounding box; clipped at the image border.
         :param multiple: (z, y, x) numbers that the shape is made a multiple of.
-        :param anchor: "file" puts the grid where pyradiomics puts it for the file as it is stored; "LPS" where it
-            would for the image reoriented to LPS, so that the grid doesn't depend on the order of storage.
         :param window: box of the volume's (K, J, I) array that the region holds beside the mask's.
         :raises InputError: the mask is empty, has another shape, or vanishes on the working grid.
         """
-        frame, box, lattices, working = _plan(volume, mask, spacing, anchor, window)
+        frame, box, lattices, working = _plan(volume, mask, spacing, window)
         samples = [_samples(*args) for args in zip(lattices, box, working, [margin_mm] * 3, multiple)]
         resampled = any(lattice.ratio != 1.0 for lattice in lattices)
         if resampled:
@@ -180,7 +177,7 @@ class Region:
         native, native_mask = _gather(frame, volume.array, mask, start, shape)
         if resampled:
             array = apply_separable(operators, native.astype(np.float64)).astype(np.float32)
-            working_mask = _working_mask(volume, mask, frame, lattices, samples, working, anchor)
+            working_mask = _working_mask(volume, mask, frame, lattices, samples, working)
         else:
             array, working_mask = native.copy(), native_mask
         if not working_mask.any():
@@ -247,7 +244,7 @@ class Region:
         if self.operators is None:
             return _gather(self.frame, mask, mask, self.start, self.shape)[1]
         working = np.array(self.spacing[::-1])
-        return _working_mask(self.volume, mask, self.frame, self.lattices, samples, working, "file")
+        return _working_mask(self.volume, mask, self.frame, self.lattices, samples, working)
 
     @cached_property
     def band(self) -> Band | None:
@@ -266,7 +263,7 @@ class Region:
         there[tuple(slice(max(-a, 0), max(n - a, 0)) for a, n in zip(self.start, size))] = True
         return Band.around(self.native, self.native_mask, there)
 
-    def to_native(self, working: np.ndarray, iterations: int = 30, keep_detail: bool = False) -> np.ndarray:
+    def to_native(self, working: np.ndarray, iterations: int = 30) -> np.ndarray:
         """Native float32 box whose `measure` equals the working values inside the mask, as nearly as the grids allow.
 
         The working values are interpolated to the native mask, then corrected by conjugate gradients on
@@ -275,18 +272,13 @@ class Region:
 
         :param working: (D, H, W) values on the working grid.
         :param iterations: conjugate gradient steps at most.
-        :param keep_detail: keep what is finer than the working grid from the image instead of leaving it out.
         """
         working = np.asarray(working, dtype=np.float64)
         if self.operators is None:
             return np.where(self.native_mask, working, self.native).astype(np.float32)
-        native = self.native.astype(np.float64)
-        thick = not keep_detail and self.thick
-        drawn = working - apply_separable(self.operators, native) if keep_detail else working
-        guess = self._interpolate(self._continued(drawn) if thick else drawn) + (
-            native if keep_detail else 0.0
-        )
-        result = np.where(self.native_mask, guess, native)
+        thick = self.thick
+        guess = self._interpolate(self._continued(working) if thick else working)
+        result = np.where(self.native_mask, guess, self.native.astype(np.float64))
         inner, outer = bounding_box(self.native_mask), bounding_box(self.mask)
         operators = tuple(op[o, i] for op, o, i in zip(self.operators, outer, inner))
         residual = (working - apply_separable(self.operators, result))[outer]
@@ -346,8 +338,9 @@ def quantise(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.asarray(values).astype(dtype)
 
 
-def _plan(volume, mask: np.ndarray, spacing, anchor: str, window=None):
-    """Frame, mask box, lattices and working spacing, all per LPS array axis (z, y, x)."""
+def _plan(volume, mask: np.ndarray, spacing, window=None):
+    """Frame, mask box, lattices and working spacing, all per LPS array axis (z, y, x); the grid is where pyradiomics puts it
+    for the file as it is stored."""
     if mask.shape != volume.array.shape:
         raise InputError(
             f"the mask has {mask.shape[::-1]} voxels but the image {volume.array.shape[::-1]}: "
@@ -367,8 +360,7 @@ def _plan(volume, mask: np.ndarray, spacing, anchor: str, window=None):
             native, working
         ):  # pyradiomics' own rule, so that its features are those of the region
             working = native
-    flips = frame.flip if anchor == "file" else (False, False, False)
-    lattices = [Lattice(n, a / b, flip) for n, a, b, flip in zip(sizes, native, working, flips)]
+    lattices = [Lattice(n, a / b, flip) for n, a, b, flip in zip(sizes, native, working, frame.flip)]
     if window is not None:
         wide = frame.lps_box(window, mask.shape)
         box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, wide))
@@ -397,14 +389,8 @@ def _gather(frame: Frame, array: np.ndarray, mask: np.ndarray, start, shape) -> 
     return np.ascontiguousarray(values), np.pad(labels[inside].astype(bool), pad)
 
 
-def _working_mask(
-    volume, mask, frame: Frame, lattices, samples, working: np.ndarray, anchor: str
-) -> np.ndarray:
+def _working_mask(volume, mask, frame: Frame, lattices, samples, working: np.ndarray) -> np.ndarray:
     """Nearest-neighbour mask on the working window, in LPS order."""
-    if anchor != "file":
-        index = [lattice.nearest(s) for lattice, s in zip(lattices, samples)]
-        found = frame.view(mask)[np.ix_(*[np.maximum(i, 0) for i in index])]
-        return found & all_inside(lattices, samples)
     file_axis = np.argsort(frame.order)
     plain = [Lattice(lattices[a].size, lattices[a].ratio) for a in file_axis]
     ordered = []

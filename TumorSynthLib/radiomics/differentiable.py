@@ -19,13 +19,6 @@ import torch
 
 EPS = 2.220446049250313e-16  # what pyradiomics adds inside logarithms (np.spacing(1))
 
-#: GLCM features by pyradiomics name; MCC costs an eigenvalue problem per direction and is computed on request only.
-GLCM_FEATURES = (
-    "Autocorrelation ClusterProminence ClusterShade ClusterTendency Contrast Correlation DifferenceAverage DifferenceEntropy "
-    "DifferenceVariance Id Idm Idmn Idn Imc1 Imc2 InverseVariance JointAverage JointEnergy JointEntropy MCC MaximumProbability "
-    "SumAverage SumEntropy SumSquares"
-).split()
-
 FIRSTORDER_FEATURES = (
     "10Percentile 90Percentile Energy Entropy InterquartileRange Kurtosis Maximum MeanAbsoluteDeviation Mean Median Minimum "
     "Range RobustMeanAbsoluteDeviation RootMeanSquared Skewness TotalEnergy Uniformity Variance"
@@ -378,63 +371,3 @@ def size_features(counts: torch.Tensor, sizes: torch.Tensor, voxels: float) -> d
 def zone_names(features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same values under GLSZM's names."""
     return {SIZE_FEATURES[name]: value for name, value in features.items()}
-
-
-def soft_shape(
-    field: torch.Tensor, spacing: Sequence[float], softness: float = 1.0
-) -> dict[str, torch.Tensor]:
-    """Volume (mm³), area (mm²), centre and axes (mm) of the region where a smooth field is positive.
-
-    :param field: (D, H, W), about a signed distance in mm, positive inside, negative at the edges of the box.
-    :param spacing: (x, y, z) in mm.
-    :param softness: mm over which the occupancy sigmoid(field / softness) goes from out to in; the exact shape in the limit 0.
-        The area is the integral of the occupancy's gradient (co-area formula), so it needs `softness` of about half a voxel
-        or more. Axes follow pyradiomics: 4·sqrt(eigenvalues of the covariance of positions).
-    """
-    occupancy = torch.sigmoid(field / softness)
-    steps = [float(s) for s in reversed(tuple(spacing))]
-    cell = math.prod(steps)
-    volume = occupancy.sum() * cell
-    slopes = [d / h for d, h in zip(_forward_differences(occupancy), steps)]
-    area = (sum(d**2 for d in slopes) + 1e-12).sqrt().sum() * cell
-    grid = torch.meshgrid(
-        *[torch.arange(n, dtype=field.dtype, device=field.device) * h for n, h in zip(field.shape, steps)],
-        indexing="ij",
-    )
-    points = torch.stack([g.flatten() for g in grid], 1)
-    weight = occupancy.flatten() / occupancy.sum()
-    centre = (points * weight[:, None]).sum(0)
-    offset = points - centre
-    axes = torch.linalg.eigvalsh((offset * weight[:, None]).T @ offset).clamp_min(1e-12)
-    major, minor, least = axes[2], axes[1], axes[0]
-    return {
-        "MeshVolume": volume,
-        "SurfaceArea": area,
-        "SurfaceVolumeRatio": area / volume,
-        "Sphericity": (36 * math.pi * volume**2) ** (1 / 3) / area,
-        "MajorAxisLength": 4 * major.sqrt(),
-        "MinorAxisLength": 4 * minor.sqrt(),
-        "LeastAxisLength": 4 * least.sqrt(),
-        "Elongation": (minor / major).sqrt(),
-        "Flatness": (least / major).sqrt(),
-        "CentreZ": centre[0],
-        "CentreY": centre[1],
-        "CentreX": centre[2],
-    }
-
-
-def _forward_differences(x: torch.Tensor) -> list[torch.Tensor]:
-    """Differences to the next voxel along z, y, x averaged to the corners of the grid, each (D-1, H-1, W-1)."""
-
-    def mean(a: torch.Tensor, axis: int) -> torch.Tensor:
-        n = a.shape[axis] - 1
-        return (a.narrow(axis, 0, n) + a.narrow(axis, 1, n)) / 2
-
-    result = []
-    for axis in range(3):
-        d = x.diff(dim=axis)
-        for other in range(3):
-            if other != axis:
-                d = mean(d, other)
-        result.append(d)
-    return result

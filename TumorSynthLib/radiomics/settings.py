@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -156,10 +155,6 @@ class Settings:
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         optional = ("binCount", "weightingNorm", "geometryTolerance", "preCrop")
         return {name: v for name, v in plain.items() if not (name in optional and v in (None, False))}
-
-    def to_json(self) -> str:
-        """One line of JSON that `from_dict(json.loads(...))` reads back."""
-        return json.dumps(self.to_pyradiomics(), sort_keys=True)
 
 
 def unknown(name: object, known: list[str]) -> InputError:

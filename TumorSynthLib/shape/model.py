@@ -15,7 +15,6 @@ from ..radiomics.shape_features import shape as shape_features
 from . import feasible, solver
 from .coordinates import NAMES, PREFIX, SCALE, V, logs, short
 from .field import from_mask
-from .nested import core_of
 from .solver import Form
 from .start import analytic
 from .surface import Surface
@@ -137,16 +136,6 @@ class ShapeModel:
         else:
             drawn = solver.draw(solver.to_volume(form, target), spacing)
         return _shape(drawn.mask, spacing, target)
-
-    def draw_nested(
-        self, features: Mapping[str, float] | None, spacing, fraction: float, seed: int = 0, progress: Progress | None = None
-    ) -> tuple[Shape, np.ndarray]:  # fmt: skip
-        """A tumour with the asked features, and its core: a bool array like the shape's mask, with `fraction` of its volume.
-
-        :raises InputError: as `draw`; a fraction that leaves no rim of a voxel.
-        """
-        outer = self.draw(features, spacing, seed, progress=progress)
-        return outer, core_of(outer.mask, outer.spacing, fraction, seed)
 
     def reshape(
         self, mask: np.ndarray, mask_spacing, features: Mapping[str, float] | None, spacing=None, seed: int = 0,

@@ -148,10 +148,6 @@ class Band:
         power = np.sqrt(power * power.T) * np.exp(lean / 2)
         return cls(torch.from_numpy(kernel.astype(np.float32)), level, lean, power / power.max())
 
-    def deviations(self, array: np.ndarray) -> np.ndarray:
-        """Prediction minus value (D, H, W) of every voxel."""
-        return convolved(torch.from_numpy(np.asarray(array, np.float32)), self.kernel).numpy()
-
     def held(
         self, array: np.ndarray, mask: np.ndarray, prices: list[float] | None = None, searches: int = SEARCHES,
         slack: float = 1.0,

@@ -15,7 +15,6 @@ import torch
 
 from TumorSynthLib.errors import InputError
 
-PAPER_STEPS = 200
 FEW_STEP_NODES = (1.0, 0.62, 0.32, 0.14, 0.05, 0.004)  # dense near 0, where fine texture is decided
 
 

@@ -25,16 +25,15 @@ def scales_of(asked: Mapping[str, float], deviation: Mapping[str, float]) -> dic
     """
     result = {}
     for name, value in asked.items():
-        sigma = deviation.get(name, 0.0)
-        if not (np.isfinite(sigma) and sigma > 0):
-            sigma = max(abs(value), 1e-6) * 0.25
-        result[name] = float(np.clip(0.25 * abs(value), 0.1 * sigma, sigma))
+        one = sigma(deviation, name, value)
+        result[name] = float(np.clip(0.25 * abs(value), 0.1 * one, one))
     return result
 
 
 def sigma(deviation: Mapping[str, float], name: str, value: float) -> float:
-    sigma = deviation.get(name, 0.0)
-    return sigma if np.isfinite(sigma) and sigma > 0 else max(abs(value), 1e-6) * 0.25
+    """Standard deviation of a feature in the population; a quarter of the asked value where there is none."""
+    found = deviation.get(name, 0.0)
+    return found if np.isfinite(found) and found > 0 else max(abs(value), 1e-6) * 0.25
 
 
 def check(sample: np.ndarray, mask: np.ndarray, request: Mapping[str, float]) -> None:

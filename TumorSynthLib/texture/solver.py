@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.band import FIRST, REACH, Band
 from TumorSynthLib.texture.objective import TEXTURE, Objective
 from TumorSynthLib.texture.quantile import Discretisation, QuantileMap, transfer
-from TumorSynthLib.texture.request import bounds_of, by_class, check, is_integer, scales_of, sigma
+from TumorSynthLib.texture.request import bounds_of, by_class, check, is_integer, scales_of
 from TumorSynthLib.texture.touches import LARGEST, Touches
 
 STEPS_PER_ROUND = 10  # Adam steps between exact measurements
@@ -52,7 +52,6 @@ LOOSE, LONGER = (
     2.5,
 )  # a FAR request begins with so wide a band, with so many times the steps in small regions
 SPLIT_VOXELS, SPLIT_MORE = 6000, 40000  # larger regions take a half, a third of the 13 directions per step
-REACHED = 0.25  # population standard deviations within which a feature counts as reached
 SMOOTHING = (0.0, 0.45, 0.6, 0.8, 1.1, 1.6, 2.4)  # voxels, in plane
 NOISE = (0.0, 0.15, 0.3, 0.5, 0.8, 1.3, 2.0)  # in robust standard deviations of the sample
 OUTLIER = 5.0  # robust standard deviations from the median
@@ -72,18 +71,12 @@ class Solved:
     :param array: (D, H, W) float32 on the working grid; unchanged outside the mask.
     :param native: the native box behind it (see `Region`), None without resampling.
     :param asked: the request as used; `reached`: all features re-extracted from the result.
-    :param difference: (reached - asked) in population standard deviations.
-    :param unreachable: asked features further than REACHED from the request, worst first.
-    :param moved: how far the sample was moved: rank correlation, radial profile distance in standard deviations.
     """
 
     array: np.ndarray
     native: np.ndarray | None
     asked: dict[str, float]
     reached: dict[str, float]
-    difference: dict[str, float] = field(default_factory=dict)
-    unreachable: tuple[str, ...] = ()
-    moved: dict[str, float] = field(default_factory=dict)
 
 
 def gaussian_field(mask: np.ndarray, spacing, correlation_mm: float, seed: int = 0) -> np.ndarray:
@@ -99,7 +92,7 @@ class _Solver:
     """One solve on the working grid; values are always those of the mask's voxels (n,) in raster order."""
 
     def __init__(
-        self, sample, mask, asked, scales, settings, spacing, integer, bounds, iterations, seed, keep, progress, width=WIDTH,
+        self, sample, mask, asked, scales, settings, spacing, integer, bounds, iterations, seed, progress, width=WIDTH,
         band=None, prices=None, slack=1.0,
     ):  # fmt: skip
         self.mask, self.spacing, self.settings = mask, spacing, settings
@@ -112,11 +105,6 @@ class _Solver:
         self.prices, self.slack = prices or [FIRST] * 2, slack
         self.loosest = FINISHED if slack <= FINISHED and np.count_nonzero(mask) <= LARGEST else LOOSEST
         self.objective = Objective(mask, spacing, self.asked, self.scales, settings.symmetricalGLCM)
-        self.loose = (
-            np.ones(int(mask.sum())) if keep is None else 1 / np.maximum(np.asarray(keep, float)[mask], 1.0)
-        )
-        if keep is not None:
-            self.objective.hold = self.objective.hold * torch.from_numpy(np.asarray(keep, np.float32)[mask])
         self.sigma = np.array(spacing[:2]).mean() / np.array(spacing[::-1], float)
 
     def specify(self, values: np.ndarray, iterations: int = 20) -> np.ndarray:
@@ -211,7 +199,6 @@ class _Solver:
                 x = gathered if gather else start
                 x = self._smooth(x, SMOOTHING[smoothing]) if smoothing else x
                 x = x + NOISE[noise] * noises[kind] if noise else x
-                x = start + (x - start) * self.loose
                 values = transfer(x, target, self._local_mean(x))
                 _, level, levels = self.coordinates(values)
                 error = self.objective.error(self.objective.measure(level, levels, zones))
@@ -359,7 +346,6 @@ def solve(
     region=None,
     iterations: int = 60,
     progress: Callable[[str, float], None] | None = None,
-    keep: np.ndarray | None = None,
     seed: int = 0,
     integer: bool | None = None,
     bounds: tuple[float, float] | None = None,
@@ -377,7 +363,6 @@ def solve(
     :param spacing: (x, y, z) in mm of the working grid.
     :param region: where the image has another grid, the `Region` whose native box is measured in the end.
     :param iterations: refinement steps; 0 leaves quantile specification and the search for smoothness and noise.
-    :param keep: (D, H, W) how strongly each voxel holds to the sample, 1 is usual.
     :param integer: the file stores whole numbers; None takes it from the region, else from the values outside the mask.
     :param bounds: lowest and highest value allowed; None takes the population's extremes.
     :param band: grain of the sample's surroundings, which the tumour's is held to; it is loosened, at most tenfold, where the
@@ -400,8 +385,8 @@ def solve(
     def attempt(start: np.ndarray, targets: Mapping[str, float], budget: int, fresh: bool) -> np.ndarray:
         nonlocal width, slack
         solver = _Solver(
-            start[area], mask[area], targets, scales, settings, spacing, integer, bounds, budget, seed,
-            None if keep is None else keep[area], progress, width, band, prices, slack,
+            start[area], mask[area], targets, scales, settings, spacing, integer, bounds, budget, seed, progress, width, band,
+            prices, slack,
         )  # fmt: skip
         result = np.array(start, np.float32)
         result[mask] = solver.disc.stored(solver.solve() if fresh else solver.again())
@@ -423,7 +408,7 @@ def solve(
         )  # fmt: skip
     else:
         reached, _ = judge(array)
-    solved = _solved(sample, array, native, mask, request, deviation, spacing, reached)
+    solved = Solved(array, native, request, reached)
     if not (touch and iterations):
         return solved
     return touched(
@@ -457,15 +442,7 @@ def touched(
     )
     array, native = touches.finished(solved.array, solved.native, bounds, seed)
     reached = extract(_stored(array, integer), mask, spacing, settings, ("firstorder", *TEXTURE))
-    return _solved(sample, array, native, mask, request, deviation, spacing, reached)
-
-
-def _solved(sample, array, native, mask, request, deviation, spacing, reached) -> Solved:
-    difference = {k: (reached[k] - v) / sigma(deviation, k, v) for k, v in request.items() if k in reached}
-    missed = sorted((k for k, d in difference.items() if abs(d) > REACHED), key=lambda k: -abs(difference[k]))
-    return Solved(
-        array, native, request, reached, difference, tuple(missed), _moved(sample, array, mask, spacing)
-    )
+    return Solved(array, native, request, reached)
 
 
 def _through_native(
@@ -509,19 +486,3 @@ def _around(mask: np.ndarray) -> tuple[slice, slice, slice]:
 
 def _stored(array: np.ndarray, integer: bool) -> np.ndarray:
     return np.rint(array).astype(np.int32) if integer else array
-
-
-def _moved(sample: np.ndarray, result: np.ndarray, mask: np.ndarray, spacing) -> dict[str, float]:
-    """Rank correlation with the sample, and distance of the radial profiles in standard deviations after matching values."""
-    before, after = np.asarray(sample, np.float64)[mask], result[mask].astype(np.float64)
-    if len(before) < 3 or before.std() == 0 or after.std() == 0:
-        return {"rank_correlation": float("nan"), "profile": float("nan")}
-    ranks = [np.argsort(np.argsort(x, kind="stable")) for x in (before, after)]
-    matched = transfer(before, after)
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=tuple(spacing)[::-1])[1:-1, 1:-1, 1:-1][
-        mask
-    ]
-    shell = np.minimum((depth / depth.max() * 8).astype(int), 7)
-    size = np.maximum(np.bincount(shell, minlength=8), 1)
-    profile = (np.bincount(shell, matched, 8) - np.bincount(shell, after, 8)) / size / after.std()
-    return {"rank_correlation": float(np.corrcoef(*ranks)[0, 1]), "profile": float(np.abs(profile).mean())}

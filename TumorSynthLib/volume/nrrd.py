@@ -44,10 +44,6 @@ _SPACES = {
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
-_GEOMETRY = (
-    "type", "dimension", "sizes", "space", "space dimension", "space directions", "space origin", "space units",
-    "spacings", "units", "endian", "encoding", "kinds", "byte skip", "line skip", "data file", "axis mins",
-)  # fmt: skip
 _ALIASES = {
     "datafile": "data file",
     "lineskip": "line skip",

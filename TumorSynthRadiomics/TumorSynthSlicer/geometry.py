@@ -85,14 +85,6 @@ def lpsGeometry(matrix: np.ndarray, name: str) -> tuple[tuple, tuple, tuple]:
     return spacing, origin, tuple(float(v) for v in direction.ravel())
 
 
-def rasMatrix(spacing, origin, direction) -> np.ndarray:
-    """(4, 4) index → RAS of an LPS geometry; the inverse of `lpsGeometry`."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.asarray(direction, float).reshape(3, 3) * np.asarray(spacing, float)
-    matrix[:3, 3] = origin
-    return RAS_TO_LPS @ matrix
-
-
 def transformPolyDataToRAS(polyData):
     """A surface in LPS mm as one in RAS mm."""
     transform = vtk.vtkTransform()

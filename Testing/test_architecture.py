@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,26 @@ def test_no_import_circle():
     for module, target in engine_arrows():
         graph.setdefault(module, set()).add(target)
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_stages_and_what_ct_is_are_said_once():
+    """Each stage that an edit reports is in the one table, and nothing but `Intensity` decides what Hounsfield units are."""
+    from TumorSynthLib.edit.progress import STAGES, WORDS
+
+    reported, elsewhere = set(), []
+    for path in ENGINE + TRAINING:
+        text = path.read_text(encoding="utf-8")
+        if "models" not in path.parts:  # whose stages are those of an installation
+            reported |= set(re.findall(r"\b(?:progress|told|report)\(\s*\"([a-z ]+)\",", text))
+        if (
+            "def is_ct(" in text
+            or 'startswith("CT")' in text
+            or 'upper() == "CT"' in text
+            or '"unit") ==' in text
+        ):
+            elsewhere.append(name_of(path))
+    assert len(reported) > 5 and reported <= set(WORDS) == set(STAGES) | {"step"}
+    assert elsewhere == ["TumorSynthLib/models/intensity.py"]
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)

@@ -6,7 +6,7 @@ import pytest
 panel_case.start()
 
 from panel_double import featureRows  # noqa: E402
-from TumorSynthSlicer import panel_text  # noqa: E402
+from TumorSynthSlicer import api, panel_text  # noqa: E402
 from TumorSynthSlicer.panel_request import FREE, KEEP, SET, Request, Scale, preset  # noqa: E402
 
 ROWS = {row.key: row for row in featureRows()}
@@ -23,6 +23,11 @@ def test_a_request_survives_the_scene():
         and again.mode("volume_ml") == KEEP
         and again.mode("skewness") == FREE
     )
+
+
+def test_each_stage_of_an_edit_has_a_name_in_the_panel():
+    assert {"mass effect", "step", "transfer", "receive"} < set(api.STAGES)
+    assert [stage for stage in api.STAGES if panel_text.stage(stage) == stage] == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from test_texture import CODECS, ball, noise
 from torch import nn
 
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.texture import context, generator, network, precision
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
@@ -449,11 +450,17 @@ def test_ct_is_told_by_the_model_not_by_its_limits(tmp_path, modality, unit, exp
     """A model of MR without a range was removed from as if it were CT."""
     from tiny_bundle import tiny_bundle
 
-    from TumorSynthLib.texture import removal
-
     mapping = {"kind": "asinh", "center": 0.0, "scale": 100.0, **limits, **({"unit": unit} if unit else {})}
     bundle = tiny_bundle(tmp_path / "m", modalities=(modality,), network=True, intensity={modality: mapping})
-    assert removal.is_ct(TextureModel.from_bundle(bundle, "cpu").intensity[modality]) == expected
+    assert TextureModel.from_bundle(bundle, "cpu").intensity[modality].is_ct == expected
+    assert Intensity.of(None, modality, bundle).is_ct == expected
+
+
+def test_only_values_tell_ct_where_no_modality_does():
+    low = np.array([-900.0, 40.0])
+    assert Intensity.of(low, "").is_ct and Intensity.of(low, "").unit == "HU"
+    assert not Intensity.of(low + 900, "").is_ct and not Intensity.of(low, "T1").is_ct
+    assert Intensity.of(None, "CT").is_ct and Intensity.of(None, "T1").unit == ""
 
 
 @pytest.mark.parametrize("engine", [None, "exemplar"])

@@ -23,6 +23,7 @@ from torch import nn
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models.bundle import Bundle
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.context import IntensityMap, complete, masked, noise_cells
@@ -155,8 +156,8 @@ def load_baseline(path: Path, bundle: Bundle, device: str = "auto") -> tuple[str
     network = make_unordered(network) if config["unordered"] else network
     network.load_state_dict(saved["ema"])
     codec.load_state_dict(saved["codec"])
-    ranges = {m: bundle.json["intensity"][m].get("range", (-np.inf, np.inf)) for m in bundle.modalities}
-    maps = {m: IntensityMap(*config["intensity"][m], ranges[m]) for m in bundle.modalities}
+    known = {m: Intensity.of(None, m, bundle) for m in bundle.modalities}
+    maps = {m: IntensityMap(*config["intensity"][m], i.limits, i.is_ct) for m, i in known.items()}
     where, bridge = pick_device(device), config["kind"] == "bridge"
     texture = (TextureModel if bridge else BaselineModel)(
         network.eval().to(where), codec.eval().to(where), tuple(config["names"]), tuple(meta["modalities"]),

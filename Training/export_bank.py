@@ -23,6 +23,7 @@ from TumorSynthLib.edit.bank import FILE, Bank
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.region import Frame
@@ -104,7 +105,7 @@ def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, lice
     for index in representatives(table, count):
         data, case, volume, mask, features, ml = found[index]
         try:
-            matte, blur = taken_out(volume, mask, modality == "CT")
+            matte, blur = taken_out(volume, mask, Intensity.of(None, modality).is_ct)
         except InputError as error:
             print(f"{case.id}: left out, {error}")
             continue

@@ -26,6 +26,7 @@ from scoring import compact
 
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.texture.bridge import nodes
 from TumorSynthLib.texture.codec import make_codec
@@ -116,7 +117,7 @@ def intensity(checkpoint: dict, data: common.Prepared) -> dict:
     """Manifest entry per modality: the network's map, the unit, and the range that an edit may write."""
     entries = {}
     for k, (modality, (center, scale)) in enumerate(checkpoint["config"]["intensity"].items()):
-        ct = modality.upper().startswith("CT")
+        ct = Intensity.of(None, modality).is_ct
         low, high = CT_RANGE if ct else observed(data, k)
         unit = "HU" if ct else "grey level"
         entries[modality] = {

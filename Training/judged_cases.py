@@ -17,6 +17,7 @@ from layouts import Case, cases
 from scipy import ndimage, signal
 
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.volume import Volume
 
 LIST = Path(__file__).with_name("judged_patients.json")
@@ -75,7 +76,7 @@ class Place:
 
     @property
     def ct(self) -> bool:
-        return self.case.modality == "CT"
+        return Intensity.of(None, self.case.modality).is_ct
 
 
 def reserved(path: Path = LIST) -> set[str]:

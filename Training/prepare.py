@@ -42,6 +42,7 @@ from procedural import SMALLEST, Levels, air_level, field, fitted, placed, proce
 from scipy import ndimage
 
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.placement import BODY_HU, BODY_SHARE, grown
 from TumorSynthLib.radiomics.extract import extract, extract_image
 from TumorSynthLib.radiomics.settings import Settings
@@ -118,10 +119,6 @@ def corners(mask: np.ndarray, shape, plan: Plan, count: int, rng) -> Iterator[np
         yield centre + jitter - size // 2
 
 
-def is_ct(modality: str) -> bool:
-    return modality.upper().startswith("CT")
-
-
 def region_map(labels: np.ndarray, volume: Volume, plan: Plan, ct: bool) -> np.ndarray:
     """Labelmap to map of regions (K, J, I) uint8: 0 healthy, 1 the first region ..., LESION.
 
@@ -175,7 +172,7 @@ class Cut:
 def process(plan: Plan, seed: int, job: tuple[int, Case]) -> Cut | str:
     """What one case gives, or why it can't be used."""
     number, case = job
-    rng, ct = np.random.default_rng([seed, number]), is_ct(case.modality)
+    rng, ct = np.random.default_rng([seed, number]), Intensity.of(None, case.modality).is_ct
     try:
         volume, labels = case.load()
         volume = scaled(volume, plan)
@@ -284,7 +281,11 @@ def levels_of(plan: Plan, writer: Writer) -> dict[tuple[str, int], Levels]:
         if m not in air:
             rows = np.flatnonzero((kinds == "real") & (modality == m))[::5][:200]
             around = [images[i][(labels[i] & (INSIDE | TUMOUR)) == INSIDE] for i in rows]
-            air[m] = air_level(np.concatenate(around), is_ct(m)) if sum(map(len, around)) else None
+            air[m] = (
+                air_level(np.concatenate(around), Intensity.of(None, m).is_ct)
+                if sum(map(len, around))
+                else None
+            )
         rows = np.flatnonzero((kinds == "real") & (modality == m) & (region == k))
         if len(rows) and air[m] is not None:
             limits = min(int(images[i].min()) for i in rows), max(int(images[i].max()) for i in rows)
@@ -438,7 +439,7 @@ def write_pairs(found: list[Case], plan: Plan, out: Path):
         try:
             volume, labels = case.load()
             volume = scaled(volume, plan)
-            mask = values[region_map(labels, volume, plan, is_ct(case.modality))]
+            mask = values[region_map(labels, volume, plan, Intensity.of(None, case.modality).is_ct)]
         except InputError as error:
             print(f"{case.id} {case.modality}: left out: {error}", flush=True)
             continue

@@ -32,6 +32,7 @@ from steering import Requests, Steering
 from torch.nn.parallel import DistributedDataParallel
 
 from TumorSynthLib.models.bundle import load_bundle
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.texture.bridge import FEW_STEP_NODES, Bridge
 from TumorSynthLib.texture.context import IntensityMap, complete, masked, noise_cells
 from TumorSynthLib.texture.generator import TextureModel
@@ -63,7 +64,7 @@ def intensity_maps(data: common.Prepared) -> list[IntensityMap]:
             known = known | {
                 modality: (float(np.median(values[(labels & 1) > 0])), float(max((high - low) / 2, 1.0)))
             }
-        maps.append(IntensityMap(*known[modality]))
+        maps.append(IntensityMap(*known[modality], is_ct=Intensity.of(None, modality).is_ct))
     return maps
 
 

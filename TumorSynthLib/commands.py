@@ -73,6 +73,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
         )
         return found | parameters.as_record(), warnings, ""
     from TumorSynthLib.editor import Editor
+    from TumorSynthLib.models.intensity import Intensity
 
     editor = Editor(bundle).painting(args.region)
     modality = editor.modality(volume, args.modality, warnings.append)
@@ -81,8 +82,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
     found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
     found |= {"region": args.region} if args.region else {}
     found["percentiles"] = _percentiles(editor.population(modality), found["features"])
-    unit = bundle.json["intensity"][modality].get("unit", "")
-    return found, warnings, "HU" if unit == "HU" else ""
+    return found, warnings, Intensity.of(volume.array, modality, bundle).unit
 
 
 def painted_mask(args: argparse.Namespace, volume, bundle):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from TumorSynthLib.edit.progress import STAGES
+from TumorSynthLib.edit.progress import STAGES, WORDS
 from TumorSynthLib.pace import Pace
 from TumorSynthLib.provenance import plain
 from TumorSynthLib.terminal import shown
@@ -53,7 +53,7 @@ class Bar:
     def _at(self, stage: str, fraction: float) -> tuple[float, str]:
         """Fraction of the whole, and what is being done."""
         if self._stages is None:
-            return self.pace.at(stage, fraction)[0], STAGES[stage][1] if stage in STAGES else stage
+            return self.pace.at(stage, fraction)[0], WORDS.get(stage, stage)
         start, end, words = self._stages.get(stage, (0.0, 1.0, stage))
         return start + (end - start) * min(max(fraction, 0.0), 1.0), words
 

@@ -39,6 +39,7 @@ from TumorSynthLib.edit.result import EditResult, ShapeResult
 from TumorSynthLib.edit.wish import Wish, nearest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import Bundle, find
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, grown, placed, window_of
 from TumorSynthLib.radiomics.extract import extract_image
@@ -202,8 +203,7 @@ class Editor:
         if self.bundle is not None and len(request.features or ()) >= MEDIAN_FROM_FEATURES:
             return request
         modality = self.modality(volume, request.modality)
-        known = (self.bundle.json["intensity"] if self.bundle else {}).get(modality)
-        ct = suitability.is_ct(modality, known) if known else modality.upper() == "CT"
+        ct = Intensity.of(volume.array, modality, self.bundle).is_ct
         return kept if suitability.holds_tumour(volume, check_mask(mask, volume), ct) else request
 
     def retexture(

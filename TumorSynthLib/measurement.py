@@ -9,6 +9,7 @@ import numpy as np
 
 from TumorSynthLib import suitability
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.volume import Volume, check_image, check_mask
 
 UNLIKE = 99.0  # share of the training tumours, in percent, from which a tumour counts as unlike them
@@ -71,8 +72,7 @@ def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) 
     warnings += _unlike(bundle, population, features)
     return {
         "features": features, "percentiles": percentiles(population, features), "model": bundle.id,
-        "modality": modality, "unit": "HU" if bundle.json["intensity"][modality].get("unit") == "HU" else "",
-        "warnings": warnings,
+        "modality": modality, "unit": Intensity.of(volume.array, modality, bundle).unit, "warnings": warnings,
     }  # fmt: skip
 
 

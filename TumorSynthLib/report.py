@@ -17,11 +17,12 @@ import numpy as np
 
 from . import NOTICE
 from .errors import InputError
+from .models.intensity import Intensity
 from .png import write_bytes, write_png
 from .radiomics.table import DRIVERS, FEATURES, unit_of
 from .report_figures import bars, panels
 from .report_page import number, page, signed
-from .slices import MARGIN_MM, OBLIQUE_DEG, crop_around, difference_limit, display_window, is_ct
+from .slices import MARGIN_MM, OBLIQUE_DEG, crop_around, difference_limit, display_window
 from .terminal import shown
 
 REPORT_FILE = "report.html"
@@ -82,7 +83,7 @@ def _section(edit: ReportEdit, i: int, folder: Path) -> str:
     if now is None or not now.any():
         raise InputError(f"edit {edit.name!r} has no tumour to show: its masks are empty")
     crop = crop_around(edit.original, edit.result.volume, now, edit.mask)
-    unit = " HU" if is_ct(crop.before, edit.modality) else ""
+    unit = f" {Intensity.of(crop.before, edit.modality).unit}".rstrip()
     window, limit = display_window(crop, edit.modality), difference_limit(crop)
     pictures, montage = panels(crop, window, limit, edit.name, unit)
     write_png(montage, folder / f"{i:02d}-{_slug(edit.name)}.png")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import suitability
+from .models.intensity import Intensity
 from .png import enlarge, resample
 from .region import Frame
 
@@ -121,14 +121,9 @@ def scaled(
     return (resample if smooth else enlarge)(picture, height, width)
 
 
-def is_ct(array: np.ndarray, modality: str) -> bool:
-    """Whether intensities are HU: by the modality if there is one, else by values that only CT has."""
-    return suitability.is_ct(modality, {}) if modality else float(array.min()) < -500
-
-
 def display_window(crop: Crop, modality: str) -> tuple[float, float]:
     """(low, high) intensities shown as black and white; the same before and after."""
-    if is_ct(crop.before, modality):
+    if Intensity.of(crop.before, modality).is_ct:
         near = crop.mask if crop.old_mask is None else crop.mask | crop.old_mask
         return (
             _LUNG

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.region import Frame
 from TumorSynthLib.resampling import bounding_box
 
@@ -80,7 +81,7 @@ def modality_of(bundle, wanted: str | None, volume) -> tuple[str, list[str]]:
 
 def _as_told(bundle, modality: str, values: np.ndarray, volume) -> tuple[str, list[str]]:
     """The modality that the user says, with what speaks against it as warnings."""
-    found = judged(values, volume, modality, bundle.json["intensity"][modality])
+    found = judged(values, volume, Intensity.of(values, modality, bundle))
     if found.impossible:
         raise InputError(f"the image doesn't look like {modality}: {found.impossible}")
     warnings = (
@@ -106,7 +107,7 @@ def _as_header_says(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]
     if len(candidates) > 1:
         return bundle.modality(None), []
     (modality,) = candidates
-    found = judged(values, volume, modality, bundle.json["intensity"][modality])
+    found = judged(values, volume, Intensity.of(values, modality, bundle))
     if found.impossible or (found.unlike and header == "CT"):
         raise InputError(
             f"the DICOM tag Modality says {header}, but the image doesn't look like {modality}: "
@@ -119,7 +120,8 @@ def _as_header_says(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]
 def _guessed(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]:
     """The only modality that the intensities agree with."""
     known = bundle.modalities
-    found = {m: judged(values, volume, m, bundle.json["intensity"][m]) for m in known}
+    intensities = {m: Intensity.of(values, m, bundle) for m in known}
+    found = {m: judged(values, volume, intensities[m]) for m in known}
     if len(known) == 1 and not found[known[0]].fits:
         one = found[known[0]]
         raise InputError(f"the image doesn't look like {known[0]}: {one.impossible or one.unlike}")
@@ -132,7 +134,7 @@ def _guessed(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]:
     warnings = []
     if len(fitting) > 1:
         ct = float((values < FAT).mean()) >= EVEN_BELOW_FAT
-        kind = [m for m in fitting if is_ct(m, bundle.json["intensity"][m]) == ct]
+        kind = [m for m in fitting if intensities[m].is_ct == ct]
         if len(kind) != 1:
             return bundle.modality(None), []
         warnings = [
@@ -145,7 +147,7 @@ def _guessed(bundle, values: np.ndarray, volume) -> tuple[str, list[str]]:
 
 def _is_kind(header: str, modality: str, bundle) -> bool:
     """Whether a model's modality is of the kind that a DICOM header names: CT, MR or PT."""
-    if is_ct(modality, bundle.json["intensity"][modality]):
+    if Intensity.of(None, modality, bundle).is_ct:
         return header == "CT"
     pet = modality.upper() in ("PET", "PT", "SUV")
     return header == ("PT" if pet else "MR")
@@ -164,19 +166,14 @@ def modality_without_model(volume, wanted: str | None) -> tuple[str, list[str]]:
     header = volume.modality if volume.modality in ("CT", "MR", "PT") else None
     modality = wanted or header
     if modality is None:
-        ct = judged(values, volume, "CT", {}).fits and float((values < FAT).mean()) >= EVEN_BELOW_FAT
+        ct = judged(values, volume, Intensity(True)).fits and float((values < FAT).mean()) >= EVEN_BELOW_FAT
         modality = "CT" if ct else "MR"
-    found = judged(values, volume, modality, {})
+    found = judged(values, volume, Intensity.of(values, modality))
     if found.impossible or (found.unlike and not wanted):
         raise InputError(
             f"the image doesn't look like {modality}: {found.impossible or found.unlike}; or say --modality"
         )
     return modality, [text for text in (found.unlike, found.doubt) if text]
-
-
-def is_ct(modality: str, mapping: dict) -> bool:
-    """True where intensities are Hounsfield units."""
-    return modality.upper() == "CT" or str(mapping.get("unit", "")).upper() == "HU"
 
 
 def check_extent(mask: np.ndarray, least: int) -> None:
@@ -292,15 +289,12 @@ def _look(array: np.ndarray) -> np.ndarray:
     return array[::step, ::step, ::step]
 
 
-def judged(values: np.ndarray, volume, modality: str, mapping: dict) -> Judgement:
-    """What the intensities say about a modality.
+def judged(values: np.ndarray, volume, intensity: Intensity) -> Judgement:
+    """What the values say about a modality.
 
-    :param values: evenly spaced voxels of the image.
-    :param mapping: how the model maps this modality's intensities.
+    :param values: evenly spaced voxels of the image. :param intensity: what those of the modality are.
     """
-    if is_ct(modality, mapping):
-        return _judged_ct(values, volume)
-    return _judged_scale(values, mapping)
+    return _judged_ct(values, volume) if intensity.is_ct else _judged_scale(values, intensity.limits[1])
 
 
 def _judged_ct(values: np.ndarray, volume) -> Judgement:
@@ -321,7 +315,8 @@ def _judged_ct(values: np.ndarray, volume) -> Judgement:
     return Judgement()
 
 
-def _judged_scale(values: np.ndarray, mapping: dict) -> Judgement:
+def _judged_scale(values: np.ndarray, usual: float) -> Judgement:
+    """:param usual: highest grey level that the model knows."""
     low, below = float(values.min()), float((values < FAT).mean())
     if below >= MANY_BELOW_FAT:
         return Judgement(
@@ -335,12 +330,10 @@ def _judged_scale(values: np.ndarray, mapping: dict) -> Judgement:
             f"its values look like CT stored {OFFSET:g} too high: check; if it is CT, subtract {OFFSET:g}, if not, say "
             "--modality"
         )
-    limits = mapping.get("range")
-    if limits:
+    if np.isfinite(usual):
         # Without the background, which may be most of the image.
-        bright, usual = float(np.percentile(values[values > values.min()], 99)), float(limits[1])
-        unit = mapping.get("unit", "grey level")
-        text = f"its 99th percentile is {bright:.4g} where the model knows up to {usual:.4g} {unit}"
+        bright = float(np.percentile(values[values > values.min()], 99))
+        text = f"its 99th percentile is {bright:.4g}, but the model knows grey levels up to {usual:.4g}"
         if bright < 0.01 * usual or bright > 20 * usual:
             return Judgement(impossible=f"{text}; rescale its intensities as the model's description says")
         if bright < 0.05 * usual or bright > 2 * usual:

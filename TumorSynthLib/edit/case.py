@@ -15,6 +15,7 @@ from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import Bundle
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.painted import parts
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract, extract_image
 from TumorSynthLib.radiomics.population import Population
@@ -143,11 +144,11 @@ def open_case(
         check_room(shape, tuple(n * s for n, s in zip(volume.size, volume.spacing)))
         if bundle is None:
             modality, warnings = suitability.modality_without_model(volume, request.modality)
-            settings, ct = settings or Settings(), modality.upper() == "CT"
+            settings = settings or Settings()
         else:
             modality, warnings = suitability.modality_of(bundle, request.modality, volume)
             settings = bundle.settings(modality)
-            ct = suitability.is_ct(modality, bundle.json["intensity"][modality])
+        ct = Intensity.of(volume.array, modality, bundle).is_ct
         case = Case(
             volume,
             None,

@@ -17,6 +17,8 @@ STAGES = {
     "solve": (0.3, "matching features"),
     "measure": (0.05, "measuring"),
 }
+#: What is being done, for each stage that an edit can report; "step" begins the next edit of a series.
+WORDS = {name: words for name, (_, words) in STAGES.items()} | {"step": "beginning the next step"}
 
 Report = Callable[[str, float], None]
 

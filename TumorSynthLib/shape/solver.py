@@ -309,7 +309,7 @@ def _loop(form, goal, target, spacing, rng, iterations, progress, near=0.0):
             cautious *= 0.5
             _, form, drawn, gap = best
         if progress:
-            progress("solving the shape", (k + 1) / iterations)
+            progress("shape", (k + 1) / iterations)
         left = cost(best[3], target)
         if left < near or left < CLOSE and (k >= ENOUGH or np.abs(best[3] / target.leeway).max() < 2):
             break

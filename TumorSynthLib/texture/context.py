@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.texture.codec import pool_any
 from TumorSynthLib.texture.network import condition_channels
 
@@ -25,7 +26,7 @@ class IntensityMap:
     Linear near `center`, logarithmic far from it, so that air and bone don't drown soft tissue, and no input clips.
     What the network draws is held within `limits`, the intensities that the modality can have.
 
-    :param hounsfield: the intensities are HU; None where only the limits tell (below that of air or not).
+    :param is_ct: the intensities are Hounsfield units.
     """
 
     def __init__(
@@ -33,11 +34,16 @@ class IntensityMap:
         center: float,
         scale: float,
         limits: tuple[float, float] = (-np.inf, np.inf),
-        hounsfield: bool | None = None,
+        is_ct: bool = False,
     ):
         self.center, self.scale = float(center), float(scale)
         self.limits = (float(limits[0]), float(limits[1]))
-        self.hounsfield = hounsfield
+        self.is_ct = is_ct
+
+    @classmethod
+    def of(cls, intensity: Intensity) -> IntensityMap:
+        """The map of a model's modality."""
+        return cls(intensity.center, intensity.scale, intensity.limits, intensity.is_ct)
 
     def forward(self, values: np.ndarray | torch.Tensor):
         if isinstance(values, torch.Tensor):

@@ -10,8 +10,8 @@ import torch
 
 from TumorSynthLib.errors import InputError, ModelError
 from TumorSynthLib.models.bundle import regions_of
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.parts import engine_of
-from TumorSynthLib.suitability import is_ct
 from TumorSynthLib.texture import removal
 from TumorSynthLib.texture.band import Band
 from TumorSynthLib.texture.bridge import Bridge, nodes
@@ -95,10 +95,7 @@ class TextureModel:
                     f"model {j['id']}: its weights don't fit its network; reinstall it ({error})"
                 ) from None
         where = pick_device(device)
-        maps = {
-            m: IntensityMap(v["center"], v["scale"], v.get("range", (-np.inf, np.inf)), is_ct(m, v))
-            for m, v in j["intensity"].items()
-        }
+        maps = {m: IntensityMap.of(Intensity.of(None, m, bundle)) for m in j["modalities"]}
         return cls(
             network.eval().to(where), codec.eval().to(where), tuple(j["network"]["features"]), tuple(j["modalities"]),
             maps, tuple(j["spacing_mm"]), tuple(j["sampler"]["nodes"]), float(j["sampler"]["eta"]), device=where,

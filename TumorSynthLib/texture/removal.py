@@ -56,19 +56,12 @@ class Surroundings:
         cls, array: np.ndarray, mask: np.ndarray, valid: np.ndarray, intensity: IntensityMap
     ) -> Surroundings:
         """array (D, H, W) intensities, mask and valid (inside the image) bool."""
-        ct = is_ct(intensity)
+        ct = intensity.is_ct
         rim = tainted_rim(intensity.forward(array), mask, valid)
         hole = mask | rim
         tissue = without_air(array, hole, valid, ct)
         tissue = without_strangers(array, hole, tissue) if ct else tissue
         return cls(hole, tissue & ~hole, not rim.any())
-
-
-def is_ct(intensity: IntensityMap) -> bool:
-    """Whether a modality's intensities are HU: the model says so, or they can be those of air."""
-    if intensity.hounsfield is not None:
-        return intensity.hounsfield
-    return intensity.limits[0] < AIR_HU
 
 
 def tainted_rim(image: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -145,7 +138,7 @@ def continued(
     box = (..., *_around(hole[0, 0]))
     part, gap = x[box], hole[box]
     known = tissue[box] & ~gap
-    ct = is_ct(intensity)
+    ct = intensity.is_ct
     how = replace(CT_FILLING if ct else MR_FILLING, iterations=min(MOST, max(LEAST, PATIENCE // gap.numel())))
     how = how.on(spacing)
     smooth = fill(part if ct else intensity.inverse(part), known, how)

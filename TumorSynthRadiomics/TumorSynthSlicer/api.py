@@ -1,7 +1,7 @@
 """What the module's logic offers: the one contract between the panel, scripts, and the logic.
 
-Everything here is plain data, `typing` and docstrings: no import of Slicer or of Qt, and of the engine the tables of edits and
-options alone, so that the panel can be tested against a double of it. Get the real one by
+Everything here is plain data, `typing` and docstrings: no import of Slicer or of Qt, and of the engine the tables of edits,
+options and stages alone, so that the panel can be tested against a double of it. Get the real one by
 `slicer.util.getModuleLogic("TumorSynthRadiomics")`.
 
 Nodes go in, nodes come out. Positions are world RAS millimetres (as in Slicer's markups), volumes ml or mm³ as the feature
@@ -16,6 +16,7 @@ from typing import Any, Optional, Protocol
 
 from TumorSynthLib.edit.edits import EDITS as _EDITS
 from TumorSynthLib.edit.options import OPTIONS as _OPTIONS
+from TumorSynthLib.edit.progress import WORDS as _WORDS
 
 from .rows import (
     NO_MODEL,
@@ -58,7 +59,8 @@ ProgressCallback = Callable[[str, float, Optional[float]], None]
 """onProgress(stage, fraction, remainingSeconds): stage is one of `STAGES`, fraction 0…1 of the whole edit, remaining seconds
 None while they can't be told."""
 
-STAGES = ("transfer", "start", "prepare", "model", "shape", "texture", "solve", "measure", "receive")
+#: Those of the engine, and what the module does before and after it; `panel_text.stage` has a name for each.
+STAGES = ("transfer", "start", *_WORDS, "receive")
 
 
 class Job(Protocol):

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from TumorSynthLib import models
 from TumorSynthLib.edit.choose import choose as chosen
 from TumorSynthLib.models import Bundle
+from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
 from TumorSynthLib.requests import STEERABLE
 
@@ -72,7 +73,7 @@ def _features(folder: str, sha256: str, modality: str, region: str) -> tuple[Fea
     bundle = models.load_bundle(folder).painting(region)
     there = (bundle.json.get("population") or {}).get(modality)
     population = bundle.population(modality) if there else None
-    unit = "HU" if bundle.json["intensity"][modality].get("unit") == "HU" else ""
+    unit = Intensity.of(None, modality, bundle).unit
     byName = {name: (key, factor) for key, (name, factor) in DRIVERS.items()}
     order = [name for name, _factor in DRIVERS.values()]
     names = order + [name for name in FEATURES if name not in byName]
@@ -85,7 +86,7 @@ def _withoutModel(modality: str) -> tuple[FeatureRow, ...]:
     byName = {name: (key, factor) for key, (name, factor) in DRIVERS.items()}
     names = [name for name, _factor in DRIVERS.values()]
     names += [name for name in FEATURES if name not in byName]
-    unit = "HU" if modality == "CT" else ""
+    unit = Intensity.of(None, modality).unit
     return tuple(_featureRow(FEATURES[name], byName.get(name), None, unit) for name in names)
 
 

@@ -86,9 +86,11 @@ def stage(name: str) -> str:
         "prepare": _("Looking at the region"),
         "model": _("Loading the model"),
         "shape": _("Making the shape"),
+        "mass effect": _("Moving the tissue around"),
         "texture": _("Generating tissue"),
         "solve": _("Refining the features"),
         "measure": _("Measuring"),
+        "step": _("Beginning the next step"),
         "receive": _("Taking over the result"),
     }.get(name, name)
 

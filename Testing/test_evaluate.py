@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import editor_case
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Training"))
 evaluate = pytest.importorskip("evaluate", reason="the training extra is not installed")
 pytest.importorskip("sklearn", reason="the training extra is not installed")
 import arms  # noqa: E402
+import common  # noqa: E402
 import curves  # noqa: E402
 import detectors  # noqa: E402
 import distances  # noqa: E402
@@ -103,6 +105,23 @@ def test_cases_are_drawn_by_patient_and_the_same_each_time():
     assert few == arms.chosen(found, 4, 2, 7) != arms.chosen(found, 4, 2, 8)
     assert len({c.patient for c in few}) == 4 and len(few) == 8
     assert arms.chosen(found, None, None, 0) == found
+
+
+def test_a_sample_is_of_its_voxels_and_code_not_of_its_name_alone(tmp_path, monkeypatch):
+    """Cases that were prepared anew under their old names were once judged by the samples of the old ones."""
+    volume, mask = editor_case.ct()
+    case, made = arms.Case("c", "p", "CT", Path(), Path()), []
+    monkeypatch.setattr(arms.Bench, "_make", lambda *a: made.append(a) or object())
+    bench = arms.Bench(editor_case.model(tmp_path / "model"), [])
+    for array in (volume.array, volume.array, volume.array + 1):
+        bench.draw(arms.Tumour(case, volume.with_array(array), mask, {}, mask), "network", {})
+    bench.draw(arms.Tumour(case, volume, mask, {}, ~mask), "network", {})
+    assert len(made) == 3
+    (tmp_path / "lib" / "inner").mkdir(parents=True)
+    (tmp_path / "lib" / "inner" / "any.py").write_text("a = 1")
+    first = common.library_hash(library=tmp_path / "lib")
+    (tmp_path / "lib" / "inner" / "any.py").write_text("a = 2")
+    assert first != common.library_hash(library=tmp_path / "lib")
 
 
 # Detectors and distances

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ import judge_pictures
 import judged_cases
 from training_case import call, one_thread, tree  # noqa: F401
 
+from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.volume import Volume
 
@@ -59,6 +61,16 @@ def test_those_who_judge_are_apart_from_those_to_choose_on(cases, monkeypatch):
     assert len(judged_cases.judged(cases, ("CT",))) == PATIENTS  # held-back patients: all of them
     with pytest.raises(InputError, match="no images of MR"):
         judged_cases.judged(cases, ("MR",))
+
+
+def test_a_kept_edit_is_of_its_voxels(cases, model, tmp_path):
+    place = judged_cases.load(judged_cases.judged(cases, ("CT",)), lung=False)[0]
+    changed = replace(place, volume=place.volume.with_array(place.volume.array + 1))
+    names = {
+        judge_edits.Maker(Editor(str(model)), [p], None, None, 0, tmp_path)._name(0, "removed")
+        for p in (place, place, changed)
+    }
+    assert len(names) == 2
 
 
 def test_a_hole_lies_in_free_tissue_and_is_the_same_again():

@@ -16,7 +16,6 @@ several regions one is judged; the network sees the others as they are.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import time
 from dataclasses import dataclass, field
@@ -42,9 +41,7 @@ from TumorSynthLib.texture.solver import gaussian_field, solve
 from TumorSynthLib.volume import Volume
 
 FIELD_MM = 3.0  # correlation length of the field arm's start
-# What a sample depends on: of the library, and of these scripts.
-SOURCES = ("texture", "radiomics", "edit", "editor.py", "painted.py", "region.py", "resampling.py")
-SCRIPTS = ("arms.py", "baselines.py", "scoring.py")
+SCRIPTS = ("arms.py", "baselines.py", "scoring.py")  # which a sample depends on beside the library
 
 
 @dataclass(eq=False)
@@ -63,6 +60,11 @@ class Tumour:
     @property
     def key(self) -> str:
         return f"{self.case.id} {self.case.modality}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of its voxels and labels: cases that are prepared anew keep their names."""
+        return common.image_hash(self.volume, self.labels)
 
 
 @dataclass(eq=False)
@@ -216,6 +218,7 @@ class Bench:
         """The tumour that an arm makes for a request (any subset of features), or None where it is refused."""
         text = json.dumps([tumour.key, arm, sorted(asked.items()), seed, steps, list(classes)])
         where = (
+            tumour.digest,
             self.bundle.sha256,
             getattr(self.baselines.get(arm), "identity", ""),
             self.code,
@@ -317,14 +320,7 @@ def store(path: Path, drawn: Drawn):
 
 def source_hash() -> str:
     """Of the code that makes samples: a cache never serves what other code made."""
-    scripts, digest = Path(common.__file__).resolve().parent, hashlib.sha256()
-    root = scripts.parent / "TumorSynthLib"
-    found = [
-        sorted((root / name).glob("*.py") if (root / name).is_dir() else root.glob(name)) for name in SOURCES
-    ]
-    for path in [*itertools.chain(*found), *(scripts / name for name in SCRIPTS)]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return common.library_hash(*(Path(__file__).with_name(name) for name in SCRIPTS))
 
 
 def request_of(features: dict[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from TumorSynthLib.texture.codec import make_codec
 from TumorSynthLib.texture.precision import autocast
+
+LIBRARY = Path(__file__).resolve().parents[1] / "TumorSynthLib"
+
+
+def library_hash(*more: Path, library: Path = LIBRARY) -> str:
+    """Of all of the library's code, and of further files: what other code made is made anew."""
+    digest = hashlib.sha256()
+    for path in [*sorted(library.rglob("*.py")), *more]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def image_hash(volume, mask: np.ndarray) -> str:
+    """Of an image's voxels and geometry, and of a mask (K, J, I) on it."""
+    digest = hashlib.sha256(repr((volume.spacing, volume.origin, volume.direction)).encode())
+    for array in (volume.array, mask):
+        digest.update(f"{array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def parse(

@@ -12,6 +12,8 @@ from arms import Bench, Drawn, request_of
 from matplotlib import pyplot
 from scoring import klass, table
 
+from TumorSynthLib.models.intensity import Intensity
+
 
 def _save(figure, path: Path, dpi: int = 80):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,6 @@ def _view(mask: np.ndarray, margin: int = 14) -> tuple[slice, slice]:
 
 def _window(bench: Bench, modality: str, inside: np.ndarray) -> tuple[float, float]:
     """Lung window for lung CT, soft tissue for other CT, the tumour's own range elsewhere."""
-    if not modality.upper().startswith("CT"):
+    if not Intensity.of(None, modality).is_ct:
         return float(min(0, inside.min())), float(np.percentile(inside, 99) * 1.6)
     return (-1000.0, 400.0) if "lung" in bench.bundle.organ.lower() else (-150.0, 250.0)

@@ -91,7 +91,7 @@ class Maker:
 
     @cached_property
     def code(self) -> str:
-        return library_hash()
+        return common.library_hash()
 
     def made(self, i: int, edit: str) -> Sample | None:
         """The edit of place i; None where it can't be made there: the reason is in `refused`."""
@@ -114,6 +114,7 @@ class Maker:
             self.editor.bundle.sha256,
             self.code,
             place.key,
+            common.image_hash(place.volume, place.mask),
             edit,
             self.engine,
             self.strength,
@@ -123,7 +124,9 @@ class Maker:
         ]
         digest = hashlib.sha256(json.dumps(of).encode())
         digest.update(place.hole.tobytes() if place.hole is not None else b"")
-        digest.update(self._mate(i).key.encode() if edit == "donor" else b"")
+        if edit == "donor":
+            mate = self._mate(i)
+            digest.update(common.image_hash(mate.volume, mate.mask).encode())
         stem = f"{place.case.id}_{place.case.modality}_{edit}_{self.engine or 'default'}"
         return f"{stem}_{digest.hexdigest()[:16]}"
 
@@ -224,14 +227,6 @@ class Maker:
 def _has(edit: str, option: str) -> bool:
     """Whether an edit has an option in this version."""
     return option in OPTIONS and METHODS[edit] in OPTIONS[option].edits
-
-
-def library_hash() -> str:
-    """Of the library's code: a sample of other code is made anew."""
-    root, digest = Path(common.__file__).resolve().parents[1] / "TumorSynthLib", hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def write_sample(path: Path, sample: Sample):

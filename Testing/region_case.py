@@ -70,16 +70,22 @@ def model(folder: Path) -> Bundle:
     return write_bundle(folder / ID, manifest, files)
 
 
-def addTumour():
-    """(volume node, segmentation node, labelmap); the segments have IDs core and rim, and telling names."""
-    volume, labels = tumour()
-    volumeNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "glioma")
-    slicer.util.updateVolumeFromArray(volumeNode, volume.array)
+def addVolume(volume: Volume, name: str):
+    """A volume node of an image in memory."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, volume.array)
     matrix = np.eye(4)  # index to LPS
     matrix[:3, :3] = np.reshape(volume.direction, (3, 3)) * volume.spacing
     matrix[:3, 3] = volume.origin
-    volumeNode.SetIJKToRASMatrix(toVTK(RAS_TO_LPS @ matrix))
-    volumeNode.CreateDefaultDisplayNodes()
+    node.SetIJKToRASMatrix(toVTK(RAS_TO_LPS @ matrix))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def addTumour():
+    """(volume node, segmentation node, labelmap); the segments have IDs core and rim, and telling names."""
+    volume, labels = tumour()
+    volumeNode = addVolume(volume, "glioma")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     whole = tuple(slice(0, n) for n in labels.shape)

@@ -155,7 +155,7 @@ ORDER = (
     ("texture",),
     ("editor", "requests", "measurement"),
     ("report", "report_figures", "report_page", "slices", "series_figures", "sheet"),
-    ("worker", "exchange"),
+    ("worker", "wire", "exchange"),
     ("console", "outputs", "samples", "commands", "shape_commands", "model_commands", "demo"),
     ("study",),
     ("cli", "__main__"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_provenance import BUNDLE, make_result
 
-from TumorSynthLib import cli, commands, provenance
+from TumorSynthLib import cli, commands, provenance, wire
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import (
     IMAGES,
@@ -79,6 +79,13 @@ def parsed(edit, row, files, told):
     return commands.inputs(args, options)[2]
 
 
+def over_the_wire(edit, options):
+    """The options as the worker gets them: `shape` has no message of its own, its options go with an insert's."""
+    edit = edit if EDITS[edit].changes else "insert"
+    message = wire.Edit({"file": "v"}, edit, options, {"file": "m"}, "m")
+    return wire.request_of(json.loads(json.dumps(wire.as_json(message, id=1)))).options
+
+
 def repeated(edit, request):
     """What the record of an edit makes of its request, and the record."""
     volume, mask = editor_case.ct()
@@ -107,7 +114,7 @@ def test_an_option_goes_from_the_shell_to_a_repetition(name, files):
         exchange[option.name] = image
         return {"file": option.name}
 
-    message = json.loads(json.dumps(to_message(request, put)))
+    message = over_the_wire(edit, to_message(request, put))
     received = from_message(message, lambda option, entry: exchange[entry["file"]])
     assert same(row, getattr(received, name), value)
 

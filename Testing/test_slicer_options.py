@@ -1,21 +1,26 @@
 """Each option that the module offers goes from the logic's name and units to a message and a record of the engine by itself."""
 
-import json
-
 import panel_case
 import pytest
 
 panel_case.start()
 
+import json  # noqa: E402
+
 import editor_case  # noqa: E402
 import numpy as np  # noqa: E402
-from test_options import repeated, words  # noqa: E402
-from TumorSynthSlicer import api, checks  # noqa: E402
+import region_case  # noqa: E402
+import slicer_case  # noqa: E402
+from test_options import over_the_wire, repeated, words  # noqa: E402
+from TumorSynthSlicer import api, checks, edits  # noqa: E402
 
+from TumorSynthLib import provenance, wire  # noqa: E402
 from TumorSynthLib.edit.edits import EDITS  # noqa: E402
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, EditRequest, from_message  # noqa: E402
 from TumorSynthLib.editor import Editor  # noqa: E402
 from TumorSynthLib.errors import InputError  # noqa: E402
+from TumorSynthLib.exchange import Exchange, Folder  # noqa: E402
+from TumorSynthLib.worker import Worker  # noqa: E402
 
 OFFERED = [name for name, row in OPTIONS.items() if row.slicer and row.kind not in IMAGES]
 NEEDED = {"move": {"to": (0.0, 0.0, 0.0)}, "insert": {"to": (0.0, 0.0, 0.0)}, "reshape": {"features": {"volume_ml": 2.0}},
@@ -31,8 +36,7 @@ def test_an_option_goes_from_the_module_to_a_repetition(name):
     wanted = (-1.0, -2.5, -3.0) if row.kind == "point" else value  # RAS is LPS in the engine
     options = {**NEEDED.get(edit, {}), row.slicer: given}
     checks.checkOptions(edit, options)
-    message = json.loads(json.dumps(checks.engineOptions(edit, options)))
-    request = from_message(message, None)
+    request = from_message(over_the_wire(edit, checks.engineOptions(edit, options)), None)
     assert getattr(request, name) == wanted
     again, _ = repeated(edit, request)
     expected = {"original_glcm_Contrast": 4.0} if row.kind == "features" else wanted
@@ -103,3 +107,52 @@ def test_what_the_engine_edits_without_a_network_is_not_refused(tmp_path, edit):
 def test_a_series_of_shapes_takes_the_network_of_shapes():
     assert checks.needsTorch("series", EditRequest(), None, "volume_ml")
     assert not checks.needsTorch("series", EditRequest(), None, "contrast")
+
+
+@pytest.mark.parametrize("name, edit", [("donor", "retexture"), ("inside", "move"), ("lend", "remove")])
+def test_an_image_goes_from_the_scene_to_the_record(name, edit):
+    """Nodes become files of the exchange, which the worker's side reads; the record tells of them by hashes."""
+    volume, mask = editor_case.ct()
+    volumeNode, segmentationNode, segment = addTumour(volume, mask)
+    organ = np.zeros(mask.shape, bool)
+    organ[2:-2, 4:-4, 5:-5] = True
+    value = (
+        addTumour(volume.with_array(volume.array + 3), mask)
+        if name == "donor"
+        else (addTumour(volume, organ)[1], "")
+    )
+    options = {**NEEDED.get(edit, {}), OPTIONS[name].slicer: value}
+    given = edits.Input.of(edit, volumeNode, segmentationNode, segment, api.NO_MODEL, options)
+    exchange = Exchange()
+    try:
+        transfer = edits.Transfer(given, exchange)
+        list(transfer.write())
+        line = json.loads(json.dumps(wire.as_json(transfer.message(), id=1)))
+        message, folder = wire.request_of(line), Folder(exchange.path)
+        assert (message.edit, message.model) == (edit, "")
+        assert np.array_equal(folder.mask(message.mask, mask.shape), mask)
+        worker = Worker(folder, None)
+        request = from_message(message.options, lambda row, entry: worker._image(row, entry, mask.shape))
+    finally:
+        exchange.remove()
+    found = getattr(request, name)
+    if name == "donor":
+        assert np.array_equal(found[0].array, volume.array + 3) and np.array_equal(found[1], mask)
+    else:
+        assert np.array_equal(found, organ)
+    entry = repeated(edit, request)[1]
+    if name == "donor":
+        assert entry["request"]["donor"] is True
+    else:
+        assert entry["input"][f"{name}_sha256"] == provenance.voxel_hash(np.packbits(organ))
+
+
+def test_every_option_of_the_module_is_taken_through():
+    through = {*OFFERED, "donor", "inside", "lend"}
+    assert through == {name for name, row in OPTIONS.items() if row.slicer}
+
+
+def addTumour(volume, mask):
+    """(volume node, segmentation node, segment ID) of an image in memory."""
+    node = region_case.addVolume(volume, "scan")
+    return node, slicer_case.segmentation(node, mask), "tumour"

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,25 @@ slicer_runtime.start()
 
 from TumorSynthSlicer import nodes, pipes, worker_client  # noqa: E402
 from TumorSynthSlicer.job import EditJob  # noqa: E402
-from TumorSynthSlicer.worker_client import Exchange, WorkerClient, WorkerError  # noqa: E402
+from TumorSynthSlicer.worker_client import WorkerClient, WorkerError  # noqa: E402
+
+from TumorSynthLib import wire  # noqa: E402
+from TumorSynthLib.exchange import Exchange  # noqa: E402
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A request to the stand-in."""
+
+    command: str
+    value: int = 0
+
 
 #: A worker of a few lines: answers, crashes, or hangs as the request says.
 STAND_IN = """
 import json, os, sys, time
 say = lambda **event: print(json.dumps(event), flush=True)
-say(event="ready", pid=os.getpid())
+say(event="ready", pid=os.getpid(), protocol=1, version="0")
 for line in sys.stdin:
     request = json.loads(line)
     if request["command"] == "crash":
@@ -34,7 +47,7 @@ for line in sys.stdin:
         while True:
             time.sleep(1)
     if request["command"] != "cancel":
-        say(id=request["id"], event="done", value=request["value"])
+        say(id=request["id"], event="done", device=str(request["value"]))
 """
 
 
@@ -49,7 +62,7 @@ def client(tmp_path):
 
 def wait(client, events, seconds=120.0):
     limit = time.monotonic() + seconds
-    while not any(e["event"] in ("done", "error") for e in events) and time.monotonic() < limit:
+    while not any(isinstance(e, worker_client.ENDS) for e in events) and time.monotonic() < limit:
         client.pump(0.01)
     return events[-1]
 
@@ -77,44 +90,42 @@ def test_answers_in_one_process(client):
     numbers = set()
     for value in (1, 2):
         events = []
-        client.request({"command": "echo", "value": value}, events.append)
-        assert wait(client, events)["value"] == value
+        client.request(StandIn("echo", value), events.append)
+        assert wait(client, events).device == str(value)
         numbers.add(client.processID)
     assert len(numbers) == 1 and client.isRunning()
 
 
 def test_two_requests_get_their_own_answers(client):
     first, second = [], []
-    client.request({"command": "echo", "value": 1}, first.append)
-    client.request({"command": "echo", "value": 2}, second.append)
+    client.request(StandIn("echo", 1), first.append)
+    client.request(StandIn("echo", 2), second.append)
     wait(client, second)
-    assert [e["value"] for e in first] == [1] and [e["value"] for e in second] == [2]
+    assert [e.device for e in first] == ["1"] and [e.device for e in second] == ["2"]
 
 
 def test_an_error_in_a_callback_is_not_swallowed(client):
     def fail(event):
         raise ValueError("of the callback")
 
-    client.request({"command": "echo", "value": 1}, fail)
+    client.request(StandIn("echo", 1), fail)
     with pytest.raises(ValueError, match="of the callback"):
-        wait(client, [{"event": "progress"}])
+        wait(client, [wire.Progress(1, "texture", 0.0)])
 
 
 def test_crash_is_told_and_the_next_request_starts_another(client):
     events = []
-    client.request({"command": "crash"}, events.append)
+    client.request(StandIn("crash"), events.append)
     event = wait(client, events)
-    assert (
-        event["kind"] == "crash" and "no more memory for you" in event["message"] and not client.isRunning()
-    )
+    assert event.kind == "crash" and "no more memory for you" in event.message and not client.isRunning()
     events = []
-    client.request({"command": "echo", "value": 3}, events.append)
-    assert wait(client, events)["value"] == 3
+    client.request(StandIn("echo", 3), events.append)
+    assert wait(client, events).device == "3"
 
 
 def test_cancel_ends_what_does_not_listen(client):
     events = []
-    number = client.request({"command": "hang"}, events.append)
+    number = client.request(StandIn("hang"), events.append)
     while not events:
         client.pump(0.01)
     process, waiting = client.processID, []
@@ -123,8 +134,8 @@ def test_cancel_ends_what_does_not_listen(client):
     client._handlers[99] = waiting.append  # another one that waits behind it
     client.cancel(number)
     assert not client.isRunning() and hasEnded(process)
-    assert [e["event"] for e in events] == ["progress"]  # nothing more is delivered
-    assert [e["kind"] for e in waiting] == ["cancelled"]
+    assert [type(e) for e in events] == [wire.Progress]  # nothing more is delivered
+    assert [e.kind for e in waiting] == ["cancelled"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script as launcher")
@@ -136,7 +147,7 @@ def test_cancel_ends_the_child_of_a_launcher(tmp_path):
     launcher.chmod(0o755)
     client = WorkerClient([str(launcher)])
     events = []
-    number = client.request({"command": "hang"}, events.append)
+    number = client.request(StandIn("hang"), events.append)
     while not events:
         client.pump(0.01)
     child = client.processID
@@ -147,7 +158,7 @@ def test_cancel_ends_the_child_of_a_launcher(tmp_path):
 
 def test_stop_leaves_no_process_and_no_files(client):
     events = []
-    client.request({"command": "echo", "value": 1}, events.append)
+    client.request(StandIn("echo", 1), events.append)
     wait(client, events)
     folder, number = client.exchange.path, client.processID
     assert folder.is_dir()
@@ -158,7 +169,7 @@ def test_stop_leaves_no_process_and_no_files(client):
 def test_missing_program_is_one_sentence():
     client = WorkerClient(["/no/such/program"])
     with pytest.raises(WorkerError, match="can't be started"):
-        client.request({"command": "echo"}, print)
+        client.request(StandIn("echo"), print)
     client.stop()
 
 
@@ -278,7 +289,9 @@ def test_pipe_of_qt(tmp_path):
     while len(lines) < 2 and time.monotonic() < limit:
         lines += pipe.readLines()  # without an event loop and without waiting
         time.sleep(0.005)
-    assert b'"ready"' in lines[0] and b'"value": 7' in lines[1] and pipe.isRunning() and pipe.processID() > 0
+    assert (
+        b'"ready"' in lines[0] and b'"device": "7"' in lines[1] and pipe.isRunning() and pipe.processID() > 0
+    )
     pipe.write(b'{"id": 2, "command": "crash"}\n')
     assert pipe.waitForEnd(120) and "no more memory" in pipe.errorText() and not pipe.isRunning()
     pipe.kill()

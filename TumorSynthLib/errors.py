@@ -19,6 +19,10 @@ class ModelError(TumorSynthError):
     exit_code = 3
 
 
+class OutOfMemory(TumorSynthError):
+    """The memory didn't suffice."""
+
+
 class Cancelled(TumorSynthError):
     """The user stopped the edit; nothing was written."""
 

@@ -1,4 +1,4 @@
-"""The folder through which the worker and its client hand each other arrays; names in it are bare.
+"""The folder through which the worker and its client hand each other arrays, and both sides of it; names in it are bare.
 
 Both hold a shared lock on it. A folder that nobody holds is what a killed process left, with a patient's voxels in it: the
 next worker removes it.
@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ FORGOTTEN_S = 86400.0  # age from which a folder is removed where there are no l
 TYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64",
 )  # fmt: skip
+CHUNK = 8 * 2**20  # bytes of a volume that are written at a time: a few milliseconds
 MOST_VOXELS = 2**40  # of an array that a message may claim; what is there is compared with it
 
 
@@ -144,6 +146,134 @@ class Folder:
     def remove(self) -> None:
         if self.path.name.startswith(PREFIX):
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Exchange:
+    """The front end's side of a new folder: volumes stay in it, so that the next edit only sends what has changed.
+
+    Nothing here blocks longer than a few milliseconds. What is written is found by the entries that the methods give, which
+    `Folder` reads.
+    """
+
+    def __init__(self):
+        self.path, held = new_folder()
+        #: By key: name of the file, then the state, shape and type of a volume.
+        self._there: dict[str, tuple] = {}
+        self._stale: list[str] = []  # files that couldn't be removed yet
+        self._number = 0
+        # Also where nobody has stopped the client, at the end of the process at the latest.
+        self._finalizer = weakref.finalize(self, _removed, str(self.path), held)
+
+    def sendVolume(self, key: str, volume, state) -> Iterator[float]:
+        """Write an engine `Volume`'s voxels chunk by chunk, yielding the fraction done; nothing if they are there already.
+
+        :param key: names the volume. :param state: what changes when the voxels do, e.g. the image's modification time.
+        """
+        state = (state, volume.array.shape, volume.array.dtype.name)
+        there = self._there.get(key)
+        if there is not None and there[1:] == state and (self.path / there[0]).is_file():
+            return
+        self._forget(key)
+        import numpy as np
+
+        data = memoryview(np.ascontiguousarray(volume.array)).cast("B")
+        name = self._newName(key)
+        self._stale.append(name)  # until it is whole
+        with open(self.path / name, "xb") as file:
+            for start in range(0, len(data), CHUNK):
+                file.write(data[start : start + CHUNK])
+                yield min(start + CHUNK, len(data)) / len(data)
+        self._stale.remove(name)
+        self._there[key] = (name, *state)
+
+    def _newName(self, key: str) -> str:
+        """Name of a file that was never there: Windows can't write over a file that the worker still maps, and writing over
+        an old one waits for the disk in some file systems (ext4)."""
+        self._number += 1
+        return f"{key}-{self._number}"
+
+    def _forget(self, key: str) -> None:
+        """Remove a volume's file, on Windows as soon as the worker doesn't map it any more."""
+        there = self._there.pop(key, None)
+        if there is not None:
+            self._stale.append(there[0])
+        self._stale = [name for name in self._stale if not self._gone(name)]
+
+    def _gone(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                (self.path / name).unlink()
+            except OSError:
+                return False
+        return True
+
+    def adopt(self, old: str, new: str) -> None:
+        """A copy was made of a volume: what was sent of the original is taken for the copy, with which edits go on."""
+        self._forget(new)
+        if old in self._there:
+            self._there[new] = self._there.pop(old)
+
+    def patchVolume(self, key: str, box, array, state) -> None:
+        """The volume's voxels have changed in a box only: do the same in its file."""
+        there = self._there.get(key)
+        if there is None:
+            return
+        import numpy as np
+
+        try:
+            mapped = np.memmap(self.path / there[0], array.dtype, "r+", shape=array.shape)
+            mapped[box] = array[box]  # the worker sees it at once; a flush would wait for the disk
+        except OSError:
+            self._forget(key)  # it is sent again
+        else:
+            self._there[key] = (there[0], state, *there[2:])
+
+    def keepOnly(self, keys: list[str]) -> None:
+        """Forget the volumes of other edits, which take room."""
+        for key in [k for k in self._there if k not in keys]:
+            self._forget(key)
+
+    def entry(self, key: str, volume) -> dict:
+        """How the worker finds a volume that was sent."""
+        return {
+            "file": self._there[key][0], "dtype": volume.array.dtype.name, "shape": list(volume.array.shape),
+            "spacing": list(volume.spacing), "origin": list(volume.origin), "direction": list(volume.direction),
+            "metadata": dict(volume.metadata),
+        }  # fmt: skip
+
+    def sendMask(self, key: str, mask) -> dict:
+        """Write a `Mask`; returns how the worker finds it."""
+        self._forget(key)
+        import numpy as np
+
+        name = self._newName(key)
+        np.ascontiguousarray(mask.array).tofile(self.path / name)
+        self._there[key] = (name,)
+        return {"file": name, "dtype": mask.array.dtype.name, "box": [[s.start, s.stop] for s in mask.box]}
+
+    def read(self, name: str, dtype, shape):
+        """An array that the worker wrote; its file is removed."""
+        path = self.path / os.path.basename(name)
+        import numpy as np
+
+        array = np.fromfile(path, dtype).reshape(shape)
+        path.unlink()
+        return array
+
+    def readText(self, name: str) -> str:
+        """A text that the worker wrote; its file is removed."""
+        path = self.path / os.path.basename(name)
+        text = path.read_text(encoding="ascii")
+        path.unlink()
+        return text
+
+    def remove(self) -> None:
+        self._finalizer()
+
+
+def _removed(path: str, held: int | None) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    unlock(held)
 
 
 @contextlib.contextmanager

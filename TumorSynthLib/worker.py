@@ -35,41 +35,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from TumorSynthLib import __version__
-from TumorSynthLib.edit.edits import EDITS as TABLE
-from TumorSynthLib.edit.edits import names
+from TumorSynthLib import __version__, wire
+from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import OPTIONS, Option, from_message
-from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
+from TumorSynthLib.errors import Cancelled, InputError, OutOfMemory, TumorSynthError
 from TumorSynthLib.exchange import PREFIX, Folder, remove_forgotten, well_formed
 from TumorSynthLib.memory import give_back, reuse_memory
-from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.threads import share_cores
 
-PROTOCOL = 1
-EDITS = names(changes=True)
 MODELS_KEPT = 2
-RESULT_KEYS = (
-    "asked",
-    "used",
-    "reached",
-    "before",
-    "timing",
-    "provenance",
-    "warnings",
-    "spread",
-    "differences",
-)
 MAX_LINE = 16 * 2**20  # bytes of a request; voxels go through files
-
-
-class OutOfMemory(TumorSynthError):
-    """The memory didn't suffice."""
-
-
-KINDS = (
-    (OutOfMemory, "memory"), (Cancelled, "cancelled"), (ModelError, "model"), (InputError, "input"),
-    (TumorSynthError, "internal"),
-)  # fmt: skip
 
 
 class Worker:
@@ -100,18 +75,17 @@ class Worker:
         try:
             self._check_cancelled()
             with self._reported():
-                done = self._do(request)
-            self.send({"id": number, "event": "done", **done})
+                done = self._do(number, request)
+            self._tell(done)
         except TumorSynthError as error:
-            kind = next(kind for cls, kind in KINDS if isinstance(error, cls))
-            self.send({"id": number, "event": "error", "kind": kind, "message": str(error)})
+            self._tell(wire.Failed.of(number, error))
         except OSError as error:  # a full disk, a folder that is gone
             what = f"{error.filename}: " if error.filename else ""
             message = f"{what}{error.strerror or error}: check the disk and try again"
-            self.send({"id": number, "event": "error", "kind": "input", "message": message})
+            self._tell(wire.Failed(number, "input", message))
         except Exception as error:
             traceback.print_exc()
-            self.send({"id": number, "event": "error", "kind": "internal", "message": _one_line(error)})
+            self._tell(wire.Failed(number, "internal", _one_line(error)))
         finally:
             self._current = None
             self._waiting.pop(number, None)
@@ -120,6 +94,9 @@ class Worker:
             ):  # of which many follow each other: it would take longer than they do
                 gc.collect()
                 give_back()
+
+    def _tell(self, event: wire.Event) -> None:
+        self.send(wire.as_json(event))
 
     @contextlib.contextmanager
     def _reported(self):
@@ -134,14 +111,15 @@ class Worker:
                 ) from error
             raise
 
-    def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        command = request.get("command")
-        actions = {"edit": self._edit, "measure": self._measure, "preview": self._preview, "warm": self._warm}
-        if not isinstance(command, str) or command not in actions:
-            raise InputError(
-                f"the worker has no command {_quoted(command)}: this module and its engine don't fit together"
-            )
-        return actions[command](request)
+    def _do(self, number: Any, request: Mapping[str, Any]) -> wire.Done:
+        message = wire.request_of(request)
+        do = {
+            wire.Edit: self._edit,
+            wire.Measure: self._measure,
+            wire.Preview: self._preview,
+            wire.Warm: self._warm,
+        }
+        return wire.Done(number, **do[type(message)](message))
 
     def editor(self, model: str, device: str):
         """The editor of a model, kept between requests; another version of the model is noticed."""
@@ -156,31 +134,32 @@ class Worker:
             self._editors.pop(next(iter(self._editors)))
         return editor
 
-    def _edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _edit(self, message: wire.Edit) -> dict[str, Any]:
         from TumorSynthLib.painted import parts
 
-        edit = request.get("edit")
-        if edit not in EDITS:
-            raise InputError(f"this version of the engine can't {_quoted(edit)}: update the extension")
-        editor = self.editor(*_model(request, needed=TABLE[edit].model))
+        editor = self.editor(message.model, message.device)
         with well_formed("an edit"):
-            volume = self.folder.volume(request["volume"])
-            mask = self.folder.mask(request["mask"], volume.array.shape) if request.get("mask") else None
-            given = dict(request.get("request") or {})
-            series = _series(given) if edit == "series" else ()
-            wanted = from_message(given, lambda row, entry: self._image(row, entry, volume.array.shape))
-        if mask is None and TABLE[edit].mask:
-            raise InputError(f"the message has no mask, which {edit} needs: choose the tumour's segment")
-        progress = self._progress(request, edit, wanted, len(series[1]) if series and series[1] else 1)
+            volume = self.folder.volume(message.volume)
+            mask = self.folder.mask(message.mask, volume.array.shape) if message.mask else None
+            series = message.series
+            wanted = from_message(
+                message.options, lambda row, entry: self._image(row, entry, volume.array.shape)
+            )
+        if mask is None and EDITS[message.edit].mask:
+            raise InputError(
+                f"the message has no mask, which {message.edit} needs: choose the tumour's segment"
+            )
+        steps = len(series[1]) if series and series[1] else 1
+        progress = self._progress(message.edit, wanted, steps, message.estimate)
         images = (volume,) if mask is None else (volume, mask)
-        found = getattr(editor, edit)(*images, *series, wanted, progress)
+        found = getattr(editor, message.edit)(*images, *series, wanted, progress)
         results = found if isinstance(found, (list, tuple)) else [found]
         self._check_cancelled()
         if mask is not None and editor.bundle is not None:
             mask = parts(editor.bundle, mask, wanted.region)[0]
         return {
             "device": str(results[0].provenance.get("device") or ""),
-            "results": [self._result(f"r{request.get('id')}-{i}", r, mask) for i, r in enumerate(results)],
+            "results": tuple(self._result(f"r{self._current}-{i}", r, mask) for i, r in enumerate(results)),
         }
 
     def _image(self, row: Option, entry: Mapping[str, Any], shape):
@@ -197,7 +176,7 @@ class Worker:
         from TumorSynthLib import delta
 
         patch = result.patch
-        entry: dict[str, Any] = {key: getattr(result, key) for key in RESULT_KEYS}
+        entry: dict[str, Any] = {key: getattr(result, key) for key in wire.TOLD}
         entry["box"] = [[s.start, s.stop] for s in patch.box]
         entry["checksums"] = [delta.checksum(patch.before), delta.checksum(patch.after)]
         entry["change"] = f"{name}-change"
@@ -217,35 +196,24 @@ class Worker:
         file = self.folder.write(name, np.ascontiguousarray(mask[box]))
         return {"file": file, "box": [[s.start, s.stop] for s in box]}
 
-    def _measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _measure(self, message: wire.Measure) -> dict[str, Any]:
         from TumorSynthLib.measurement import measure
 
-        editor = self.editor(*_model(request)) if request.get("model") else None
+        editor = self.editor(message.model, message.device) if message.model else None
         with well_formed("a measurement"):
-            options = dict(request.get("request") or {})
-            region, modality = (_text(options, name) for name in ("region", "modality"))
-            volume = self.folder.volume(request["volume"])
-            mask = self.folder.mask(request["mask"], volume.array.shape)
+            region, modality = (_text(message.request, name) for name in ("region", "modality"))
+            volume = self.folder.volume(message.volume)
+            mask = self.folder.mask(message.mask, volume.array.shape)
         if region and editor is not None:
             editor = editor.painting(region)
-        self.send(
-            {
-                "id": request.get("id"),
-                "event": "progress",
-                "stage": "measure",
-                "fraction": 0.0,
-                "remaining": None,
-            }
-        )
+        self._tell(wire.Progress(self._current, "measure", 0.0))
         return {"measurement": measure(editor, volume, mask, modality)}
 
-    def _preview(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _preview(self, message: wire.Preview) -> dict[str, Any]:
         """Vertices (V, 3) float32 and faces (F, 3) int32 of a surface, as files."""
-        shapes = self._shape_model(_model(request)[0])
-        with well_formed("a preview"):
-            features, seed = dict(request.get("features") or {}), request.get("seed") or 0
-        OPTIONS["seed"].check(seed)
-        surface = shapes.preview(features, seed)
+        shapes = self._shape_model(message.model)
+        OPTIONS["seed"].check(message.seed)
+        surface = shapes.preview(dict(message.features), message.seed)
         found = {"vertices": surface.vertices.astype("float32"), "faces": surface.faces.astype("int32")}
         return {
             name: {"file": self.folder.write(f"preview-{name}", array), "shape": list(array.shape)}
@@ -263,22 +231,18 @@ class Worker:
             self._shapes = {key: Shaper(bundle, "cpu").model}
         return self._shapes[key]
 
-    def _warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        editor = self.editor(*_model(request))
-        return {"device": str(editor.load().device)}
+    def _warm(self, message: wire.Warm) -> dict[str, Any]:
+        return {"device": str(self.editor(message.model, message.device).load().device)}
 
-    def _progress(self, request: Mapping[str, Any], edit: str, wanted, steps: int):
+    def _progress(self, edit: str, wanted, steps: int, estimate: float | None):
         """The editor's progress callback: tells the client, and stops the edit where it was cancelled."""
         from TumorSynthLib.pace import Pace
 
-        estimate = request.get("estimate")
-        pace = Pace.of(edit, wanted, steps, float(estimate) if is_finite(estimate) else None)
+        pace, number = Pace.of(edit, wanted, steps, estimate), self._current
 
         def progress(stage: str, fraction: float) -> None:
             self._check_cancelled()
-            whole, remaining = pace.at(stage, fraction)
-            event = {"id": request.get("id"), "event": "progress", "stage": stage, "fraction": whole}
-            self.send({**event, "remaining": remaining})
+            self._tell(wire.Progress(number, stage, *pace.at(stage, fraction)))
 
         return progress
 
@@ -287,32 +251,11 @@ class Worker:
             raise Cancelled("the edit was cancelled; nothing has been changed")
 
 
-def _model(request: Mapping[str, Any], needed: bool = True) -> tuple[str, str]:
-    """Model and device of a message; no model is "", where none is needed."""
-    with well_formed("a model"):
-        model, device = _text(request, "model"), _text(request, "device")
-    if not model and needed:
-        raise InputError("the message names no model: choose one")
-    return model or "", device or "auto"
-
-
 def _text(given: Mapping[str, Any], name: str) -> str | None:
     value = given.get(name)
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} is a {type(value).__name__}, no text")
     return value
-
-
-def _quoted(value: Any) -> str:
-    """For a message; of what is no text only the type is told, since its own text may be long or nested."""
-    return repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"
-
-
-def _series(given: dict[str, Any]) -> tuple[str | None, list[Any]]:
-    """Feature and values of a series, taken out of its options."""
-    feature, values = _text(given, "feature"), list(given.pop("values", None) or [])
-    given.pop("feature", None)
-    return feature, values
 
 
 def _one_line(error: Exception) -> str:
@@ -368,7 +311,7 @@ def _heard(worker: Worker, requests: queue.Queue, line: bytes) -> bool:
         return True
     elif isinstance(number, bool) or not isinstance(number, (int, str, type(None))):
         _refuse(worker, None, f"a request's id is a {type(number).__name__}, neither a number nor a text")
-    elif request.get("command") == "cancel":
+    elif request.get("command") == wire.Cancel.command:
         worker.cancel(number)
     elif isinstance(number, str) and not re.fullmatch("[0-9A-Za-z_-]{1,64}", number):  # files are named by it
         _refuse(worker, None, "a request's id must have 1 to 64 letters, digits, - and _")
@@ -379,7 +322,7 @@ def _heard(worker: Worker, requests: queue.Queue, line: bytes) -> bool:
 
 
 def _refuse(worker: Worker, number: Any, why: str) -> None:
-    worker.send({"id": number, "event": "error", "kind": "input", "message": f"{why}: it was left out"})
+    worker.send(wire.as_json(wire.Failed(number, "input", f"{why}: it was left out")))
 
 
 def _no_number(text: str) -> None:
@@ -429,7 +372,7 @@ def main(arguments: list[str] | None = None) -> int:
     lines, requests = _Lines(), queue.Queue()
     worker = Worker(exchange, lines.send)
     threading.Thread(target=_listen, args=(worker, requests, sys.stdin.buffer), daemon=True).start()
-    lines.send({"event": "ready", "pid": os.getpid(), "protocol": PROTOCOL, "version": __version__})
+    lines.send(wire.as_json(wire.Ready(os.getpid(), wire.PROTOCOL, __version__)))
     while True:
         worker.serve(requests.get())
 

@@ -10,8 +10,9 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from TumorSynthLib import delta
+from TumorSynthLib import delta, wire
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.exchange import Exchange
 from TumorSynthLib.provenance import request_of
 
 from . import history, nodes, segments, subject
@@ -19,10 +20,9 @@ from .api import Measurement, Outcome
 from .checks import checkOptions, checkRequest, engineOptions
 from .geometry import volumeMatrix, worldMatrix
 from .rows import NO_MODEL
-from .worker_client import Exchange
 
 IMAGE_OPTIONS = ("donor", "inside", "lend", "avoid")
-DONE = ("asked", "used", "reached", "before", "differences", "spread", "timing", "provenance")
+DONE = tuple(name for name in wire.TOLD if name != "warnings")
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Transfer:
         if self._donor is not None:
             yield from exchange.sendVolume(volumeKey(self._donor[0]), self._donor[1], stateOf(self._donor[0]))
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> wire.Request:
         """The request, once the voxels are over."""
         given, exchange = self._given, self._exchange
         request = dict(given.request)
@@ -131,18 +131,17 @@ class Transfer:
         for name, mask in (("inside", given.organ), ("lend", given.lend)):
             if mask is not None:
                 request[name] = exchange.sendMask(name, mask)
-        message = {
-            "command": "measure" if given.edit == "measure" else "edit", "edit": given.edit,
-            "model": None if given.modelID == NO_MODEL else given.modelID,
-            "device": given.options.get("device") or "auto", "estimate": self._estimate, "request": request,
-            "volume": exchange.entry(volumeKey(given.volumeNode), given.volume),
-        }  # fmt: skip
         if given.region:
             request["region"] = given.region
         mask = given.labels or given.mask
+        entries = {"volume": exchange.entry(volumeKey(given.volumeNode), given.volume)}
         if mask is not None:
-            message["mask"] = exchange.sendMask("mask", mask)
-        return message
+            entries["mask"] = exchange.sendMask("mask", mask)
+        model = "" if given.modelID == NO_MODEL else given.modelID
+        more = {"request": request, "model": model, "device": given.options.get("device") or "auto"}
+        if given.edit == "measure":
+            return wire.Measure(**entries, **more)
+        return wire.Edit(edit=given.edit, estimate=self._estimate, **entries, **more)
 
     def _volumeNodes(self) -> list:
         return [self._given.volumeNode] + ([self._donor[0]] if self._donor is not None else [])
@@ -170,11 +169,11 @@ class Finisher:
             output == "syntheticCopy" and not history.isCopy(self._given.volumeNode)
         )
 
-    def __call__(self, event: Mapping[str, Any], seconds: float) -> Outcome:
+    def __call__(self, event: wire.Done, seconds: float) -> Outcome:
         """:param seconds: since the edit was started. :raises InputError: the nodes or voxels changed meanwhile."""
         given = self._given
         if given.edit == "measure":
-            found = measurement(event["measurement"], given.region)
+            found = measurement(event.measurement, given.region)
             return Outcome(
                 "measure",
                 given.modelID,
@@ -189,8 +188,8 @@ class Finisher:
         if given.edit == "series":
             from . import series
 
-            return series.finish(given, [self._result(r) for r in event["results"]], seconds)
-        return self._applied(self._result(event["results"][0]), seconds)
+            return series.finish(given, [self._result(r) for r in event.results], seconds)
+        return self._applied(self._result(event.results[0]), seconds)
 
     def _result(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """A result with its files read: `changeText` and, where the mask isn't the input's, `newMask`."""

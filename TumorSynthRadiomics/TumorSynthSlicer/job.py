@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import slicer
 from slicer.i18n import tr as _
 
+from TumorSynthLib import wire
 from TumorSynthLib.errors import Cancelled, InputError, ModelError, TumorSynthError
 
 from .api import Outcome
@@ -34,7 +35,7 @@ class EditJob:
         edit: str,
         client,
         transfer: Iterator[float],
-        message: Callable[[], dict],
+        message: Callable[[], wire.Request],
         finish,
         callbacks: dict,
         onEnd=None,
@@ -98,18 +99,18 @@ class EditJob:
         self._number = self._client.request(self._message(), self._onEvent)
         self._progress("start", SENT)
 
-    def _onEvent(self, event: dict) -> None:
+    def _onEvent(self, event: wire.Event) -> None:
         if not self._running:
             return
-        if event["event"] == "progress":
-            fraction = SENT + (RECEIVED - SENT) * float(event["fraction"])
-            self._progress(event["stage"], fraction, event.get("remaining"))
-        elif event["event"] == "done":
+        if isinstance(event, wire.Progress):
+            fraction = SENT + (RECEIVED - SENT) * event.fraction
+            self._progress(event.stage, fraction, event.remaining)
+        elif isinstance(event, wire.Done):
             self._done(event)
         else:
             self._end(error=errorOf(event))
 
-    def _done(self, event: dict) -> None:
+    def _done(self, event: wire.Done) -> None:
         self._progress("receive", RECEIVED, 0.0)
         try:
             outcome = self._finish(event, time.monotonic() - self._started)
@@ -151,7 +152,7 @@ def _folderProblem(error: OSError) -> str:
     return text.format(error=error)
 
 
-def errorOf(event: dict) -> TumorSynthError:
-    """The exception of an error event."""
+def errorOf(event: wire.Failed) -> TumorSynthError:
+    """The exception of a failure."""
     kinds = {"input": InputError, "model": ModelError, "cancelled": Cancelled}
-    return kinds.get(event.get("kind"), WorkerFailed)(str(event.get("message", "")))
+    return kinds.get(event.kind, WorkerFailed)(event.message)

@@ -12,6 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
 
+from TumorSynthLib import wire
 from TumorSynthLib.errors import TumorSynthError
 
 from .geometry import transformPolyDataToRAS
@@ -50,7 +51,7 @@ class Previews:
             self._next = wish
             return
         features = {key: float(value) for key, value in wish.features.items()}
-        message = {"command": "preview", "model": wish.modelID, "features": features, "seed": int(wish.seed)}
+        message = wire.Preview(wish.modelID, features, int(wish.seed))
         self._client.request(message, lambda event: self._onEvent(wish, event))
         self._drawn = wish
 
@@ -58,21 +59,21 @@ class Previews:
         """Drop what was asked for; what the worker draws at present isn't shown."""
         self._drawn = self._next = None
 
-    def _onEvent(self, wish: Wish, event: Mapping[str, Any]) -> None:
+    def _onEvent(self, wish: Wish, event: wire.Event) -> None:
         if wish is not self._drawn:
             return
         waiting, self._drawn, self._next = self._next, None, None
-        if event["event"] == "error":
+        if isinstance(event, wire.Failed):
             wish.onError(errorOf(event))
         else:
             wish.onDone(self._shown(wish, event))
         if waiting is not None and self._drawn is None:
             self.ask(waiting)
 
-    def _shown(self, wish: Wish, event: Mapping[str, Any]):
+    def _shown(self, wish: Wish, event: wire.Done):
         read = self._client.exchange.read
-        vertices = read(event["vertices"]["file"], np.float32, event["vertices"]["shape"])
-        faces = read(event["faces"]["file"], np.int32, event["faces"]["shape"])
+        vertices = read(event.vertices["file"], np.float32, event.vertices["shape"])
+        faces = read(event.faces["file"], np.int32, event.faces["shape"])
         return show(polyData(vertices, faces), wish.to, wish.modelNode)
 
 

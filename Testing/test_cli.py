@@ -292,6 +292,27 @@ def test_what_the_engine_does_not_use_is_one_line(run, data, tmp_path):
     assert code == 2 and len(err) == 1 and not (tmp_path / "x.nii").exists()
 
 
+def test_a_record_of_the_first_format_is_repeated(run, data, tmp_path):
+    """It had no plan, no engine, and told of options that the edit passed over; the network's voxels come again."""
+    out = tmp_path / "a.nii"
+    assert (
+        run(
+            *edit("synthesize", data, out, "--seed", 5, "--steps", 3, "--set", "contrast=4", "--strength", 1)
+        )[0]
+        == 0
+    )
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["format"] == 2 and record["plan"]["engine"] == "bridge"
+    del record["plan"], record["request"]["strength"]
+    record["request"] |= {"grow": 0.0, "nearest": False, "mass_effect": 0.0}
+    (tmp_path / "old.json").write_text(json.dumps(record | {"format": 1}))
+    again = ("--repeat", tmp_path / "old.json", "--device", "cpu", "--out", tmp_path / "b.nii")
+    code, _, err = run("synthesize", *data, *again)
+    assert code == 0, err
+    assert np.array_equal(voxels(out), voxels(tmp_path / "b.nii"))
+    assert json.loads((tmp_path / "b.json").read_text())["plan"]["engine"] == "bridge"
+
+
 def test_move_writes_the_mask(run, data, tmp_path):
     image = sitk.ReadImage(str(data[0]))
     to = image.TransformIndexToPhysicalPoint((16, 24, 9))

@@ -313,6 +313,31 @@ def test_a_record_of_the_first_format_is_repeated(run, data, tmp_path):
     assert json.loads((tmp_path / "b.json").read_text())["plan"]["engine"] == "bridge"
 
 
+def test_what_readers_warn_of_is_on_stderr_once_in_the_json_and_in_the_record(run, data, tmp_path):
+    """A mask that had to be resampled was told on stderr alone, where nobody who reads the record sees it."""
+    mask = sitk.ReadImage(str(data[1]))
+    shifted = sitk.Resample(
+        mask, mask, sitk.TranslationTransform(3, (1.3, 0.0, 0.0)), sitk.sitkNearestNeighbor
+    )
+    shifted.SetOrigin([o - 1.3 * (i == 0) for i, o in enumerate(mask.GetOrigin())])
+    other = tmp_path / "other.nii"
+    sitk.WriteImage(shifted, str(other))
+    files = (data[0], other)
+    code, _, err = run("remove", *files, "--out", tmp_path / "a.nii")
+    told = [line for line in err if "another grid" in line]
+    assert code == 0 and len(told) == 1
+    code, out, err = run("remove", *files, "--out", tmp_path / "b.nii", "--json")
+    assert code == 0 and [line for line in err if "another grid" in line] == told
+    shown, (text,) = json.loads(out), [line.removeprefix("warning: ") for line in told]
+    for where in (
+        shown,
+        shown["provenance"],
+        *(json.loads((tmp_path / f"{n}.json").read_text()) for n in "ab"),
+    ):
+        assert where["warnings"].count(text) == 1
+    assert text in json.loads(run("extract", *files, "--json")[1])["warnings"]
+
+
 def test_move_writes_the_mask(run, data, tmp_path):
     image = sitk.ReadImage(str(data[0]))
     to = image.TransformIndexToPhysicalPoint((16, 24, 9))

@@ -90,12 +90,16 @@ def _unprinted(argv: Sequence[str] | None, error: OSError) -> int:
 @contextlib.contextmanager
 def _told_warnings() -> Iterator[None]:
     """Print what readers had to choose or resample as lines of the program, not as Python's warnings."""
+    told: set[str] = set()
     with warnings.catch_warnings():
         other = warnings.showwarning
 
         def show(message, category, *where, **more):
+            text = " ".join(str(message).split())
             if issubclass(category, ImageWarning):
-                print("warning: " + " ".join(str(message).split()), file=sys.stderr)
+                if text not in told:
+                    print(f"warning: {text}", file=sys.stderr)
+                told.add(text)
             else:
                 other(message, category, *where, **more)
 

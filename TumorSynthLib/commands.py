@@ -8,14 +8,15 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
-from TumorSynthLib.errors import InputError
+from TumorSynthLib.errors import InputError, noticed
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
@@ -37,9 +38,11 @@ def extract(args: argparse.Namespace) -> int:
         from TumorSynthLib.models import find
 
         bundle = find(args.model)
-    found, warnings, unit = extracted(args, bundle)
+    with noticed() as read:
+        found, warnings, unit = extracted(args, bundle)
     for text in warnings:
         print(f"warning: {text}", file=sys.stderr)
+    found["warnings"] = [*read, *warnings]
     if args.out:
         with Staging(last=True) as staging:
             staging.file(args.out).write_text(_features_text(args.out, found, unit), encoding="utf-8")
@@ -171,7 +174,8 @@ def edit(args: argparse.Namespace) -> int:
         editor = Editor(model, args.device, model_settings(args, entry))
         if editor.bundle is not None:
             editor.bundle.verify()  # 0.1 s; also where the engine draws without it: the record names the model
-        volume, mask, request = inputs(args, options, editor.bundle)
+        with noticed() as seen:
+            volume, mask, request = inputs(args, options, editor.bundle)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
             from TumorSynthLib.provenance import check_repeatable
@@ -184,13 +188,20 @@ def edit(args: argparse.Namespace) -> int:
         read = time.perf_counter()
         bar.pace = Pace.of(args.command, request)
         result = getattr(editor, args.command)(*images, request, bar)
+        result = with_warnings(result, seen)
         edited = time.perf_counter()
         if editor.several:
             mask, editor = result.mask, editor.painting(request.region or editor.bundle.regions[0].name)
         _write(args, paths, editor, volume, mask, result)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
-    tell(args, paths, result, notes, timing, bar.said)
+    tell(args, paths, result, notes, timing, [*bar.said, *seen])
     return 0
+
+
+def with_warnings(result, texts: Sequence[str]):
+    """A result that tells, in its record too, what the readers of its files warned of."""
+    told = tuple(dict.fromkeys([*texts, *result.warnings]))
+    return replace(result, warnings=told, provenance={**result.provenance, "warnings": list(told)})
 
 
 def chosen_model(args: argparse.Namespace) -> tuple[str | None, str]:

@@ -1,4 +1,11 @@
-"""Errors that a user can act on, each with the exit code of the command line."""
+"""Errors that a user can act on, each with the exit code of the command line, and what readers of files warn of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class TumorSynthError(Exception):
@@ -31,3 +38,25 @@ class Cancelled(TumorSynthError):
 
 class ImageWarning(Warning):
     """What a reader had to choose, leave out or resample; one line that the user should know of."""
+
+
+@contextmanager
+def noticed(show: bool = True) -> Iterator[list[str]]:
+    """Context that gives a list of what readers warn of within it, each text once; for the record of what is made of the files.
+
+    :param show: let the warnings be shown as they are without it, too.
+    """
+    found: list[str] = []
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def keep(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            text = " ".join(str(message).split())
+            if issubclass(category, ImageWarning) and text not in found:
+                found.append(text)
+            if show or not issubclass(category, ImageWarning):
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = keep
+        warnings.simplefilter("always", ImageWarning)
+        yield found

@@ -21,11 +21,12 @@ from TumorSynthLib.commands import (
     recorded,
     reuse_memory,
     tell,
+    with_warnings,
     write_edit,
 )
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import OPTIONS
-from TumorSynthLib.errors import InputError
+from TumorSynthLib.errors import InputError, noticed
 from TumorSynthLib.outputs import Staging, check_apart
 from TumorSynthLib.pace import Pace
 
@@ -58,22 +59,23 @@ def draw(args: argparse.Namespace) -> int:
         from TumorSynthLib.editor import Editor
 
         editor = Editor(args.model or entry["model"]["id"], args.device)
-        like = read_image(args.like) if args.like else None
-        masks = {
-            name: option_mask(OPTIONS[name], value, like, getattr(args, f"{name}_label", None))
-            for name, value in given(args).items()
-            if OPTIONS[name].kind == "mask"
-        }
+        with noticed() as seen:
+            like = read_image(args.like) if args.like else None
+            masks = {
+                name: option_mask(OPTIONS[name], value, like, getattr(args, f"{name}_label", None))
+                for name, value in given(args).items()
+                if OPTIONS[name].kind == "mask"
+            }
         request = EditRequest(**options, **masks)
         if entry is not None:
             check_like(entry, like)
             notes += check_repeatable(entry, editor.bundle, request=request)
         read = time.perf_counter()
-        result = editor.shape(request, spacing, like, bar)
+        result = with_warnings(editor.shape(request, spacing, like, bar), seen)
         edited = time.perf_counter()
     _write_shape(args, paths, result, like)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
-    tell(args, paths, result, notes, timing)
+    tell(args, paths, result, notes, timing, seen)
     return 0
 
 
@@ -144,14 +146,16 @@ def run_series(args: argparse.Namespace) -> int:
         from TumorSynthLib.editor import Editor
 
         editor = Editor(args.model, args.device, model_settings(args, None))
-        volume, mask, request = inputs(args, options)
+        with noticed() as seen:
+            volume, mask, request = inputs(args, options)
         read = time.perf_counter()
         bar.pace = Pace.of("series", request, len(values))
-        results = editor.series(volume, mask, args.feature, values, request, bar)
+        found = editor.series(volume, mask, args.feature, values, request, bar)
+        results = [with_warnings(result, seen) for result in found]
         edited = time.perf_counter()
         _write_series(args, paths, editor, volume, mask, results)
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
-    _tell_series(args, paths, results, notes, timing, bar.said)
+    _tell_series(args, paths, results, notes, timing, [*bar.said, *seen])
     return 0
 
 

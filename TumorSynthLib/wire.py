@@ -170,7 +170,7 @@ EVENTS: dict[str, Any] = {cls.event: cls for cls in (Ready, Progress, Done, Fail
 
 
 def as_json(message: Request | Event, **more: Any) -> dict[str, Any]:
-    """A message as a JSON object; what is empty is left out.
+    """A message as a JSON object; what is empty is left out, but for the id and the remaining seconds.
 
     :param more: the `id` of a request.
     """
@@ -179,7 +179,7 @@ def as_json(message: Request | Event, **more: Any) -> dict[str, Any]:
     return {
         **more,
         name: getattr(message, name),
-        **{k: v for k, v in values.items() if k == "id" or v not in (None, ())},
+        **{k: v for k, v in values.items() if k in ("id", "remaining") or v not in (None, ())},
     }
 
 

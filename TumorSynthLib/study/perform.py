@@ -7,14 +7,13 @@ import gc
 import json
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
-from TumorSynthLib.errors import ImageWarning, InputError, ModelError, TumorSynthError
+from TumorSynthLib.errors import InputError, ModelError, TumorSynthError, noticed
 from TumorSynthLib.memory import give_back
 from TumorSynthLib.outputs import Staging
 from TumorSynthLib.study.layouts import Layout
@@ -46,8 +45,7 @@ class Bench:
             return there
         row = {name: getattr(job, name) for name in ("id", "patient", "edit", "key", "model_sha256")}
         row |= {"name": job.stem, "model": job.model_id, "state": DONE}
-        with warnings.catch_warnings(record=True) as read:
-            warnings.simplefilter("always", ImageWarning)
+        with noticed(show=False) as read:
             try:
                 _limit_threads(self.threads, network=bool(job.model))
                 row |= (
@@ -55,7 +53,7 @@ class Bench:
                 )
             except Exception as error:
                 full = self._is_full(error)
-                row |= {"state": NO_ROOM if full else FAILED, "error": _told(error), "warnings": _said(read)}
+                row |= {"state": NO_ROOM if full else FAILED, "error": _told(error), "warnings": list(read)}
         gc.collect()
         give_back()
         return {"finished": _now(), **row, "seconds": round(time.perf_counter() - start, 3)}
@@ -73,7 +71,7 @@ class Bench:
         found, texts, _ = extracted(asked, bundle)
         paths = self.layout.paths(job)
         told = {
-            "warnings": _said(read) + texts,
+            "warnings": [*read, *texts],
             "outputs": self.layout.names(job),
             "modality": found.get("modality", ""),
             "finished": _now(),
@@ -86,17 +84,17 @@ class Bench:
 
     def _edited(self, job: Job, row: Mapping[str, Any], read: list) -> dict[str, Any]:
         """Edit; `read` are the warnings of reading files."""
-        from TumorSynthLib.commands import write_edit
+        from TumorSynthLib.commands import with_warnings, write_edit
         from TumorSynthLib.provenance import voxel_hash
 
         editor = self._editor(job)
         images, request = _inputs(job, editor.bundle)
-        result = getattr(editor, job.edit)(*images, request)
+        result = with_warnings(getattr(editor, job.edit)(*images, request), read)
         paths = self.layout.paths(job)
         told = {
             "asked": result.asked,
             "reached": {name: result.reached[name] for name in result.asked if name in result.reached},
-            "warnings": _said(read) + list(result.warnings),
+            "warnings": list(result.warnings),
             "outputs": self.layout.names(job),
             "input_sha256": result.provenance["input"]["voxels_sha256"],
             "result_sha256": voxel_hash(result.volume.array),
@@ -180,11 +178,6 @@ def _limit_threads(threads: int, network: bool) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def _said(read: list) -> list[str]:
-    """What readers had to choose or resample."""
-    return [" ".join(str(w.message).split()) for w in read if issubclass(w.category, ImageWarning)]
 
 
 def _told(error: BaseException) -> str:

@@ -127,8 +127,6 @@ class Case:
             "inputVolumeSelector",
             "segmentSelector",
             "pointSelector",
-            "insideSelector",
-            "lendSelector",
         ):
             getattr(self.ui, name).setMRMLScene(None)
         for name in ("donorVolumeSelector", "donorSegmentSelector"):

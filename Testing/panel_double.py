@@ -180,6 +180,12 @@ class FakeLogic:
         self._note("previewShape", dict(features), to, modelNode)
         onDone(modelNode or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Preview"))
 
+    def reachable(
+        self, volumeNode, segmentationNode, segmentID, modelID, features, *, onRange, onEnd, regions=None
+    ):
+        self._note("reachable", list(features))
+        self.reach = SimpleNamespace(features=list(features), onRange=onRange, onEnd=onEnd)
+
     # Edits
 
     def start(self, edit, volumeNode, segmentationNode=None, segmentID="", modelID="", *, onProgress=None, onDone=None,

@@ -109,7 +109,9 @@ def test_a_series_of_shapes_takes_the_network_of_shapes():
     assert not checks.needsTorch("series", EditRequest(), None, "contrast")
 
 
-@pytest.mark.parametrize("name, edit", [("donor", "retexture"), ("inside", "move"), ("lend", "remove")])
+@pytest.mark.parametrize(
+    "name, edit", [("donor", "retexture"), ("inside", "move"), ("lend", "remove"), ("avoid", "remove")]
+)
 def test_an_image_goes_from_the_scene_to_the_record(name, edit):
     """Nodes become files of the exchange, which the worker's side reads; the record tells of them by hashes."""
     volume, mask = editor_case.ct()
@@ -148,7 +150,7 @@ def test_an_image_goes_from_the_scene_to_the_record(name, edit):
 
 
 def test_every_option_of_the_module_is_taken_through():
-    through = {*OFFERED, "donor", "inside", "lend"}
+    through = {*OFFERED, "donor", *edits.MASKS}
     assert through == {name for name, row in OPTIONS.items() if row.slicer}
 
 

@@ -94,7 +94,7 @@ def test_one_region_changes_and_undo_is_exact(logic, region):
     outcome = logic.retexture(volumeNode, segmentationNode, SEGMENTS[region], ID, features=features, **QUICK)
     after = voxels(volumeNode)
     assert np.array_equal(after[~own], before[~own]) and (after[own] != before[own]).mean() > 0.5
-    assert logic.history()[0].title == f"Retexture ({region}): glioma"
+    assert logic.history()[0].title == f"Texture ({region}): glioma"
     assert history.provenanceOf(volumeNode)[0]["request"]["region"] == region
     assert set(outcome.asked) == {"original_firstorder_Mean"}
     for name, segment in SEGMENTS.items():

@@ -102,6 +102,27 @@ def test_a_synthetic_copy_is_made_once_a_chain(case):
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2
 
 
+def test_a_copy_whose_edits_were_undone_is_taken_again(case):
+    """Each edit that began with the original made another copy: (synthetic)_1, (synthetic)_2, …"""
+    copy = warm(case, output="syntheticCopy").volumeNode
+    case.logic.undo()
+    again = case.edit("remove", output="syntheticCopy")
+    assert again.volumeNode is copy and np.array_equal(case.voxels(), case.before)
+    assert not np.array_equal(case.voxels(copy), case.before)
+    other = warm(case, output="syntheticCopy").volumeNode  # the first one holds a removal
+    assert other is not copy and other.GetName() == "Phantom (synthetic) 2"
+    assert nodes.isRemoved(again.segmentationNode, again.segmentID) and again.segmentID != "nodule"
+
+
+def test_a_copy_that_something_else_changed_is_not_taken_again(case):
+    copy = warm(case, output="syntheticCopy").volumeNode
+    case.logic.undo()
+    slicer.util.arrayFromVolume(copy)[0, 0, 0] += 1
+    slicer.util.arrayFromVolumeModified(copy)
+    other = warm(case, output="syntheticCopy").volumeNode
+    assert other is not copy and case.voxels(other)[0, 0, 0] == case.before[0, 0, 0]
+
+
 def test_a_copy_looks_like_its_original(case):
     display = case.volume.GetDisplayNode()
     display.SetAutoWindowLevel(True)

@@ -14,6 +14,7 @@ MESSAGES = (
     wire.Edit(IMAGE, "remove", mask=MASK),
     wire.Edit(IMAGE, "series", {"feature": "contrast", "values": [1.0, "2x"], "seed": 3}, MASK),
     wire.Measure(IMAGE, MASK, {"modality": "CT"}),
+    wire.Reach(IMAGE, MASK, ["contrast"], {"region": "rim"}, "lung"),
     wire.Preview("lung", {"volume_ml": 2.0}, 4),
     wire.Warm("lung", "cuda"),
 )
@@ -21,6 +22,7 @@ EVENTS = (
     wire.Ready(4711, wire.PROTOCOL, "1.0"),
     wire.Progress(3, "texture", 0.5, 1.25),
     wire.Progress("a", "measure", 0.0),
+    wire.Range(3, "contrast", 1.5, 9.0),
     wire.Done(3, "cpu", ({"box": [[0, 1]] * 3, "change": "r3-0-change"},)),
     wire.Done(3, measurement={"features": {}}),
     wire.Failed(None, "input", "no JSON: it was left out"),
@@ -56,6 +58,7 @@ def test_a_series_has_feature_and_values_beside_its_options():
     ({"command": "edit", "edit": "reshape", "volume": IMAGE}, "names no model"),
     ({"command": "edit", "edit": "remove", "volume": 5}, "volume is of type int"),
     ({"command": "edit", "edit": "remove", "volume": IMAGE, "estimate": "soon"}, "estimate is 'soon'"),
+    ({"command": "reach", "volume": IMAGE, "mask": MASK, "names": "contrast"}, "names is 'contrast'"),
     ({"command": "warm", "model": 5}, "model is of type int"), ({"command": "preview"}, "model"),
 ], ids=str)  # fmt: skip
 def test_what_is_no_message_is_refused(line, why):

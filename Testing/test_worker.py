@@ -139,6 +139,27 @@ def test_a_removal_needs_no_model(client):
     assert "no tumour lends its tissue" in client.answer()[0]["message"]
 
 
+def test_ranges_are_told_one_by_one_and_given_up(client):
+    message = {
+        "model": "",
+        "volume": client.volume,
+        "mask": {"file": "m", "box": [[0, n] for n in client.mask.shape]},
+    }
+    names = ["mean_intensity", "intensity_sd", "contrast"]
+    number = client.send(command="reach", names=names, **message)
+    first = client.receive()
+    assert (first["event"], first["id"], first["feature"]) == ("range", number, "mean_intensity")
+    own = client.array[client.mask].mean()
+    assert first["low"] < own < first["high"]
+    client.line({"command": "cancel", "id": number})
+    events = [client.receive()]
+    while events[-1]["event"] == "range":
+        events.append(client.receive())
+    assert len(events) <= len(names) and events[-1]["kind"] == "cancelled"
+    client.send(command="reach", names=["no_such_feature"], **message)
+    assert client.receive()["kind"] == "input"
+
+
 def test_moved_mask_comes_back_as_its_box(client):
     volume, mask = editor_case.ct()
     target = volume.points(np.argwhere(mask).mean(0)[::-1] + (2.0, 3.0, 0.0))

@@ -139,6 +139,18 @@ def test_cancel_ends_what_does_not_listen(client):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script as launcher")
+def test_a_dropped_request_is_not_waited_for(client):
+    """Its events go nowhere, and the process goes on: the next request is answered by the same one."""
+    events, dropped = [], []
+    client.request(StandIn("echo", 1), events.append)
+    wait(client, events)
+    process = client.processID
+    client.drop(client.request(StandIn("echo", 2), dropped.append))
+    events.clear()
+    client.request(StandIn("echo", 3), events.append)
+    assert wait(client, events).device == "3" and client.processID == process and dropped == []
+
+
 def test_cancel_ends_the_child_of_a_launcher(tmp_path):
     """PythonSlicer is a launcher: its child must not outlive it."""
     script, launcher = tmp_path / "stand_in.py", tmp_path / "launcher"

@@ -83,6 +83,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Find how far the tumour's own tissue can take each of some features; a `Range` tells of each. `request` as of `Measure`."""
+
+    command = "reach"
+    volume: Entry
+    mask: Entry
+    names: tuple[str, ...]
+    request: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class Preview:
     """The surface of a shape with these features."""
 
@@ -109,8 +122,8 @@ class Cancel:
     id: int | str
 
 
-Request = Union[Edit, Measure, Preview, Warm, Cancel]
-REQUESTS: dict[str, Any] = {cls.command: cls for cls in (Edit, Measure, Preview, Warm)}
+Request = Union[Edit, Measure, Reach, Preview, Warm, Cancel]
+REQUESTS: dict[str, Any] = {cls.command: cls for cls in (Edit, Measure, Reach, Preview, Warm)}
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,17 @@ class Progress:
     stage: str
     fraction: float
     remaining: float | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Lowest and highest value of a feature that a `Reach` has found."""
+
+    event = "range"
+    id: Any
+    feature: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -165,8 +189,8 @@ class Failed:
         return cls(number, next(kind for kind, cls in KINDS if isinstance(error, cls)), str(error))
 
 
-Event = Union[Ready, Progress, Done, Failed]
-EVENTS: dict[str, Any] = {cls.event: cls for cls in (Ready, Progress, Done, Failed)}
+Event = Union[Ready, Progress, Range, Done, Failed]
+EVENTS: dict[str, Any] = {cls.event: cls for cls in (Ready, Progress, Range, Done, Failed)}
 
 
 def as_json(message: Request | Event, **more: Any) -> dict[str, Any]:
@@ -217,6 +241,8 @@ def _check(name: str, value: Any) -> None:
     """Raise TypeError for a field of another kind."""
     if name in ("volume", "mask", "request", "features"):
         good = isinstance(value, Mapping)
+    elif name == "names":
+        good = isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
     elif name in ("model", "device", "edit"):
         good = isinstance(value, str)
     else:

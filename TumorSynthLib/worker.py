@@ -13,9 +13,10 @@ DIR, which the client makes and which both sides use by bare names; the worker r
     ← {"id": 1, "event": "done", "results": [{"box": …, "change": "r1-0-change", "mask": {…}, "asked": {…}, …}]}
     ← {"id": 1, "event": "error", "kind": "input|model|memory|cancelled|internal", "message": "…"}
 
-Other commands: `measure` (as edit), `preview` (the surface of a shape with asked features, LPS mm about its centre), `warm` (load
-the model), `cancel`, `quit`. A cancel names the id of a request, under way or waiting, and is noticed at the next report of
-progress; a client that can't wait ends the process. A line that is no request gets an error without an id.
+Other commands: `measure` (as edit), `reach` (as measure, with `names`: an event "range" with `feature`, `low` and `high` for
+each, as far as the tumour's own tissue can be taken), `preview` (the surface of a shape with asked features, LPS mm about its
+centre), `warm` (load the model), `cancel`, `quit`. A cancel names the id of a request, under way or waiting, and is noticed at
+the next report of progress; a client that can't wait ends the process. A line that is no request gets an error without an id.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class Worker:
         do = {
             wire.Edit: self._edit,
             wire.Measure: self._measure,
+            wire.Reach: self._reach,
             wire.Preview: self._preview,
             wire.Warm: self._warm,
         }
@@ -208,6 +210,20 @@ class Worker:
             editor = editor.painting(region)
         self._tell(wire.Progress(self._current, "measure", 0.0))
         return {"measurement": measure(editor, volume, mask, modality)}
+
+    def _reach(self, message: wire.Reach) -> dict[str, Any]:
+        """Tell of each feature as soon as it is known, as all of them take long."""
+        editor = self.editor(message.model, message.device)
+        with well_formed("a search for ranges"):
+            region, modality = (_text(message.request, name) for name in ("region", "modality"))
+            volume = self.folder.volume(message.volume)
+            mask = self.folder.mask(message.mask, volume.array.shape)
+        editor = editor.painting(region) if region and editor.several else editor
+        wanted = from_message({"modality": modality}, lambda row, entry: None)
+        for name in message.names:
+            found = editor.reachable(volume, mask, [name], wanted, lambda *_stage: self._check_cancelled())
+            self._tell(wire.Range(self._current, name, *found[name]))
+        return {}
 
     def _preview(self, message: wire.Preview) -> dict[str, Any]:
         """Vertices (V, 3) float32 and faces (F, 3) int32 of a surface, as files."""

@@ -238,7 +238,7 @@ class EditRequest:
     )  # fmt: skip
     avoid: np.ndarray | None = option(
         None, "mask", "other tumours (all labels): they neither lend tissue nor change", _CLEARED, engines=("exemplar",),
-        labels="all", flag="--avoid",
+        labels="all", flag="--avoid", slicer="avoid",
     )  # fmt: skip
     strength: float | None = option(
         None, "number", "how much of an existing tumour may change: 0 little, 1 drawn anew (default: .3 if features are asked)",

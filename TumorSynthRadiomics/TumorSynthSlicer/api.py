@@ -45,6 +45,7 @@ EDITS = tuple(name for name, edit in _EDITS.items() if edit.changes or name == "
 #:   to          (R, A, S) world mm: the new centre, for reshape, move and insert.
 #:               "auto" lets insert find a calm place.
 #:   inside      (segmentationNode, segmentID): an organ that the tumour stays in.
+#:   lend, avoid (segmentationNode, segmentID): where healthy tissue is taken from; what neither lends tissue nor changes.
 #:   feature, values  of series: which one runs through which values.
 #:   regions     {region: segment ID} for a model with several regions, such as a core and its rim; those left out are found by
 #:               the segments' names. The given segment is edited, the others stay as they are.
@@ -210,6 +211,28 @@ class Logic(Protocol):
         >>> model = logic.previewShape("lung-nodule-ct", {"volume_ml": 2.0}, to=(10.0, 20.0, 30.0))
         >>> model.GetName()
         'Shape preview'
+        """
+
+    def reachable(
+        self, volumeNode, segmentationNode, segmentID: str, modelID: str, features: Sequence[str], *,
+        onRange: Callable[[str, float, float], None], onEnd: Callable[[bool], None],
+        regions: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Find how far a tumour's own tissue can take each feature, alone; returns at once.
+
+        onRange(feature, low, high) is called for each as soon as it is known, onEnd(whole) once, when nothing more comes: any
+        edit, measurement or preview that is started ends the search, which `whole` then denies.
+
+        :param features: keys of texture features.
+
+        >>> ranges, ended = {}, []
+        >>> logic.reachable(volumeNode, segmentationNode, "nodule", "lung-nodule-ct", ["mean_intensity"],
+        ...                 onRange=lambda key, low, high: ranges.update({key: (low, high)}), onEnd=ended.append)
+        >>> while not ended:
+        ...     logic.poll()
+        >>> low, high = ranges["mean_intensity"]
+        >>> low < high
+        True
         """
 
     # Edits

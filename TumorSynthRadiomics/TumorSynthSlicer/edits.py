@@ -17,11 +17,13 @@ from TumorSynthLib.provenance import request_of
 
 from . import history, nodes, segments, subject
 from .api import Measurement, Outcome
-from .checks import checkOptions, checkRequest, engineOptions
+from .checks import checkOptions, checkRequest, engineOf, engineOptions, runsOf
 from .geometry import volumeMatrix, worldMatrix
 from .rows import NO_MODEL
 
-IMAGE_OPTIONS = ("donor", "inside", "lend", "avoid")
+MASKS = ("inside", "lend", "avoid")  # options that are segments: (segmentation node, segment ID)
+IMAGE_OPTIONS = ("donor", *MASKS)
+MARGIN = 40.0  # mm around a tumour that its checks look at: more than any model's margin
 DONE = tuple(name for name in wire.TOLD if name != "warnings")
 
 
@@ -32,7 +34,7 @@ class Input:
     :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's options, without images.
     :param copied: the volume is a copy already, so that the segment stays for the original.
     :param region: the one that is edited, where the model has several. :param labels: all of them (see `regions.assign`).
-    :param organ: what a tumour is put inside of, `lend`: where healthy tissue is taken from, on the volume's grid.
+    :param masks: those of `MASKS` that were given, on the volume's grid.
     """
 
     edit: str
@@ -47,8 +49,7 @@ class Input:
     copied: bool = False
     region: str = ""
     labels: nodes.Mask | None = None
-    organ: nodes.Mask | None = None
-    lend: nodes.Mask | None = None
+    masks: dict[str, nodes.Mask] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -67,8 +68,7 @@ class Input:
         else:
             segment = nodes.segmentID(segmentationNode, segment)
             mask = nodes.maskOf(segmentationNode, segment, volumeNode)
-        organ = maskOf(options["inside"], volumeNode) if options.get("inside") else None
-        lend = maskOf(options["lend"], volumeNode) if options.get("lend") else None
+        masks = {name: maskOf(options[name], volumeNode) for name in MASKS if options.get(name)}
         request = engineOptions(edit, options)
         return cls(
             edit,
@@ -80,8 +80,7 @@ class Input:
             mask,
             dict(options),
             request,
-            organ=organ,
-            lend=lend,
+            masks=masks,
         )
 
     def wanted(self):
@@ -89,6 +88,19 @@ class Input:
         from TumorSynthLib.requests import EditRequest
 
         return EditRequest(**{n: v for n, v in self.request.items() if n not in IMAGE_OPTIONS})
+
+    def estimate(self, bundle) -> float | None:
+        """Rough seconds of a network's edit; None where they can't be told."""
+        from TumorSynthLib import suitability
+
+        if self.edit in ("measure", "insert") or bundle is None:
+            return None
+        request = self.wanted()
+        if engineOf(self.edit, request, bundle) == "exemplar":
+            return None
+        part, mask = nodes.around(self.volume, self.mask, MARGIN)
+        seconds = suitability.estimate(part, mask, bundle, request.steps)["seconds"]
+        return seconds * runsOf(self.edit, request, self.options)
 
     def nodes(self) -> list:
         """Nodes without which the edit can't be finished."""
@@ -128,9 +140,8 @@ class Transfer:
                 "mask": exchange.sendMask("donor-mask", mask),
             }
             request["donor"] = donor
-        for name, mask in (("inside", given.organ), ("lend", given.lend)):
-            if mask is not None:
-                request[name] = exchange.sendMask(name, mask)
+        for name, mask in given.masks.items():
+            request[name] = exchange.sendMask(name, mask)
         if given.region:
             request["region"] = given.region
         mask = given.labels or given.mask
@@ -160,7 +171,11 @@ class Finisher:
 
     def __init__(self, given: Input, exchange: Exchange):
         self._given, self._exchange = given, exchange
-        self._copying = subject.Copying(given.volumeNode) if self._isNew() else None
+        self._copying = None
+        if self._isNew():
+            again = given.options["output"] == "syntheticCopy"
+            earlier = history.unusedCopy(given.volumeNode) if again else None
+            self._copying = subject.Copying(given.volumeNode, earlier)
 
     def _isNew(self) -> bool:
         """Whether the result goes into a new volume."""
@@ -228,14 +243,17 @@ class Finisher:
         return outcome(given, result, seconds, entry.id, volumeNode, segmentationNode, segment)
 
     def _newVolume(self):
-        """A copy of the volume as it was before the edit."""
-        given, image = self._given, self._copying.image()
+        """A copy of the volume as it was before the edit; an earlier one whose edits were all undone is taken again."""
+        given, earlier = self._given, self._copying.earlier()
+        if earlier is not None:
+            return earlier
+        image = self._copying.image()
         kind = "synthetic" if given.options["output"] == "syntheticCopy" else given.edit
         node = subject.cloneVolume(
             given.volumeNode, subject.resultName(given.volumeNode.GetName(), kind), image
         )
         history.inherit(node, history.provenanceOf(given.volumeNode))
-        history.setCopy(node)
+        history.setCopy(node, given.volumeNode)
         return node
 
     def _newSegmentation(self, volumeNode):
@@ -272,8 +290,7 @@ def repetition(entry) -> Input:
     options = {"device": record["options"].get("device")}
     return Input(
         record["edit"], node, entry.segmentationNode, record["segmentID"], record["modelID"], nodes.volumeOf(node),
-        entry.usedMask(), options, request, True, record.get("region", ""), entry.usedLabels(), entry.usedOrgan(),
-        entry.usedLend(),
+        entry.usedMask(), options, request, True, record.get("region", ""), entry.usedLabels(), entry.usedMasks(),
     )  # fmt: skip
 
 
@@ -306,7 +323,7 @@ def removedSegments(given: Input) -> list[str]:
 def payload(given: Input, result: Mapping[str, Any], states, removed=()) -> dict[str, Any]:
     """What the history keeps to undo, redo and repeat an edit."""
     kept: dict[str, Any] = {"change": result["changeText"], "removed": list(removed)}
-    for name, mask in (("mask", given.mask), ("organ", given.organ), ("lend", given.lend)):
+    for name, mask in {"mask": given.mask, **given.masks}.items():
         if mask is not None:
             kept[name] = {"box": [[s.start, s.stop] for s in mask.box], "bits": delta.pack(mask.array)}
     if given.labels is not None:
@@ -363,7 +380,7 @@ def plainOptions(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON knows them; nodes as their IDs."""
     kept: dict[str, Any] = {}
     for name, value in options.items():
-        if name in ("donor", "inside", "lend"):
+        if name in IMAGE_OPTIONS:
             value = [part if isinstance(part, str) else part.GetID() for part in value] if value else None
         elif isinstance(value, Mapping):
             value = {str(k): v if isinstance(v, str) else float(v) for k, v in value.items()}

@@ -23,6 +23,7 @@ from TumorSynthLib.provenance import plain
 
 from . import nodes, subject
 from .api import HistoryEntry
+from .geometry import volumeMatrix
 from .rows import NO_MODEL
 from .segments import markRemoved, removeSegment, restoreSegment
 
@@ -30,6 +31,7 @@ ENTRY, UNDONE, PREFIX = "TumorSynth.edit", "TumorSynth.undone", "TumorSynth."
 VOLUME, SEGMENTATION, TABLE, CHART = "volume", "segmentation", "table", "chart"
 PROVENANCE, INHERITED = PREFIX + "provenance", PREFIX + "inherited"
 COPY = PREFIX + "copy"  # attribute of a volume that was made for edits
+ORIGINAL = PREFIX + "original"  # reference of such a volume to the one that it is a copy of
 CHANGED = PREFIX + "changed"  # attribute of a volume: when its voxels were changed last, seconds since 1970
 
 
@@ -86,13 +88,11 @@ class Entry:
         """The mask that the edit was given, on the volume's grid."""
         return self._mask("mask")
 
-    def usedOrgan(self) -> nodes.Mask | None:
-        """The organ that the tumour was to be put inside of."""
-        return self._mask("organ")
-
-    def usedLend(self) -> nodes.Mask | None:
-        """Where healthy tissue was taken from."""
-        return self._mask("lend")
+    def usedMasks(self) -> dict[str, nodes.Mask]:
+        """The other segments that the edit was given, by the option's name."""
+        payload = self.payload()
+        keys = {"inside": "inside" if "inside" in payload else "organ", "lend": "lend", "avoid": "avoid"}
+        return {name: self._mask(key) for name, key in keys.items() if payload.get(key)}
 
     def _mask(self, name: str) -> nodes.Mask | None:
         mask = self.payload().get(name)
@@ -308,9 +308,25 @@ def recordsUpTo(target: Entry, after: bool = True) -> list:
     return inherited + [e.record["provenance"] for e in own if not e.undone or e.id == target.id]
 
 
-def setCopy(volumeNode) -> None:
-    """Note that a volume was made for edits, so that further ones go on in it."""
+def setCopy(volumeNode, original) -> None:
+    """Note that a volume was made for edits of another one, so that further ones go on in it."""
     volumeNode.SetAttribute(COPY, "1")
+    volumeNode.SetNodeReferenceID(ORIGINAL, original.GetID())
+
+
+def unusedCopy(original):
+    """The copy of a volume that was made for edits which were all undone; None if there is none."""
+    image, used = original.GetImageData(), {e.volumeNode for e in entries() if not e.undone}
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        if node.GetAttribute(COPY) != "1" or node.GetNodeReference(ORIGINAL) is not original or node in used:
+            continue
+        there = node.GetImageData()
+        same = there is not None and there.GetDimensions() == image.GetDimensions()
+        same = same and there.GetScalarType() == image.GetScalarType()
+        same = same and provenanceOf(node) == provenanceOf(original)
+        if same and np.array_equal(volumeMatrix(node), volumeMatrix(original)):
+            return node
+    return None
 
 
 def isCopy(volumeNode) -> bool:

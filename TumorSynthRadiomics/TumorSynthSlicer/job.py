@@ -59,6 +59,12 @@ class EditJob:
             self._client.cancel(self._number)
         self._end(error=Cancelled(_("the edit was cancelled; nothing has been changed")))
 
+    def drop(self) -> None:
+        """Stop without waiting for the worker, and without any callback."""
+        self._running = False
+        if self._number:
+            self._client.drop(self._number)
+
     def wait(self, timeout: float | None = None) -> Outcome:
         limit = None if timeout is None else time.monotonic() + timeout
         while self._running:
@@ -105,6 +111,8 @@ class EditJob:
         if isinstance(event, wire.Progress):
             fraction = SENT + (RECEIVED - SENT) * event.fraction
             self._progress(event.stage, fraction, event.remaining)
+        elif isinstance(event, wire.Range):
+            self._callbacks["onRange"](event.feature, event.low, event.high)
         elif isinstance(event, wire.Done):
             self._done(event)
         else:

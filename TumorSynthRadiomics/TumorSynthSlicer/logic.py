@@ -11,10 +11,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from TumorSynthLib import models, suitability
+from TumorSynthLib import models
 from TumorSynthLib.errors import InputError, TumorSynthError
 
-from . import checks, dependencies, edits, history, model_rows, nodes, preview, results, subject
+from . import checks, dependencies, edits, history, model_rows, nodes, preview, ranges, results, subject
 from .api import (
     NO_MODEL,
     NO_MODEL_EDITS,
@@ -31,7 +31,6 @@ from .job import EditJob
 from .regions import assign, assigned
 from .worker_client import WorkerClient
 
-MARGIN = 40.0  # mm around a tumour that its checks look at: more than any model's margin
 POLL_MS = 15  # how often the worker's events are looked for
 
 
@@ -48,11 +47,9 @@ class EditLogic(Logic):
     def __init__(self, client: WorkerClient | None = None):
         self._client = client or WorkerClient()
         self._editors: dict[str, Any] = {}
-        self._modalities: dict[
-            tuple, tuple[str, list[str]]
-        ] = {}  # of the image and model that were checked last
+        self._modalities: dict[tuple, tuple] = {}  # of the image and model that were checked last
         self._job: EditJob | None = None
-        self._previews = preview.Previews(self._client)
+        self._previews, self._ranges = preview.Previews(self._client), ranges.Ranges(self._client)
         self._jobNodes: list = []
         self._shown: list[str] = []  # IDs of the volumes that show a state before an edit
         self._timer = None
@@ -108,7 +105,7 @@ class EditLogic(Logic):
     def _chosen(volume, mask, texts) -> ModelChoice:
         part = None
         if mask is not None:
-            volume, part = nodes.around(volume, mask, MARGIN)
+            volume, part = nodes.around(volume, mask, edits.MARGIN)
         return model_rows.choose(volume, part, texts)
 
     def assignRegions(
@@ -131,7 +128,9 @@ class EditLogic(Logic):
             self._checkCan(edit, editor.bundle)
             assign(given, editor.bundle)
             volume, mask = (
-                (given.volume, None) if given.mask is None else nodes.around(given.volume, given.mask, MARGIN)
+                (given.volume, None)
+                if given.mask is None
+                else nodes.around(given.volume, given.mask, edits.MARGIN)
             )
             editor = editor.painting(given.region) if given.region else editor
             device = options.get("device") or self._client.device
@@ -187,6 +186,7 @@ class EditLogic(Logic):
             raise InputError(_("an edit is under way: wait for it, or cancel it"))
         self._checkInstalled()
         models.find(modelID)
+        self._ranges.forget()  # the worker does one thing after the other
         found: list = []
         done, failed = (
             onDone or found.append,
@@ -207,6 +207,18 @@ class EditLogic(Logic):
         if found and isinstance(found[0], TumorSynthError):
             raise found[0]
         return found[0] if found else None
+
+    def reachable(
+        self, volumeNode, segmentationNode, segmentID: str, modelID: str, features: Sequence[str], *, onRange, onEnd,
+        regions: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        if self._job is not None:
+            raise InputError(_("an edit is under way: wait for it, or cancel it"))
+        options = {"regions": regions} if regions else {}
+        given = edits.Input.of("measure", volumeNode, segmentationNode, segmentID, modelID, options)
+        assign(given, models.find(modelID) if modelID != NO_MODEL else None)
+        self._ranges.ask(edits.Transfer(given, self._client.exchange), features, onRange, onEnd)
+        self._startTimer()
 
     # Edits
 
@@ -240,7 +252,8 @@ class EditLogic(Logic):
         if given.labels is None:  # a repetition has them already
             assign(given, bundle)
         self._previews.forget()
-        transfer = edits.Transfer(given, self._client.exchange, self._estimate(given, bundle))
+        self._ranges.forget()
+        transfer = edits.Transfer(given, self._client.exchange, given.estimate(bundle))
         finish = edits.Finisher(given, self._client.exchange)
         job = EditJob(
             given.edit,
@@ -258,7 +271,8 @@ class EditLogic(Logic):
     def poll(self) -> None:
         if self._job is not None:
             self._job.step()
-        elif self._previews.isRunning():
+        elif self._previews.isRunning() or self._ranges.isRunning():
+            self._ranges.step()
             self._client.pump()
         else:
             self._stopTimer()
@@ -404,6 +418,7 @@ class EditLogic(Logic):
         if self._job is not None:
             self._job.cancel()
         self._previews.forget()
+        self._ranges.forget()
         self._stopTimer()
         self._client.stop()
 
@@ -445,17 +460,6 @@ class EditLogic(Logic):
                 _("model {model} can't {edit}: choose another model").format(model=bundle.id, edit=edit)
             )
 
-    @staticmethod
-    def _estimate(given: edits.Input, bundle) -> float | None:
-        if given.edit in ("measure", "insert") or bundle is None:
-            return None
-        request = given.wanted()
-        if checks.engineOf(given.edit, request, bundle) == "exemplar":
-            return None
-        part, mask = nodes.around(given.volume, given.mask, MARGIN)
-        seconds = suitability.estimate(part, mask, bundle, request.steps)["seconds"]
-        return seconds * checks.runsOf(given.edit, request, given.options)
-
     def _checkInstalled(self) -> None:
         lacking = self.missingDependencies()
         if lacking:
@@ -483,6 +487,7 @@ class EditLogic(Logic):
     def _onSceneClose(self, caller=None, event=None) -> None:
         self._shown = []
         self._previews.forget()
+        self._ranges.forget()
         if self._job is not None:
             self._job.cancel()
 

@@ -50,7 +50,7 @@ class Panel(VTKObservationMixin):
             ModelsSection(self),
             Preview(self),
         )
-        self._soon = self.timer(0, self.refresh)
+        self._soon, self._shownSoon = self.timer(0, self.refresh), self.timer(0, self.parametersChanged)
         self.ui.helpText.text = helpText()
         self.ui.modelsSection.collapsed = self.ui.helpSection.collapsed = True
         self._shortcuts = [self._shortcut(keys, action) for keys, action in self._keys()]
@@ -58,6 +58,7 @@ class Panel(VTKObservationMixin):
         self.addObserver(scene, slicer.vtkMRMLScene.StartCloseEvent, self._onStartClose)
         self.addObserver(scene, slicer.vtkMRMLScene.EndCloseEvent, self._onEndClose)
         self.addObserver(scene, slicer.vtkMRMLScene.EndImportEvent, self._onEndClose)
+        self.addObserver(scene, slicer.vtkMRMLScene.NodeAddedEvent, self._onNodeAdded)
         self.addObserver(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved)
 
     def timer(self, delay: int, action):
@@ -156,7 +157,7 @@ class Panel(VTKObservationMixin):
         self.cancel()
         self._quiet()
         self._disconnectParameters()
-        self.tumour.forget()
+        self.tumour.sceneClosed()
         self.result.forget()
 
     def _onEndClose(self, caller, event) -> None:
@@ -164,10 +165,18 @@ class Panel(VTKObservationMixin):
             self.connectParameters()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeAdded(self, caller, event, node) -> None:
+        """Lists of segments follow the scene."""
+        if self.active and node.IsA("vtkMRMLSegmentationNode"):
+            self._shownSoon.start()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node) -> None:
         """An edit whose volume or segmentation is deleted is stopped."""
         if self._job is not None and node in self._inUse:
             self.cancel()
+        if self.active and node.IsA("vtkMRMLSegmentationNode"):
+            self._shownSoon.start()
 
     # What the sections share
 

@@ -5,7 +5,7 @@ from slicer.i18n import tr as _
 from TumorSynthSlicer.panel_features import Features
 from TumorSynthSlicer.panel_place import Place
 from TumorSynthSlicer.panel_series import Series
-from TumorSynthSlicer.panel_widgets import SegmentLink, segmentExists
+from TumorSynthSlicer.panel_widgets import SegmentChoice, SegmentLink, segmentExists
 
 #: Edit to the widgets that it needs; the button of an edit is named first.
 TASKS = {
@@ -67,7 +67,10 @@ class EditSection:
         self._panel, self._ui = panel, panel.ui
         self.features, self.place, self.series = Features(panel), Place(panel), Series(panel)
         self._donor = SegmentLink(self._ui.donorSegmentSelector, panel, "donorSegmentation", "donorSegmentID")
-        self._lend = SegmentLink(self._ui.lendSelector, panel, "lendSegmentation", "lendSegmentID")
+        self._segments = {
+            "lend": SegmentChoice(self._ui.lendSelector, panel, "lend", _("Anywhere healthy")),
+            "avoid": SegmentChoice(self._ui.avoidSelector, panel, "avoid", _("Nothing")),
+        }
         for edit, (button, *_rest) in TASKS.items():
             getattr(self._ui, button).connect("clicked()", lambda *unused, edit=edit: self._onTask(edit))
 
@@ -93,7 +96,8 @@ class EditSection:
         self._ui.keepOptions.setVisible(edit == "retexture" and not parameters.useDonor)
         self._ui.advancedOptions.setVisible(parameters.advanced and "advancedCheckBox" in TASKS[edit])
         self._donor.update()
-        self._lend.update()
+        for choice in self._segments.values():
+            choice.update()
         self.place.update()
         self.series.update()
         self.features.update(KINDS.get(edit, ()), canKeep=edit != "insert")
@@ -116,8 +120,7 @@ class EditSection:
         if "removeOptions" in TASKS[edit]:
             if parameters.grow:  # else the engine finds how far the tumour goes
                 options["grow"] = parameters.grow
-            if segmentExists(parameters.lendSegmentation, parameters.lendSegmentID):
-                options["lend"] = (parameters.lendSegmentation, parameters.lendSegmentID)
+            options |= {name: choice.chosen() for name, choice in self._segments.items() if choice.chosen()}
         if edit == "retexture" and not parameters.useDonor:
             options["strength"] = 1.0 - parameters.keepPattern / 100.0
         if edit == "remove" and options.get("regions"):

@@ -4,6 +4,7 @@ import qt
 from slicer.i18n import tr as _
 
 from TumorSynthSlicer import panel_text
+from TumorSynthSlicer.panel_reach import Reach
 from TumorSynthSlicer.panel_request import FREE, KEEP, SET, Request, modes, preset, presets
 from TumorSynthSlicer.panel_rows import DriverRow
 from TumorSynthSlicer.panel_widgets import fitColumns, fitHeight, matches
@@ -27,7 +28,7 @@ class Features:
     def __init__(self, panel):
         self._panel, self._ui = panel, panel.ui
         self._kinds, self._canKeep, self._rows, self._shown = (), True, {}, None
-        self._single = None
+        self._single, self.reach = None, Reach(panel, self._showReach)
         fitColumns(self._ui.advancedTree)
         self._ui.presetSelector.connect("activated(int)", self._onPreset)
         self._ui.advancedSearch.connect("textChanged(QString)", lambda text: self._fillAdvanced())
@@ -43,9 +44,20 @@ class Features:
             self._fillPresets()
         self._canKeep = canKeep
         self._makeRows()
+        self.reach.update()
         for row in self._rows.values():
-            row.update(self._request(row.row.kind), self._measuredValue(row.row))
+            self._updateRow(row)
         self._fillAdvanced()
+
+    def _updateRow(self, row) -> None:
+        row.update(self._request(row.row.kind), self._measuredValue(row.row), self.reach)
+
+    def _showReach(self) -> None:
+        """Another range is known."""
+        for row in [*self._rows.values(), self._single]:
+            if row is not None:
+                row.showReach(self.reach)
+        self._panel.refresh()
 
     # The request
 
@@ -69,6 +81,14 @@ class Features:
         for kind in self._kinds:
             result |= self._request(kind).features(self._known(kind), self._measured)
         return result
+
+    def settings(self) -> dict:
+        """{key: value} of what the user set."""
+        found = {}
+        for kind in self._kinds:
+            request = self._request(kind)
+            found |= {row.key: request.value(row.key) for row in self._known(kind)}
+        return {key: value for key, value in found.items() if value is not None}
 
     def changes(self) -> bool:
         """True where the user set something."""
@@ -175,4 +195,4 @@ class Features:
         if self._single is None:
             self._single = DriverRow(row, self._onAsked)
             self._ui.advancedRow.layout().addWidget(self._single.widget)
-        self._single.update(self._request(row.kind), self._measuredValue(row))
+        self._updateRow(self._single)

@@ -12,15 +12,17 @@ def helpText() -> str:
         ),
         _(
             "The strip below a slider shows the model's tumours: half of them lie in the dark part, "
-            "nine in ten in the light one. The dot is your tumour."
+            "nine in ten in the light one. The dot is your tumour; the bracket, which appears after some seconds, shows how far "
+            "its own tissue can be taken."
         ),
         _(
             "Keep: as measured. Free: whatever fits the rest. Set: the value of the slider. If no tumour can have "
-            "all that is asked, the nearest possible one is made, and the table shows what was reached."
+            "all that is asked, the nearest possible one is made, and the table shows what was reached; σ is the "
+            "standard deviation among the model's tumours."
         ),
         _(
-            "Only voxels inside the tumour's old and new outline change, unless the tissue is to make room. "
-            "Undo brings each of them back."
+            "Another texture changes voxels inside the outline only. Removing, moving, and another shape also change a "
+            "narrow rim around it; the result says how much. Undo brings each voxel back."
         ),
         _("Nothing leaves this computer. Models are downloaded only when you ask for it."),
     ]

@@ -5,7 +5,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from TumorSynthSlicer import panel_text
-from TumorSynthSlicer.panel_widgets import SegmentLink, segmentExists, setAvailable
+from TumorSynthSlicer.panel_widgets import SegmentChoice, setAvailable
 
 
 class Place(VTKObservationMixin):
@@ -17,7 +17,7 @@ class Place(VTKObservationMixin):
     def __init__(self, panel):
         VTKObservationMixin.__init__(self)
         self._panel, self._ui = panel, panel.ui
-        self._inside = SegmentLink(self._ui.insideSelector, panel, "insideSegmentation", "insideSegmentID")
+        self._inside = SegmentChoice(self._ui.insideSelector, panel, "inside", _("The body"))
         self._ui.placeButton.connect("toggled(bool)", self._onPlace)
         self._replace = panel.timer(0, self._keepNewest)
 
@@ -38,10 +38,11 @@ class Place(VTKObservationMixin):
 
     def refresh(self) -> None:
         tip = _("Click the new centre in a slice or 3-D view.")
-        found = _("A place is found for you.") if self.finds() else ""
-        setAvailable(self._ui.placeButton, tip, self._panel.busy() or found)
+        setAvailable(self._ui.placeButton, tip, self._panel.busy())
         parameters = self._panel.parameters
         self._ui.autoPlaceCheckBox.setVisible(parameters is not None and parameters.edit == "insert")
+        for name in ("pointLabel", "pointSelector", "positionLabel", "placeButton", "nearestCheckBox"):
+            getattr(self._ui, name).setVisible(not self.finds())
 
     def position(self):
         """World RAS mm of the point, or None."""
@@ -69,8 +70,8 @@ class Place(VTKObservationMixin):
             result["to"] = "auto"
         elif self.position() is not None:
             result["to"] = self.position()
-        if segmentExists(parameters.insideSegmentation, parameters.insideSegmentID):
-            result["inside"] = (parameters.insideSegmentation, parameters.insideSegmentID)
+        if self._inside.chosen():
+            result["inside"] = self._inside.chosen()
         return result
 
     def close(self) -> None:

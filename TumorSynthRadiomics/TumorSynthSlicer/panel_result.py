@@ -116,8 +116,7 @@ class ResultSection:
                 parameters.segmentation, parameters.segmentID = outcome.segmentationNode, outcome.segmentID
             self._panel.tumour.keepModel()
 
-    @staticmethod
-    def _summary(outcome) -> str:
+    def _summary(self, outcome) -> str:
         lines = []
         seconds = sum(outcome.timing.get(name, 0.0) for name in ("total", "overhead"))
         if outcome.asked:
@@ -128,10 +127,11 @@ class ResultSection:
             )
         else:
             lines.append(_("Done in {time}.").format(time=panel_text.duration(seconds)))
-        return panel_text.sentences([*lines, *panel_text.drawn(outcome), *outcome.warnings])
+        warnings = [panel_text.plain(text, self._panel.rows()) for text in outcome.warnings]
+        return panel_text.sentences([*lines, *panel_text.drawn(outcome), *warnings])
 
     def failed(self, message: str) -> None:
-        setMessage(self._ui.outcomeLabel, message)
+        setMessage(self._ui.outcomeLabel, panel_text.plain(message, self._panel.rows()))
 
     def cancelled(self) -> None:
         setMessage(self._ui.outcomeLabel, _("Stopped. Nothing was changed."))

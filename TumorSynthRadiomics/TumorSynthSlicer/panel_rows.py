@@ -5,8 +5,10 @@ from slicer.i18n import tr as _
 
 from TumorSynthSlicer import panel_strip, panel_text
 from TumorSynthSlicer.panel_request import FREE, KEEP, SET, Scale, modes
+from TumorSynthSlicer.panel_widgets import setMessage
 
 STEPS = 1000  # of the slider
+HEIGHT = 11  # logical pixels of the strip
 HANDLE = 6  # logical pixels by which a slider's ends lie inside the widget, half its handle
 
 
@@ -19,6 +21,7 @@ class DriverRow:
     def __init__(self, row, onAsked):
         self.row, self._onAsked = row, onAsked
         self._updating, self._measured, self._drawn, self.scale = False, None, None, Scale(row)
+        self._range, self._value = None, None  # what the tumour's tissue allows; what is asked
         self.widget = qt.QWidget()
         self._make()
         self._connect()
@@ -34,8 +37,11 @@ class DriverRow:
         self.strip = qt.QLabel()
         self.strip.setScaledContents(True)
         self.strip.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
-        self.strip.setFixedHeight(9)
+        self.strip.setFixedHeight(HEIGHT)
         self.strip.setContentsMargins(HANDLE, 0, HANDLE, 0)
+        self.reach = qt.QLabel()
+        self.reach.setWordWrap(True)
+        setMessage(self.reach, "")
         self._lay_out()
         self._name()
 
@@ -49,6 +55,7 @@ class DriverRow:
         grid.addWidget(self.slider, 1, 0)
         grid.addWidget(self.spin, 1, 1, 2, 1)
         grid.addWidget(self.strip, 2, 0)
+        grid.addWidget(self.reach, 3, 0, 1, 2)
         grid.setColumnStretch(0, 1)
         grid.setColumnMinimumWidth(1, 96)
         self.spin.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
@@ -56,14 +63,17 @@ class DriverRow:
 
     def _name(self) -> None:
         """Object names for tests and tooltips for users."""
-        for part in ("widget", "mode", "slider", "spin", "strip"):
+        for part in ("widget", "mode", "slider", "spin", "strip", "reach"):
             getattr(self, part).setObjectName(f"{self.row.key}_{part}")
-        for part in (self.label, self.slider, self.spin):
-            part.setToolTip(self.row.meaning)
+        self._setTips("")
         self.mode.setToolTip(
             _("Keep: as measured. Free: whatever fits the rest. Set: the value of the slider.")
         )
         self.strip.setToolTip(self._population())
+
+    def _setTips(self, allowed: str) -> None:
+        for part in (self.label, self.slider, self.spin):
+            part.setToolTip("\n".join(text for text in (self.row.meaning, allowed) if text))
 
     def _population(self) -> str:
         if not {5, 50, 95} <= set(self.row.percentiles):
@@ -80,12 +90,16 @@ class DriverRow:
         self.slider.connect("valueChanged(int)", self._onSlider)
         self.spin.connect("valueChanged(double)", self._onSpin)
 
-    def update(self, request, measured) -> None:
-        """Show a request. `measured`: the tumour's value in the row's unit, or None where there is none to keep."""
+    def update(self, request, measured, reach) -> None:
+        """Show a request.
+
+        :param measured: the tumour's value in the row's unit, or None where there is none to keep. :param reach: a `Reach`.
+        """
         self._updating = True
         try:
             self._measured = measured
             mode, value = request.mode(self.row.key), request.value(self.row.key)
+            self._value, self._range = value, reach.range(self.row.key)
             self.scale = Scale(self.row, [v for v in (measured, value) if v is not None])
             shown = self._shown(value)
             self.spin.setDecimals(panel_text.decimals(self.scale.high - self.scale.low, shown))
@@ -94,6 +108,18 @@ class DriverRow:
             self._showValue(shown)
         finally:
             self._updating = False
+        self.showReach(reach)
+
+    def showReach(self, reach) -> None:
+        """Mark on the strip, and say below a slider that was moved, what the tumour's own tissue allows."""
+        self._range = reach.range(self.row.key)
+        text = reach.text(self.row)
+        self._setTips(text)
+        setMessage(self.reach, text if self._value is not None else "")
+        font = self.reach.font
+        font.setBold(reach.beyond(self.row, self._value))
+        self.reach.setFont(font)
+        self._draw()
 
     def _shown(self, value) -> float:
         """The value to show: what is set, else what is measured, else the population's median."""
@@ -111,13 +137,17 @@ class DriverRow:
         font = self.label.font
         font.setBold(mode == SET)  # what the user set stands out among what is kept or free
         self.label.setFont(font)
-        drawn = (self.scale.low, self.scale.high, self._measured)
+        self._draw()
+
+    def _draw(self) -> None:
+        drawn = (self.scale.low, self.scale.high, self._measured, self._range)
         if drawn != self._drawn:
             self._drawn = drawn
             percentiles, palette = self.row.percentiles, self.strip.palette
-            self.strip.setPixmap(
-                panel_strip.pixmap(palette, self.scale, percentiles, self._measured, width=220, height=9)
+            picture = panel_strip.pixmap(
+                palette, self.scale, percentiles, self._measured, width=220, height=HEIGHT, limits=self._range
             )
+            self.strip.setPixmap(picture)
 
     def _showValue(self, value: float) -> None:
         self.spin.setValue(value)

@@ -73,8 +73,11 @@ class Run:
             (_("Packages are being installed.") if self._installing else "")
             or self._panel.busy()
             or self._missing()
-            or (panel_text.sentence(self.check.reason) if self.check is not None else "")
+            or (self._inWords(self.check.reason) if self.check is not None else "")
         )
+
+    def _inWords(self, text: str) -> str:
+        return panel_text.sentence(panel_text.plain(text, self._panel.rows()))
 
     def refresh(self) -> None:
         """The states of the buttons, and the lines above Generate."""
@@ -109,12 +112,23 @@ class Run:
         reason = self._panel.tumour.modelReason
         if self.check is None:
             return reason
-        lines = [*([reason] if reason else []), *self.check.warnings]
+        said = [panel_text.plain(text, self._panel.rows()) for text in self.check.warnings]
+        lines = [*([reason] if reason else []), *said]
         if self.check.missing:
             text = _("{packages} must be installed first; you are asked before.")
             lines.append(text.format(packages=", ".join(self.check.missing)))
         lines += self._changed()
+        lines += self._beyond()
         return panel_text.sentences(lines)
+
+    def _beyond(self) -> list:
+        """What the tumour's own tissue doesn't allow."""
+        section = self._panel.editSection
+        asked = {key: (value,) for key, value in section.features.settings().items()}
+        if section.edit == "series":
+            options = section.series.options()
+            asked = {options["feature"]: options["values"]} if options else {}
+        return section.features.reach.warnings(asked)
 
     def _changed(self) -> list:
         """Where the nearest possible request differs from what is asked."""
@@ -124,8 +138,8 @@ class Run:
             if used is not None:
                 value = used / row.factor if row.name in self.check.used else used
                 parts.append(f"{row.label} {panel_text.withUnit(value, row.unit)}")
-        if not parts:
-            return []
+        if not parts or any(text.startswith("no tumour has all") for text in self.check.warnings):
+            return []  # nothing, or the engine has said it
         return [
             _("No tumour has all that is asked; the nearest has: {features}.").format(
                 features=", ".join(parts[:4])

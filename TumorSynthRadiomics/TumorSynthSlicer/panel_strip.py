@@ -6,11 +6,12 @@ RATIO = 2.0  # pixels per logical pixel, enough for every screen scaling
 WIDTH, HEIGHT = 70, 12  # of a strip in a table
 
 
-def pixmap(palette, scale, percentiles, filled=None, hollow=None, width=WIDTH, height=HEIGHT):
+def pixmap(palette, scale, percentiles, filled=None, hollow=None, width=WIDTH, height=HEIGHT, limits=None):
     """A strip in the colours of the palette.
 
     :param scale: `panel_request.Scale`. :param percentiles: as `FeatureRow.percentiles`.
     :param filled, hollow: values marked by a disc and by a ring, or None.
+    :param limits: (low, high) marked by a bracket below the bands, or None.
     """
     image = qt.QPixmap(int(width * RATIO), int(height * RATIO))
     image.setDevicePixelRatio(RATIO)
@@ -18,8 +19,10 @@ def pixmap(palette, scale, percentiles, filled=None, hollow=None, width=WIDTH, h
     painter = qt.QPainter(image)
     painter.setRenderHint(qt.QPainter.Antialiasing, True)
     _bands(painter, palette, scale, percentiles, width, height)
-    radius = height / 2.0 - 1.5
+    radius = min(height, 2 * HEIGHT / 3) / 2.0 - 1.0
     color = palette.color(qt.QPalette.Highlight)
+    if limits is not None:
+        _bracket(painter, color, [_at(scale, value, width, 1.0) for value in limits], height)
     if hollow is not None:
         _disc(
             painter,
@@ -64,6 +67,14 @@ def _bands(painter, palette, scale, percentiles, width, height) -> None:
             qt.QRectF(_at(scale, percentiles[50], width, 0) - 0.5, middle - height * 0.35, 1.0, height * 0.7),
             tick,
         )
+
+
+def _bracket(painter, color, ends, height) -> None:
+    """A line along the bottom, with a tick of the whole height at both ends."""
+    low, high = ends
+    painter.fillRect(qt.QRectF(low, height - 1.5, max(1.0, high - low), 1.5), color)
+    for end in ends:
+        painter.fillRect(qt.QRectF(end - 0.75, 0, 1.5, height), color)
 
 
 def _at(scale, value, width, margin) -> float:

@@ -1,6 +1,7 @@
 """Words and numbers as the panel shows them."""
 
 import math
+import re
 
 from slicer.i18n import tr as _
 
@@ -90,22 +91,8 @@ def stage(name: str) -> str:
         "texture": _("Generating tissue"),
         "solve": _("Refining the features"),
         "measure": _("Measuring"),
-        "step": _("Beginning the next step"),
+        "step": _("Next volume of the series"),
         "receive": _("Taking over the result"),
-    }.get(name, name)
-
-
-def edit(name: str) -> str:
-    """The name of an edit."""
-    return {
-        "measure": _("Measure"),
-        "remove": _("Remove"),
-        "synthesize": _("Synthesize"),
-        "retexture": _("Texture"),
-        "reshape": _("Shape"),
-        "move": _("Move"),
-        "insert": _("Insert"),
-        "series": _("Series"),
     }.get(name, name)
 
 
@@ -130,6 +117,76 @@ def sentences(lines) -> str:
     return "\n".join(sentence(line) for line in lines)
 
 
+# The engine's messages name features as pyradiomics does, and options as the command line does.
+
+NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+#: After a feature's name: one value, or the one that was reached or asked and the other one; not numbers in sigma.
+VALUES = (
+    rf"(?P<verb> (?:is|was taken to))? (?P<first>{NUMBER})(?! ?σ)"
+    rf"(?:(?P<link>, not | instead of | → | does not go together with the rest of the request: )(?P<second>{NUMBER}))?"
+)
+ROOT = {
+    "firstorder_Variance": "original_firstorder_StandardDeviation"
+}  # which the panel shows in place of the square
+
+
+def plain(text: str, rows) -> str:
+    """A message of the engine in the panel's words: features by their labels and units, controls in place of options.
+
+    :param rows: all `FeatureRow` of the model.
+    """
+    for pattern, words in _options():
+        text = re.sub(pattern, words, text)
+    names = _names(rows)
+    if not names:
+        return text
+    known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    return re.sub(
+        rf"\b(?:original_)?(?P<name>{known})\b(?:{VALUES})?", lambda found: _shown(found, names), text
+    )
+
+
+def _options() -> tuple:
+    """(pattern, what the panel says instead)."""
+    pattern, tissue = _("Keep the tumour's own pattern: 0 %"), _("choose where under Take tissue from")
+    return (
+        (r"\(strength 1\)", f"({pattern})"),
+        (r"name tissue by --lend", tissue),
+        (
+            r"[,;:]? (?:or )?(?:choose one with|if not, say|say) --modality(?: if the tag is wrong| to be sure)?",
+            "",
+        ),
+        (r" \(--model\)", ""),
+    )
+
+
+def _names(rows) -> dict:
+    """Row by each name that the engine may use: with its class, and of a shape's features alone, too."""
+    byName = {row.name: row for row in rows}
+    found = {row.name.removeprefix("original_"): row for row in rows}
+    found |= {name.removeprefix("shape_"): row for name, row in found.items() if row.cls == "shape"}
+    found |= {name: byName[root] for name, root in ROOT.items() if root in byName}
+    return found
+
+
+def _shown(found, names) -> str:
+    """A name and the values after it, as the panel shows them."""
+    row = names[found["name"]]
+    if found["first"] is None:
+        return row.label
+    first, second = (_value(found, part, row) for part in ("first", "second"))
+    unit = f" {row.unit}" if row.unit else ""
+    text = f"{row.label}{found['verb'] or ''} {first}"
+    return f"{text}{found['link']}{second}{unit}" if second else text + unit
+
+
+def _value(found, part: str, row) -> str:
+    if found[part] is None:
+        return ""
+    value = float(found[part])
+    return number(math.sqrt(max(0.0, value)) if found["name"] in ROOT else value / row.factor)
+
+
 def drawn(outcome) -> list:
     """Where the result is, what drew it, and how far around the tumour voxels could change."""
     plan, lines = outcome.provenance.get("plan") or {}, []
@@ -141,8 +198,11 @@ def drawn(outcome) -> list:
     }
     if plan.get("engine") in engines:
         lines.append(engines[plan["engine"]])
-    if plan.get("zone_voxels"):
-        lines.append(_("{count} voxels around the outline changed, too").format(count=plan["zone_voxels"]))
+    if plan.get("zone_voxels") and outcome.volumeNode is not None:
+        volume = plan["zone_voxels"] * math.prod(outcome.volumeNode.GetSpacing()) / 1000.0
+        lines.append(
+            _("{volume} ml around the outline changed, too").format(volume=number(float(f"{volume:.2g}")))
+        )
     if outcome.volumeNode is not None and outcome.volumeNode.GetName():
         lines.append(_("The result is in {name}").format(name=outcome.volumeNode.GetName()))
     return lines

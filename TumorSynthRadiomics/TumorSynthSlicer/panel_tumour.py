@@ -15,6 +15,7 @@ from TumorSynthSlicer.panel_widgets import (
     fitColumns,
     fitHeight,
     matches,
+    sameChain,
     segmentExists,
     segmentRemoved,
     setAvailable,
@@ -56,6 +57,7 @@ class TumourSection(VTKObservationMixin):
         self._segment = SegmentLink(self._ui.segmentSelector, panel, "segmentation", "segmentID")
         self._models, self._filled = [], None
         self._chosenFor, self._reason = None, ""
+        self._askedFor = None  # the volume and segment that is asked to have other features
         self._timer = panel.timer(DELAY, self._measureIfStale)
         tree = self._ui.featureTree
         tree.setIconSize(qt.QSize(panel_strip.WIDTH, panel_strip.HEIGHT))
@@ -70,6 +72,7 @@ class TumourSection(VTKObservationMixin):
         """Show the parameters, and measure soon if what is chosen has changed."""
         self._segment.update()
         self._observe()
+        self._endRequest()
         self._updateModels()
         self.regions.update()
         if self.removed or (self._stamp is not None and self._stamp != self._currentStamp()):
@@ -98,6 +101,18 @@ class TumourSection(VTKObservationMixin):
             for node, event in wanted:
                 self.addObserver(node, event, self._panel.parametersChanged)
 
+    def _endRequest(self) -> None:
+        """What was asked of one tumour isn't asked of another one."""
+        p = self._panel.parameters
+        if p.inputVolume is None or not segmentExists(p.segmentation, p.segmentID):
+            return
+        now, before = (p.inputVolume, p.segmentation, p.segmentID), self._askedFor
+        self._askedFor = now
+        if before is not None and not (before[1:] == now[1:] and sameChain(before[0], now[0])):
+            with slicer.util.NodeModify(p.parameterNode):
+                p.textureRequest = p.shapeRequest = "{}"
+                p.seriesFeature = ""
+
     def refresh(self) -> None:
         """The button's state and the message."""
         reason = self._panel.notReady() or (removedText() if self.removed else "")
@@ -113,7 +128,9 @@ class TumourSection(VTKObservationMixin):
         if job is not None and job.edit == "measure":
             return _("Measuring…")
         if self.measurement is not None:
-            return panel_text.sentences(self.measurement.warnings)
+            return panel_text.sentences(
+                panel_text.plain(text, self._panel.rows()) for text in self.measurement.warnings
+            )
         missing = self._panel.missingInput()
         return missing or _("Not measured yet.")
 
@@ -154,8 +171,9 @@ class TumourSection(VTKObservationMixin):
         return any(len(row.regions) > 1 for row in rows)
 
     def keepModel(self) -> None:
-        """The same tumour goes on in another volume or segment: its model stays."""
-        self._chosenFor = self._case()
+        """The same tumour goes on in another volume or segment: its model and what is asked of it stay."""
+        p = self._panel.parameters
+        self._chosenFor, self._askedFor = self._case(), (p.inputVolume, p.segmentation, p.segmentID)
 
     def _choose(self, case: tuple) -> None:
         parameters = self._panel.parameters
@@ -224,6 +242,16 @@ class TumourSection(VTKObservationMixin):
     def forget(self) -> None:
         """Measure again when that is possible, e.g. after a measurement was stopped."""
         self._stamp = None
+
+    def sceneClosed(self) -> None:
+        """Nothing of the scene is left."""
+        self._stamp = self._chosenFor = self._askedFor = self.measurement = None
+        self._reason = self.error = ""
+
+    def measuredStamp(self):
+        """What the measurement was made of; None where there is none, or it isn't up to date."""
+        there = self.measurement is not None and not self.removed and self._stamp == self._currentStamp()
+        return self._stamp if there else None
 
     @property
     def features(self) -> dict:

@@ -35,6 +35,14 @@ def segmentExists(segmentationNode, segmentID: str) -> bool:
     return segmentationNode.GetSegmentation().GetSegment(segmentID) is not None
 
 
+def sameChain(one, other) -> bool:
+    """Whether two volumes are the same, or one is the copy of the other that edits go into."""
+    return one is other or any(
+        a is not None and b is not None and a.GetNodeReference("TumorSynth.original") is b
+        for a, b in ((one, other), (other, one))
+    )
+
+
 def segmentRemoved(segmentationNode, segmentID: str) -> bool:
     """True for a segment whose tumour was removed; the logic marks it so."""
     if not segmentExists(segmentationNode, segmentID):
@@ -117,6 +125,62 @@ class SegmentLink:
         with slicer.util.NodeModify(parameters.parameterNode):
             setattr(parameters, self._nodeName, node)
             setattr(parameters, self._segmentName, segmentID)
+
+
+class SegmentChoice:
+    """A list of all segments of the scene but the tumour, linked to two parameters; the first entry stands for none.
+
+    One list, because `qMRMLSegmentSelectorWidget` takes two and a line that no node is selected.
+
+    :param owner: has `parameters` (or None). :param name: of the parameters: nameSegmentation and nameSegmentID.
+    :param none: text of the entry for none.
+    """
+
+    def __init__(self, selector, owner, name: str, none: str):
+        self._selector, self._owner, self._none, self._shown = selector, owner, none, None
+        self._names = (f"{name}Segmentation", f"{name}SegmentID")
+        selector.connect("activated(int)", self._onChosen)
+
+    def chosen(self) -> tuple:
+        """(segmentation node, segment ID); empty for none, and for the tumour itself."""
+        p = self._owner.parameters
+        found = tuple(getattr(p, name) for name in self._names) if p is not None else (None, "")
+        return found if segmentExists(*found) and found != (p.segmentation, p.segmentID) else ()
+
+    def update(self) -> None:
+        """Show the segments that are there, and the parameters."""
+        entries = [(self._none, "", "")] + self._entries()
+        if entries != self._shown:
+            self._shown = entries
+            self._selector.clear()
+            for text, _nodeID, _segmentID in entries:
+                self._selector.addItem(text)
+        chosen = self.chosen()
+        wanted = (chosen[0].GetID(), chosen[1]) if chosen else ("", "")
+        there = [entry[1:] for entry in entries]
+        self._selector.setCurrentIndex(there.index(wanted) if wanted in there else 0)
+
+    def _entries(self) -> list:
+        """(text, segmentation's ID, segment's ID) of each segment; with the segmentation's name where there are several."""
+        p, found = self._owner.parameters, []
+        nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        for node in nodes:
+            for segmentID in node.GetSegmentation().GetSegmentIDs():
+                if p is not None and node is p.segmentation and segmentID == p.segmentID:
+                    continue
+                name = node.GetSegmentation().GetSegment(segmentID).GetName()
+                text = f"{name} ({node.GetName()})" if len(nodes) > 1 else name
+                found.append((text, node.GetID(), segmentID))
+        return found
+
+    def _onChosen(self, index: int) -> None:
+        p = self._owner.parameters
+        if p is None:
+            return
+        _text, nodeID, segmentID = self._shown[index]
+        with slicer.util.NodeModify(p.parameterNode):
+            setattr(p, self._names[0], slicer.mrmlScene.GetNodeByID(nodeID) if nodeID else None)
+            setattr(p, self._names[1], segmentID)
 
 
 class Dialogs:

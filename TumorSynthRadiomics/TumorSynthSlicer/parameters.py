@@ -16,7 +16,7 @@ class PanelParameters:
     :param keepPattern: percent of a tumour's own pattern that other features leave.
     :param regionSegments: segment ID by region as JSON, for a model with several regions.
     :param grow: mm; 0 lets the engine find how far the tumour shows.
-    :param lendSegmentation, lendSegmentID: where a removal takes its tissue from.
+    :param lendSegmentation, lendSegmentID: where a removal takes its tissue from; avoid…: what it keeps away from.
     :param steps: 0 is the model's own choice.
     :param inPlace: edits change the volume itself, and not a copy that is made for them.
     """
@@ -37,6 +37,8 @@ class PanelParameters:
     grow: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
     lendSegmentation: vtkMRMLSegmentationNode
     lendSegmentID: str = ""
+    avoidSegmentation: vtkMRMLSegmentationNode
+    avoidSegmentID: str = ""
     point: vtkMRMLMarkupsFiducialNode
     insideSegmentation: vtkMRMLSegmentationNode
     insideSegmentID: str = ""

@@ -24,6 +24,7 @@ class ThreadPipe:
         self._process: subprocess.Popen | None = None
         self._lines: queue.Queue = queue.Queue()
         self._errors: deque = deque(maxlen=ERROR_LINES)
+        self._readers: list[threading.Thread] = []  # of output and errors
 
     def start(self, command: list[str], folder: str, environment: dict[str, str]) -> None:
         options = (
@@ -37,7 +38,8 @@ class ThreadPipe:
             (self._process.stdout, self._lines.put),
             (self._process.stderr, self._errors.append),
         ):
-            threading.Thread(target=_drain, args=(stream, put), daemon=True).start()
+            self._readers.append(threading.Thread(target=_drain, args=(stream, put), daemon=True))
+            self._readers[-1].start()
 
     def write(self, data: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):  # it has ended; `isRunning` tells
@@ -60,6 +62,8 @@ class ThreadPipe:
         return self._process.pid if self._process else 0
 
     def errorText(self) -> str:
+        if not self.isRunning() and self._readers:
+            self._readers[-1].join(1.0)  # a busy machine lets it read the last words later
         return b"".join(self._errors).decode("utf-8", "replace")
 
     def closeInput(self) -> None:

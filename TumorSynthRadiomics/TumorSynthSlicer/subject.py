@@ -17,8 +17,8 @@ KEPT_UIDS = "TumorSynth.sourceInstanceUIDs"  # the same while the volume isn't w
 def editName(edit: str) -> str:
     """What an edit is called."""
     names = {
-        "measure": _("Measure"), "remove": _("Remove"), "synthesize": _("Synthesize"), "retexture": _("Retexture"),
-        "reshape": _("Reshape"), "move": _("Move"), "insert": _("Insert"), "series": _("Series"),
+        "measure": _("Measure"), "remove": _("Remove"), "synthesize": _("Synthesize"), "retexture": _("Texture"),
+        "reshape": _("Shape"), "move": _("Move"), "insert": _("Insert"), "series": _("Series"),
     }  # fmt: skip
     return names.get(edit, edit)
 
@@ -52,26 +52,46 @@ def placeBeside(node, original) -> None:
 
 
 class Copying:
-    """A copy of a volume's voxels, made by a thread so that the application goes on meanwhile."""
+    """A copy of a volume's voxels, made by a thread so that the application goes on meanwhile.
 
-    def __init__(self, volumeNode):
+    :param earlier: an earlier copy, which is taken again if it holds the same voxels, or None.
+    """
+
+    def __init__(self, volumeNode, earlier=None):
         source = volumeNode.GetImageData()
         self._node, self._state = volumeNode, source.GetMTime()
+        self._earlier, self._same = earlier, False
+        self._earlierState = earlier.GetImageData().GetMTime() if earlier is not None else None
         self._image = vtk.vtkImageData()
         self._image.SetDimensions(source.GetDimensions())
         scalars = source.GetPointData().GetScalars()
         self._image.AllocateScalars(scalars.GetDataType(), scalars.GetNumberOfComponents())
-        views = [vtk_to_numpy(image.GetPointData().GetScalars()) for image in (self._image, source)]
-        self._thread = threading.Thread(target=lambda: np.copyto(*views), daemon=True)
+        images = [self._image, source] + ([earlier.GetImageData()] if earlier is not None else [])
+        views = [vtk_to_numpy(image.GetPointData().GetScalars()) for image in images]
+        self._thread = threading.Thread(target=lambda: self._copy(*views), daemon=True)
         self._thread.start()
+
+    def _copy(self, target, source, earlier=None) -> None:
+        self._same = earlier is not None and np.array_equal(source, earlier)
+        if not self._same:
+            np.copyto(target, source)
+
+    def earlier(self):
+        """The earlier copy, if it is there still and holds the same voxels; else None."""
+        self._thread.join()
+        if not self._same or self._earlier.GetScene() is None or self._changed():
+            return None
+        return self._earlier if self._earlier.GetImageData().GetMTime() == self._earlierState else None
+
+    def _changed(self) -> bool:
+        return self._node.GetImageData().GetMTime() != self._state
 
     def image(self):
         """The copy as it is now; voxels that changed since it was begun are copied again."""
         self._thread.join()
-        source = self._node.GetImageData()
-        if source.GetMTime() != self._state:
+        if self._same or self._changed():
             self._image = vtk.vtkImageData()
-            self._image.DeepCopy(source)
+            self._image.DeepCopy(self._node.GetImageData())
         return self._image
 
 
@@ -80,8 +100,10 @@ def cloneVolume(volumeNode, name: str, image=None):
 
     :param image: its voxels, a `vtkImageData` that nobody else uses; None copies those of the volume.
     """
-    if slicer.mrmlScene.GetFirstNodeByName(name) is not None:
-        name = slicer.mrmlScene.GenerateUniqueName(name)
+    taken, count = name, 1
+    while slicer.mrmlScene.GetFirstNodeByName(name) is not None:
+        count += 1
+        name = f"{taken} {count}"
     if image is None:
         image = vtk.vtkImageData()
         image.DeepCopy(volumeNode.GetImageData())

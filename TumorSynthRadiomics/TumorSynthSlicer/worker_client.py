@@ -114,6 +114,11 @@ class WorkerClient:
         if not any(stopped):
             self.kill()
 
+    def drop(self, number: int) -> None:
+        """Stop a request without waiting for it: later ones wait until the worker has noticed."""
+        if self._handlers.pop(number, None) is not None and self.isRunning():
+            self._send(wire.as_json(wire.Cancel(number)))
+
     def kill(self) -> None:
         """End the process and what belongs to it, at once. The exchange folder stays for the next one."""
         pipe, self._pipe = self._pipe, None

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from tiny_bundle import tiny_bundle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Training"))
@@ -124,6 +125,19 @@ def test_detectors_tell_a_smooth_filling_and_name_what_they_saw():
     assert found["numbers"]["each"]["grain"] == 0
 
 
+def test_controls_are_tumours_as_they_are_and_with_salt_and_pepper(cases):
+    place = judged_cases.load(judged_cases.judged(cases, ["CT"], 1), lung=False)[0]
+    place.volume = place.volume.with_array(ndimage.gaussian_filter(place.volume.array, 2.0))
+    alike, bad = (judge_edits.control(place, edit, 0) for edit in judge_edits.CONTROLS)
+    assert np.array_equal(alike.image(place), place.volume.array)
+    changed = bad.image(place) != place.volume.array
+    assert not changed[~place.mask].any() and 0.07 < changed[place.mask].mean() < 0.13
+    numbers = judge.compared(place, "speckled", bad)
+    assert numbers["made"]["power"] > 1.5 * numbers["control"]["power"]
+    seen = judge.looks(place, "untouched", alike, 1, judge.compared(place, "untouched", alike))
+    assert len(seen) == 1 and seen[0].made
+
+
 def test_detectors_tell_nothing_of_untouched_places():
     found = judge_detectors.detect(made_up(smooth=False), lung=True, config=QUICK)
     assert 0.3 < found["trees"]["auc"] < 0.7
@@ -232,7 +246,9 @@ def test_an_edit_is_measured_beside_the_tumour_that_was_there(cases):
         "pattern" not in v.numbers for v in seen
     )  # 1 by definition
     facts = {"asked": {"a": 1.0, "b": 2.0}, "reached": {"a": 1.04, "b": 2.5}, "spread": {"a": 1.0, "b": 0.5}}
-    assert judge.reach(facts, SimpleNamespace(names=())) == {"within": 0.5, "farthest": 1.0}
+    found = judge.reach(facts, SimpleNamespace(names=()))
+    assert found == {"within": 0.5, "farthest": 1.0, "said": 0.5}
+    assert judge.reach(facts | {"limits": {"b": 2.51}}, SimpleNamespace(names=()))["said"] == 1.0
 
 
 # Statistics and pictures
@@ -243,7 +259,7 @@ def test_numbers_stand_beside_their_control():
         {
             "case": f"c{i}", "patient": f"p{i}", "seconds": 1.0, "voxels": 9, "extent_mm": 4.0, "picture": f"{i}.png",
             "made": {"grain": 0.5 * (i + 1), "lag_slice": 0.1 * i}, "control": {"grain": 1.0, "lag_slice": 0.0},
-            "reach": {"within": i / 4, "farthest": float(i)},
+            "reach": {"within": i / 4, "farthest": float(i), "said": 1.0},
         }
         for i in range(5)
     ]  # fmt: skip

@@ -26,8 +26,8 @@ import common  # noqa: F401  (puts the checkout on the path)
 import judge_numbers
 import numpy as np
 import torch
-from judge_detectors import DETECTORS, DetectorConfig, Look, detect, look
-from judge_edits import EDITS, HEALTHY, SAME_MASK, Maker, Sample
+from judge_detectors import DETECTORS, DetectorConfig, Look, detect, look, rim_of
+from judge_edits import CONTROLS, EDITS, HEALTHY, SAME_MASK, Maker, Sample
 from judge_numbers import COMPARED
 from judge_pictures import planes, stacked, window_of
 from judged_cases import Place, extent_mm, judged, load
@@ -85,12 +85,17 @@ def compared(place: Place, edit: str, sample: Sample) -> dict[str, dict[str, flo
 
 
 def reach(facts: dict, population) -> dict[str, float]:
-    """How near the asked features came: share within .05 sd, the farthest in sd, and case-wise r over z-scored features."""
-    asked, reached, spread = (facts.get(n, {}) for n in ("asked", "reached", "spread"))
-    off = [abs(reached[n] - v) / spread[n] for n, v in asked.items() if spread.get(n, 0) > 0]
-    if not off:
+    """How near the asked features came: share within .05 sd; share within that of what was asked or of the limit that was said
+    before the tumour was drawn; the farthest in sd; case-wise r over z-scored features."""
+    asked, reached, spread, limits = (facts.get(n, {}) for n in ("asked", "reached", "spread", "limits"))
+    known = [n for n in asked if spread.get(n, 0) > 0]
+    if not known:
         return {}
-    out = {"within": float(np.mean(np.array(off) <= REACHED_SD)), "farthest": float(max(off))}
+    off, left = (
+        np.array([abs(reached[n] - of.get(n, asked[n])) / spread[n] for n in known]) for of in (asked, limits)
+    )
+    out = {"within": float(np.mean(off <= REACHED_SD)), "farthest": float(off.max())}
+    out["said"] = float(np.mean((off <= REACHED_SD) | (left <= REACHED_SD)))
     names = [n for n in asked if n in population.names]
     if len(names) >= FEWEST_FEATURES:
         at = [population.names.index(n) for n in names]
@@ -100,13 +105,19 @@ def reach(facts: dict, population) -> dict[str, float]:
     return out
 
 
-def looks(place: Place, edit: str, sample: Sample, case: int, numbers: dict) -> tuple[Look, Look]:
+def looks(place: Place, edit: str, sample: Sample, case: int, numbers: dict) -> tuple[Look, ...]:
     """The untouched place and the made one, as detectors see them: without the pattern, of which the untouched one has all."""
     patient, lender = place.case.patient, sample.facts.get("lender", place.case.patient)
-    rim = edit not in HEALTHY
-    old = place.hole if not rim else place.mask
+    rim = None if edit in HEALTHY else rim_of(place.spacing, place.lung, edit not in SAME_MASK)
+    old = place.hole if edit in HEALTHY else place.mask
+    if edit == "untouched":  # of the patients in turn, every other one passes for edited
+        made = bool(case % 2)
+        return (
+            look(place.volume.array, old, place.spacing, None, rim, made=made, case=case, patient=patient,
+                 lender=patient, numbers=numbers["control"]),
+        )  # fmt: skip
     pair = ((place.volume.array, old, False, "control"), (sample.image(place), sample.mask, True, "made"))
-    avoid = place.mask if not rim else None
+    avoid = place.mask if edit in HEALTHY else None
     seen = {of: {k: v for k, v in found.items() if k != "pattern"} for of, found in numbers.items()}
     return tuple(
         look(
@@ -228,6 +239,7 @@ def _reached(rows: list[dict]) -> dict:
 
     far = max(rows, key=lambda r: r["reach"]["farthest"])
     out = {"within": mean(rows, "within"), "interval": interval(rows, lambda some: mean(some, "within"))}
+    out |= {"said": mean(rows, "said"), "off": mean(rows, "farthest")}
     out["worst"] = {"value": far["reach"]["farthest"], "case": far["case"], "picture": far["picture"]}
     found = [r["reach"]["pearson"] for r in rows if "pearson" in r["reach"]]
     return out | ({"pearson": middle(found), "pearson_worst": min(found)} if found else {})
@@ -242,7 +254,7 @@ def parse(arguments: list[str] | None = None):
         "--data", type=Path, required=True, help="folder of images and masks, or of train and val with those"
     )
     p.add_argument("--json", type=Path, required=True)
-    p.add_argument("--edits", nargs="+", choices=EDITS, default=list(EDITS))
+    p.add_argument("--edits", nargs="+", choices=EDITS + CONTROLS, default=list(EDITS))
     p.add_argument("--modality", nargs="+", help="only these of the model's")
     p.add_argument("--engine", help="which engine edits; the library's choice by default")
     p.add_argument("--strength", type=float, help="of sliders, 0 (the least change) to 1 (drawn anew)")

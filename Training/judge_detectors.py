@@ -66,10 +66,11 @@ class Look:
 
 
 def look(
-    image, mask, spacing, avoid=None, rim: bool = False, config: DetectorConfig = DETECTORS, **of
+    image, mask, spacing, avoid=None, rim: float | None = None, config: DetectorConfig = DETECTORS, **of
 ) -> Look:
     """A look at the mask, with the rim around it where there is a tumour; cut to what detectors need.
 
+    :param rim: mm around the mask in which patches may have their middle; None: none, as there is no tumour.
     :param avoid: (z, y, x) bool, what isn't healthy and so no part of the ring.
     """
     reach = [int(np.ceil((config.ring_mm[1] + config.rim_mm) / s)) + config.patch for s in spacing]
@@ -77,10 +78,17 @@ def look(
     box = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(found, reach))
     image, mask = image[box].astype(np.float32), mask[box]
     far = ndimage.distance_transform_edt(~mask, spacing)
-    where = far <= config.rim_mm if rim else mask if mask.sum() < 900 else inside(mask)
-    low, high = config.ring_mm
-    ring = (far > low + config.rim_mm) & (far < high + config.rim_mm) if rim else (far > low) & (far < high)
+    where = far <= rim if rim is not None else mask if mask.sum() < 900 else inside(mask)
+    low, high = (mm + (0.0 if rim is None else config.rim_mm) for mm in config.ring_mm)
+    ring = (far > low) & (far < high)
     return Look(image, mask, where, ring if avoid is None else ring & ~avoid[box], **of)
+
+
+def rim_of(spacing, lung: bool, outside: bool, config: DetectorConfig = DETECTORS) -> float:
+    """How far (mm) from a tumour a patch may have its middle: where nothing outside can have changed, so that the patch ends
+    with the rim, and what is seen isn't drowned in patches that hold no tumour."""
+    half = (config.lung_patch if lung else config.patch) / 2 * float(np.mean(spacing[1:]))
+    return config.rim_mm if outside else max(config.rim_mm - half, 0.0)
 
 
 def inside(mask: np.ndarray) -> np.ndarray:

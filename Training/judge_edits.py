@@ -8,6 +8,10 @@ donor     with the texture of another patient's tumour
 grown, shrunk      to 1.5 and .6 of its volume
 moved     to another place in the body, or in the lung
 inserted  a new tumour at the healthy place, of that place's volume; nothing else is asked
+
+Two are no edits, but show what a detector is worth (`CONTROLS`):
+untouched tumours as they are; those of every other patient pass for edited ones: nobody could tell
+speckled  salt and pepper in the tumour: everybody should tell
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from scipy import ndimage
 from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.region import quantise
 
 EDITS = ("hidden", "removed", "slider+", "slider-", "own", "donor", "grown", "shrunk", "moved", "inserted")
 #: Which of the editor's methods makes it.
@@ -35,8 +40,13 @@ METHODS = {
     "hidden": "remove", "removed": "remove", "slider+": "synthesize", "slider-": "synthesize", "own": "synthesize",
     "donor": "retexture", "grown": "reshape", "shrunk": "reshape", "moved": "move", "inserted": "insert",
 }  # fmt: skip
+CONTROLS = ("untouched", "speckled")
+SPECKLED, SPECK_SD = (
+    0.1,
+    1.0,
+)  # share of the tumour's voxels that are speckled, by how many of its standard deviations
 HEALTHY = ("hidden", "removed")  # judged as healthy tissue; the others as tumours
-SAME_MASK = ("slider+", "slider-", "own", "donor")
+SAME_MASK = ("slider+", "slider-", "own", "donor", *CONTROLS)
 SIZES = {"grown": 1.5, "shrunk": 0.6}
 #: Asked of sliders in turn, within these shares of the own value: texture is at most halved or doubled.
 SLIDERS = {
@@ -96,6 +106,8 @@ class Maker:
     def made(self, i: int, edit: str) -> Sample | None:
         """The edit of place i; None where it can't be made there: the reason is in `refused`."""
         place = self.places[i]
+        if edit in CONTROLS:
+            return control(place, edit, self.seed)
         try:
             path = self.kept / f"{self._name(i, edit)}.npz" if self.kept else None
             if path and path.exists():
@@ -153,6 +165,7 @@ class Maker:
             wanted = result.asked or {n: result.before[n] for n in request_of(result.before)}
             facts |= {"asked": wanted, "reached": {n: result.reached[n] for n in wanted}}
             facts |= {"spread": {n: result.spread[n] for n in wanted if n in result.spread}}
+            facts["limits"] = dict(result.provenance.get("plan", {}).get("limits", {}))
         return Sample(box, result.volume.array[box].copy(), after, seconds, facts)
 
     def _planned(self, i: int, edit: str) -> tuple[EditRequest, dict]:
@@ -222,6 +235,18 @@ class Maker:
         at = at[deep >= np.percentile(deep, 80)]
         rng = np.random.default_rng([self.seed, *place.key.encode()])
         return tuple(place.volume.points(at[rng.integers(len(at))][None, ::-1].astype(float))[0].tolist())
+
+
+def control(place: Place, edit: str, seed: int) -> Sample:
+    """A tumour as it is, or with salt and pepper."""
+    box = ndimage.find_objects(place.mask.astype(np.uint8))[0]
+    values, mask = place.volume.array[box].copy(), place.mask[box]
+    if edit == "speckled":
+        rng = np.random.default_rng([seed, *place.key.encode()])
+        own = values[mask].astype(np.float64)
+        sign = rng.choice([-1.0, 0.0, 1.0], len(own), p=[SPECKLED / 2, 1 - SPECKLED, SPECKLED / 2])
+        values[mask] = quantise(own + SPECK_SD * own.std() * sign, values.dtype)
+    return Sample(box, values, place.mask, 0.0)
 
 
 def _has(edit: str, option: str) -> bool:

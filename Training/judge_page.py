@@ -21,7 +21,10 @@ from `train`. In brackets: 95 % interval by patient of the comparison case by ca
 - *AUC*: boosted trees on patches / patch network / the named numbers, folds by patient; .5: not seen. †: the same detector
   doesn't tell the edits of the engine `bridge` apart by .85, so it proves nothing. *seen*: the single features of patches that
   tell most (AUC; above .5: higher where edited).
-- *reached*: share of asked features within .05 sd; in brackets the worst in sd; r: case-wise over z-scored features.
+- *untouched*: real tumours, those of every other patient passing for edited; *speckled*: salt and pepper, which any detector of
+  worth finds: the two ends of the scale.
+- *reached*: share of asked features within .05 sd / share within that of what was asked or of the limit that was said before the
+  tumour was drawn; in brackets the worst in sd; r: case-wise over z-scored features.
 """
 
 
@@ -102,7 +105,8 @@ def _reach(found: dict) -> str:
     if not r:
         return ""
     tail = f"; r {r['pearson']:.2f} (worst {r['pearson_worst']:.2f})" if "pearson" in r else ""
-    return f"{r['within']:.2f} ({r['worst']['value']:.2f}){tail}"
+    said = f" / {r['said']:.2f}" if "said" in r else ""
+    return f"{r['within']:.2f}{said} ({r['worst']['value']:.2f}){tail}"
 
 
 HEALTHY_COLUMNS = {

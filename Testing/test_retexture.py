@@ -6,6 +6,7 @@ import pytest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.texture.exemplar.bands import BANDS, Bands, Filter, grain_kernel
 from TumorSynthLib.texture.exemplar.limits import softly_held, tissue_limits
+from TumorSynthLib.texture.exemplar.numbers import Numbers
 from TumorSynthLib.texture.exemplar.retexture import Slider, retexture
 
 SPACING = (0.8, 0.8, 2.0)  # x, y, z mm
@@ -102,6 +103,25 @@ def test_limits_hold_the_tumours_own_voxels(tumour):
     bands = Bands(*tumour, SPACING)
     limits = tissue_limits(bands)
     assert 0 < limits.low < limits.core < limits.high < 150
+
+
+def test_air_in_a_loose_contour_tells_nothing_of_what_the_tumour_may_become(tumour):
+    image, mask = tumour
+    loose = image.copy()
+    loose[:, :9][mask[:, :9]] = -800.0
+    assert 0.01 < (loose[mask] == -800.0).mean() < 0.1
+    assert tissue_limits(Bands(loose, mask, SPACING)).low > -50
+
+
+def test_a_core_drifts_little_where_no_level_is_asked(tumour):
+    image, mask = tumour
+    bands = Bands(image, mask, SPACING)
+    limits, theta = tissue_limits(bands), np.array([0, 0, 0, 0, 0, 1.8, 0.2])
+    moved = []
+    for level_asked in (False, True):
+        space = Numbers(bands, limits, (-np.inf, np.inf), False, level_asked)
+        moved.append(float((space.values(theta) - bands.own)[space.core].mean()) / space.sd)
+    assert moved[0] < 1.05 < 1.2 < moved[1]
 
 
 def test_bad_input(tumour):

@@ -14,6 +14,8 @@ class LimitConfig:
     """Where tissue ends.
 
     :param own: per cent of the tumour's own plateau left out at either end.
+    :param strange: of the tumour's robust standard deviation off its core, beyond which tissue in its contour is another (air, bone,
+        fat in a loose one) and tells nothing of what the tumour may become.
     :param bulk: percentile of the population's 10Percentile below which, and (100 minus it) of its 90Percentile above which,
         no tumour is moved. Quartiles: beyond them are calcified tumours and such with fat or air.
     :param noise: robust standard deviations of the core's fine detail that voxels may lie beyond the plateau's limits.
@@ -25,6 +27,7 @@ class LimitConfig:
     """
 
     own: float = 1.0
+    strange: float = 8.0
     bulk: float = 25.0
     noise: float = 3.0
     unknown: float = 1.5
@@ -61,14 +64,16 @@ def tissue_limits(bands: Bands, population=None, config: LimitConfig = CONFIG) -
     """
     deep = bands.depth >= np.quantile(bands.depth, 1 - config.core)
     plateau, detail = bands.parts[2:].sum(0), bands.parts[:2].sum(0)
-    low, high = np.percentile(plateau, [config.own, 100 - config.own])
+    core, sd = float(np.median(plateau[deep])), robust_sd(bands.own)
+    mine = plateau[np.abs(plateau - core) <= config.strange * sd]
+    low, high = np.percentile(mine, [config.own, 100 - config.own])
     if population is None:
         more = config.unknown * robust_sd(bands.own[deep])
         low, high = low - more, high + more
     else:
         low = min(low, _quantile(population, "10Percentile", config.bulk, low))
         high = max(high, _quantile(population, "90Percentile", 100 - config.bulk, high))
-    noise, core = config.noise * robust_sd(detail[deep]), float(np.median(plateau[deep]))
+    noise = config.noise * robust_sd(detail[deep])
     lowest, highest = low - noise, high + noise
     if bands.around is not None:
         darkest, middle, brightest = np.percentile(bands.around, [config.around, 50, 100 - config.around])

@@ -16,6 +16,7 @@ from TumorSynthLib.texture.exemplar.search import Goal
 
 NUMBERS = ("grain", "fine", "medium", "coarse", "rest", "shift", "bend")
 SHIFT, BEND = 5, 6
+CORE = 0.6  # of the voxels by depth: the deeper ones are a tumour's core
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class NumberConfig:
         knots, and the level into clouds.
     :param many: power of those bounds where many features are asked for, of which none is to be met at any price.
     :param bend: log power at most.
+    :param drift: of the tumour's robust standard deviation that its core may get lighter or darker where no level is asked for:
+        beyond it an edge shows where the change fades out.
     :param step: of the numeric derivatives.
     """
 
@@ -39,6 +42,7 @@ class NumberConfig:
     most: tuple[float, ...] = (3.0, 3.5, 3.0, 1.7)
     many: float = 0.6
     bend: float = 0.4
+    drift: float = 1.0
     step: tuple[float, ...] = (0.03, 0.05, 0.05, 0.05, 0.05, 0.05, 0.03)
 
 
@@ -52,13 +56,19 @@ class Numbers:
     :param limits: what tissue allows.
     :param bounds: lowest and highest value that can be stored.
     :param level_kept: the tumour's mean stays where it is.
+    :param level_asked: the level may go as far as tissue allows.
     """
 
-    def __init__(self, bands: Bands, limits: Limits, bounds, level_kept: bool, config: NumberConfig = CONFIG):
+    def __init__(
+        self, bands: Bands, limits: Limits, bounds, level_kept: bool, level_asked: bool = False,
+        config: NumberConfig = CONFIG,
+    ):  # fmt: skip
         self.bands, self.limits, self.bounds, self.level_kept = bands, limits, bounds, level_kept
         self.config, self.step = config, np.array(config.step)
         self.base, self.fade = bands.own, bands.fade
         self.sd = max(robust_sd(self.base), bands.noise)
+        self.drift = None if level_asked else config.drift * self.sd
+        self.core = bands.depth >= np.quantile(bands.depth, CORE)
         self.shifted = self.sd * bands.shifting
         spread = [bands.without_grain(self.fade * part) for part in bands.parts[1:5]]
         self.basis = np.stack([self.fade * bands.parts[0], *spread, bands.without_grain(self.shifted)])
@@ -78,6 +88,9 @@ class Numbers:
         if self.level_kept:
             off = float((self.fade * (change - grain)).sum() / max((self.fade * self.even).sum(), 1e-9))
             change = change - off * self.even
+        elif self.drift is not None:
+            core = float(change[self.core].mean())
+            change = change - (core - np.clip(core, -self.drift, self.drift)) * self.even
         return np.clip(
             self.base + change, np.minimum(self.bounds[0], self.base), np.maximum(self.bounds[1], self.base)
         )

@@ -176,7 +176,8 @@ class Slider:
         # A level that is to stay is kept by the stage that keeps it: among what is asked, it would only hold up the rest.
         kept = goal.free(own, self.config.near) if goal.exact else goal
         for stage in ("level kept", "level free")[int(kept.level or not goal.exact) :]:
-            space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept")
+            asked = goal.level or not goal.exact
+            space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept", asked)
             wanted = kept if stage == "level kept" else goal
             found = solve(space, lambda v, g=wanted: self.measured(v, g.names), wanted, best and best[2])
             if wanted is not goal:

@@ -14,8 +14,8 @@ class LimitConfig:
     """Where tissue ends.
 
     :param own: per cent of the tumour's own plateau left out at either end.
-    :param strange: of the tumour's robust standard deviation off its core, beyond which tissue in its contour is another (air, bone,
-        fat in a loose one) and tells nothing of what the tumour may become.
+    :param strange: of the tumour's robust standard deviation off its core, beyond which tissue in its contour is another (air,
+        bone, fat in a loose one) and tells nothing of what the tumour may become.
     :param bulk: percentile of the population's 10Percentile below which, and (100 minus it) of its 90Percentile above which,
         no tumour is moved. Quartiles: beyond them are calcified tumours and such with fat or air.
     :param noise: robust standard deviations of the core's fine detail that voxels may lie beyond the plateau's limits.

@@ -19,6 +19,7 @@ from TumorSynthLib.study.layouts import Layout
 from TumorSynthLib.study.ledger import NAME, Ledger
 from TumorSynthLib.study.processes import Processes
 from TumorSynthLib.study.run import Tally, run
+from TumorSynthLib.volume import write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 EDIT = {"edit": "remove", "options": "steps=1"}
@@ -86,6 +87,37 @@ def test_results_are_whole_and_marked(done, data):
         record = json.loads(paths["sidecar"].read_text())
         assert record["synthetic"] is True and record["batch"]["key"] == row["key"]
         assert float(row["seconds"]) > 0 and row["model"] == "tiny" and row["modality"] == "CT"
+
+
+def test_files_that_were_changed_in_place_are_noticed(models, tmp_path, capsys):
+    """The same paths with other voxels in them once counted as done."""
+    files = study_case.cases(tmp_path, 2)
+    table = plan(tmp_path, files, edits=({"edit": "extract"},))
+    assert batch(table, "--out", tmp_path / "out") == 0
+    before = {row["id"]: row for row in study_case.rows(tmp_path / "out")}
+    capsys.readouterr()
+    assert batch(table, "--out", tmp_path / "out") == 0 and "done again" not in capsys.readouterr().err
+    _, mask = editor_case.ct(0)
+    mask[9] = False  # another mask under the old name
+    write_volume(editor_case.ct(0)[0].with_array(mask.astype(np.uint8)), files[0][1])
+    assert batch(table, "--out", tmp_path / "out") == 0
+    assert "1 of 2 jobs are done again" in capsys.readouterr().err
+    after = {row["id"]: row for row in study_case.rows(tmp_path / "out")}
+    assert after["c0"]["input_stamp"] != before["c0"]["input_stamp"] and after["c1"] == before["c1"]
+    files[1][0].unlink()  # what is gone can't be read again: its result stays
+    assert batch(table, "--out", tmp_path / "out") == 0
+    assert {row["id"]: row for row in study_case.rows(tmp_path / "out")} == after
+
+
+def test_a_ledger_of_an_earlier_version_goes_on(models, data, tmp_path):
+    table = plan(tmp_path, data[:1], edits=({"edit": "extract"},))
+    assert batch(table, "--out", tmp_path / "out") == 0
+    (row,) = study_case.rows(tmp_path / "out")
+    path = tmp_path / "out" / NAME
+    study_case.table(path, [{name: value for name, value in row.items() if name != "input_stamp"}])
+    assert batch(table, "--out", tmp_path / "out") == 0
+    (again,) = study_case.rows(tmp_path / "out")
+    assert again["finished"] == row["finished"] and again["input_stamp"] == ""
 
 
 def test_features_are_a_table_of_their_own(done):

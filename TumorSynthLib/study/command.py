@@ -30,7 +30,9 @@ def batch(args: argparse.Namespace) -> int:
     _check_apart(jobs, layout)
     show = Show(args.quiet)
     with Ledger(layout.folder) as ledger:
-        left = pending(jobs, ledger, layout, args.retry)
+        left = pending(
+            jobs, ledger, layout, args.retry, lambda text: print(f"warning: {text}", file=sys.stderr)
+        )
         tally = Tally(len(jobs), len(jobs) - len(left))
         try:
             if left:

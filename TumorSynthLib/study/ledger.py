@@ -21,7 +21,8 @@ from TumorSynthLib.outputs import Staging
 NAME = "ledger.csv"
 LOCK = ".batch.lock"
 DONE, FAILED = "done", "failed"
-#: asked, reached: JSON, feature to value, of what was asked for; outputs: JSON, role to file, relative to the ledger's folder.
+#: asked, reached: JSON, feature to value, of what was asked for; outputs: JSON, role to file, relative to the ledger's folder;
+#: input_stamp: see `stamps`, empty in ledgers of earlier versions.
 COLUMNS = (
     "name",
     "id",
@@ -36,6 +37,7 @@ COLUMNS = (
     "outputs",
     "input_sha256",
     "result_sha256",
+    "input_stamp",
     "modality",
     "model",
     "model_sha256",
@@ -153,15 +155,16 @@ def read(path: Path) -> tuple[dict[str, Row], bool]:
     head = next(reader, None)
     if head is None and not data.strip(b"\0"):  # an empty file, as a full disk leaves it
         return {}, False
-    if head != list(COLUMNS):
+    earlier = [name for name in COLUMNS if name != "input_stamp"]
+    if head not in (list(COLUMNS), earlier):
         raise InputError(f"{path} is no ledger of this version's batches: choose another --out, or rename it")
     rows: dict[str, Row] = {}
     count = 0
     for cells in reader:
         count += 1
-        if len(cells) == len(COLUMNS) and cells[-1]:
-            rows[cells[-1]] = dict(zip(COLUMNS, cells))
-    return rows, count == len(rows) and end == len(data)
+        if len(cells) == len(head) and cells[-1]:
+            rows[cells[-1]] = {"input_stamp": "", **dict(zip(head, cells))}
+    return rows, count == len(rows) and end == len(data) and head == list(COLUMNS)
 
 
 def _lines(rows) -> Iterator[str]:

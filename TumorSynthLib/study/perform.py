@@ -19,6 +19,7 @@ from TumorSynthLib.outputs import Staging
 from TumorSynthLib.study.layouts import Layout
 from TumorSynthLib.study.ledger import DONE, FAILED
 from TumorSynthLib.study.plan import EXTRACT, Job
+from TumorSynthLib.study.stamps import Stamps
 
 NO_ROOM = "no room"  # a state that no ledger has: the job is still to be done
 ROOM = 4 * 2**20  # bytes; with less on the disk an error of writing means that it is full
@@ -40,11 +41,13 @@ class Bench:
     def do(self, job: Job) -> dict[str, Any]:
         """Do a job; whatever goes wrong is in the row, whose state is then "failed", or "no room" on a full disk."""
         start = time.perf_counter()
-        there = self.layout.recovered(job)
-        if there is not None:  # done by a process that died before it could tell
+        there, stamps = self.layout.recovered(job), Stamps()
+        if there is not None and not stamps.differ(
+            there, job
+        ):  # done by a process that died before it could tell
             return there
         row = {name: getattr(job, name) for name in ("id", "patient", "edit", "key", "model_sha256")}
-        row |= {"name": job.stem, "model": job.model_id, "state": DONE}
+        row |= {"name": job.stem, "model": job.model_id, "state": DONE, "input_stamp": stamps.of(job)}
         with noticed(show=False) as read:
             try:
                 _limit_threads(self.threads, network=bool(job.model))

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from TumorSynthLib.study.ledger import DONE, FAILED, Ledger, Row
 from TumorSynthLib.study.perform import NO_ROOM
 from TumorSynthLib.study.plan import Job
 from TumorSynthLib.study.processes import Ended
+from TumorSynthLib.study.stamps import Stamps
 
 POLL_S = 0.5
 LINE_S = 60.0  # between lines of progress where stderr is no terminal
@@ -74,25 +75,42 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def pending(jobs: Sequence[Job], ledger: Ledger, layout: Layout, retry: bool = False) -> tuple[Job, ...]:
+def pending(
+    jobs: Sequence[Job],
+    ledger: Ledger,
+    layout: Layout,
+    retry: bool = False,
+    say: Callable[[str], None] = print,
+) -> tuple[Job, ...]:
     """The jobs that are still to be done; those whose results are there without a row get one.
 
-    :param retry: do failed jobs again.
+    A job whose files have another size or time than when it was done is done again.
+
+    :param retry: do failed jobs again. :param say: takes a sentence on what is done again for its files' sake.
     """
-    there = _Files(layout.folder)
+    there, stamps, changed = _Files(layout.folder), Stamps(), []
     left, again = [], set()
     for job in jobs:
         row = ledger.rows.get(job.key)
         if row is None:
             found = layout.recovered(job) if all(map(there.has, layout.names(job).values())) else None
-            if found is None:
+            if found is None or stamps.differ(found, job):
                 left.append(job)
             else:
                 ledger.add(found)
+        elif stamps.differ(row, job):
+            again.add(job.key)
+            changed.append(job)
+            left.append(job)
         elif retry if row["state"] == FAILED else not all(map(there.has, layout.names(job).values())):
             again.add(job.key)
             left.append(job)
     ledger.forget(again)
+    if changed:
+        say(
+            f"{len(changed)} of {len(jobs)} jobs are done again, since files that they read have another size or time than "
+            f"they had: the first is {changed[0].stem}"
+        )
     return tuple(left)
 
 

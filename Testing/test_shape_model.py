@@ -12,6 +12,7 @@ from TumorSynthLib.radiomics.shape_features import shape as shape_features
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of, logs
 from TumorSynthLib.shape.field import grid, outline, unstrung
+from TumorSynthLib.shape.forms import Forms, bent
 from TumorSynthLib.shape.nested import core_of
 from TumorSynthLib.shape.surface import Slopes
 
@@ -240,3 +241,77 @@ def test_bundle_with_a_population_draws_without_a_network(tmp_path):
     model = ShapeModel.from_bundle(write_bundle(tmp_path / "shapes", manifest, files))
     drawn = model.draw({"volume_ml": 3.0}, SPACING, seed=1)
     assert drawn.reached[PREFIX + "MeshVolume"] == pytest.approx(3000, rel=0.005)
+
+
+def lent(table: Population, count: int = 6) -> dict:
+    """Tensors of forms: bumpy masks that stand for the first tumours of a population."""
+    plain, masks, edges = ShapeModel(table), [], []
+    for row in range(count):
+        asked = dict(zip(table.names, table.values[row]))
+        edge = float((asked[PREFIX + "VoxelVolume"] / 6000) ** (1 / 3))
+        masks.append(plain.draw(asked, (edge,) * 3, seed=row).mask)
+        edges.append(edge)
+    return Forms.packed(masks, edges, range(count))
+
+
+@pytest.fixture(scope="module")
+def grown():
+    """A model that grows its shapes from forms, and the tensors of these."""
+    table = population()
+    model, tensors = ShapeModel(table), lent(table)
+    model.forms = Forms.of(tensors, model._table)
+    return model, tensors
+
+
+def test_a_form_is_bent_and_keeps_what_was_not_asked(grown):
+    """Asked for a size alone, a shape has the features of a form at that size, and isn't a copy of it."""
+    model, _ = grown
+    drawn = model.draw({"volume_ml": 5.0}, SPACING, seed=3)
+    assert drawn.reached[PREFIX + "MeshVolume"] == pytest.approx(5000, rel=0.005)
+    _, target = model._start({"volume_ml": 5.0}, 3, SPACING)
+    for name in ("Elongation", "Flatness", "Sphericity"):
+        assert drawn.reached[PREFIX + name] == pytest.approx(target.features[PREFIX + name], abs=0.06)
+    form, _ = model.forms.form(0, np.random.default_rng(0))
+    other = bent(form.values, np.random.default_rng(1)) > 0
+    share = 2 * (other & (form.values > 0)).sum() / (other.sum() + (form.values > 0).sum())
+    assert 0.5 < share < 0.97 and ndimage.label(other)[1] <= 2
+
+
+def test_a_form_reaches_what_is_asked(grown):
+    model, _ = grown
+    asked = {"volume_ml": 8.0, "sphericity": 0.75, "elongation": 0.8, "flatness": 0.6}
+    exact = model.draw(asked, SPACING, seed=4).reached
+    assert exact[PREFIX + "MeshVolume"] == pytest.approx(8000, rel=0.005)
+    for name in ("Sphericity", "Elongation", "Flatness"):
+        assert exact[PREFIX + name] == pytest.approx(asked[name.lower()], abs=0.015)
+
+
+def test_forms_near_a_request_are_taken(grown):
+    """All features of one of the forms lead to it, at any size; a size alone to several."""
+    model, _ = grown
+    spread = np.sqrt(np.diag(model._gauss[1]))
+    own = features_of(model.forms.logs[2])
+    form = {n: own[n] for n in own if n.endswith(("Elongation", "Flatness", "Sphericity"))}
+    draws = [model.forms.chosen(form, spread, np.random.default_rng(k)) for k in range(40)]
+    assert np.bincount(draws, minlength=6).argmax() == 2
+    some = {model.forms.chosen({}, spread, np.random.default_rng(k)) for k in range(60)}
+    assert some == set(range(6))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.pop("row"),
+        lambda t: t.update(row=t["row"] + 100),
+        lambda t: t.update(edge=t["edge"] * np.nan),
+        lambda t: t.update(shape=t["shape"] * 2),
+        lambda t: t.update(bits=t["bits"] * 0),
+        lambda t: t.update(shape=t["shape"][:, :2]),
+    ],
+)
+def test_damaged_forms_are_refused(grown, change):
+    model, tensors = grown
+    damaged = dict(tensors)
+    change(damaged)
+    with pytest.raises(ModelError, match="damaged"):
+        Forms.of(damaged, model._table)

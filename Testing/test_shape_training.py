@@ -192,6 +192,53 @@ def test_bundle_gets_its_shape_part(prepared, trained, tmp_path, monkeypatch):
     assert {f.name: f.read_bytes() for f in bundle.folder.iterdir()} == written
 
 
+def test_forms_are_lent_by_those_who_judge_nothing(prepared, tmp_path, monkeypatch):
+    """Patients that judge are left out, as those who are named; what the bundle has stays, and it draws from the forms."""
+    tiny_bundle(tmp_path / "bundle")
+    arguments = ["--bundle", str(tmp_path / "bundle"), "--shapes", str(prepared[0]), "--group", "some"]
+    before = export_shape.add(export_shape.parse(arguments))
+    tumours(tmp_path / "some.npz")
+    cases = list(prepare_shapes.masks(tmp_path / "some.npz"))
+    monkeypatch.setattr(export_shape, "LEAST_VOXELS", 20)
+    monkeypatch.setattr(export_shape, "FLAT_CAP", 1.0)
+    monkeypatch.setattr(export_shape, "reserved", lambda: {cases[1][1]})
+    given = ["--bundle", str(tmp_path / "bundle"), "--forms", str(tmp_path / "some.npz")]
+    bundle = export_shape.lend(export_shape.parse([*given, "--leave-out", cases[2][1]]))
+    left = [c[0] for c in cases if c[1] not in (cases[1][1], cases[2][1])]
+    assert sorted(bundle.json["shape"]["forms"]["cases"]) == sorted(left) and left
+    assert set(bundle.json["files"]) == {*before.json["files"], "forms.safetensors"}
+    model = ShapeModel.from_bundle(bundle)
+    assert len(model.forms.masks) == len(left)
+    assert model.draw({"volume_ml": 2.0}, SPACING, seed=1).reached[PREFIX + "MeshVolume"] == pytest.approx(
+        2000, rel=0.01
+    )
+    with pytest.raises(SystemExit):
+        export_shape.parse(["--bundle", "x", "--group", "some"])
+
+
+def test_looks_of_balls_and_stars():
+    """A ball loses little to the opening and is solid; rays of three voxels are lost, and show as spiculation."""
+    pytest.importorskip("skimage")
+    shape_scoring = pytest.importorskip("shape_scoring")
+    place = np.indices((41, 41, 41)) - 20.0
+    ball = (place**2).sum(0) <= 12**2
+    star = ball.copy()
+    for turn in range(0, 360, 30):
+        for r in np.arange(0, 19, 0.3):
+            y, x = r * np.sin(np.radians(turn)), r * np.cos(np.radians(turn))
+            j, i = round(20 + y), round(20 + x)
+            star[19:22, j - 1 : j + 2, i - 1 : i + 2] = True
+    round_, spiky = (shape_scoring.look(m, SPACING[:1] * 3) for m in (ball, star))
+    assert round_["opening"] < 0.03 < spiky["opening"] * 10 and spiky["opening"] > round_["opening"]
+    assert round_["solidity"] > 0.97 > spiky["solidity"] and round_["bending"] == pytest.approx(1, abs=0.1)
+    lines = [shape_scoring.waviness(shape_scoring.silhouettes(m, (1.0,) * 3)) for m in (ball, star)]
+    assert lines[1]["spiculation"] > 3 * lines[0]["spiculation"]
+    rng = np.random.default_rng(0)
+    x, label, who = rng.normal(size=(120, 4)), np.arange(40).repeat(3) % 2, np.arange(20).repeat(6)
+    assert shape_scoring.told_apart(x + 2 * label[:, None], label, who)["auc"] > 0.9
+    assert 0.25 < shape_scoring.told_apart(x, label, who)["auc"] < 0.75
+
+
 def test_network_forms_are_solved(prepared, trained, tmp_path):
     """Even what an untrained network draws comes out with the asked features."""
     tiny_bundle(tmp_path / "bundle")

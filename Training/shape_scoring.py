@@ -5,13 +5,19 @@
 
 `--model` is the id of an installed model or a bundle folder, `--shapes` a file of masks as prepare_shapes.py reads. Each tumour's
 17 shape features, measured by pyradiomics at its own grid, are asked for; what is drawn on the same grid is measured by
-pyradiomics again. `solved` is the product's way (network, then solver), `alone` the network without it (or the
-analytic start of a model that has none). As a control, `shuffled` pairs each result with another case's request.
+pyradiomics again. `solved` is the product's way (form of a real tumour, then solver), `alone` the form without it; with
+`--network` the form is the network's, as of a model without forms (or the analytic start of one that has no network
+either). As a control, `shuffled` pairs each result with another case's request.
 Intervals are 95 % bootstraps over patients. The grid asks for volumes and sphericities of the model's population, with one
 seed; diversity is the Dice of 50 draws for one request, and beside all 17 features of a tumour that of its own mirror images,
 which have the same features: what they fix alone. Coverage compares draws for no request with the file's tumours, all
 scaled to one volume. Timings hold for the machine they were taken on: seconds of the clock, and of processor time, which
-says more where it is busy with other things; `others` is the share of its cores that these took. `--parts` measures some of
+says more where it is busy with other things; `others` is the share of its cores that these took. Looks
+are those of real tumours of the file and of one drawn for the volume of each, on its grid: share lost to an opening by a
+ball of two voxels, solidity (part of the convex hull), bending (mean absolute curvature of the surface times the radius of the
+ball of the same volume), lobulation and spiculation (3-6 and 7-20 waves around the silhouettes, of their mean radius): share of
+the drawn ones within the 5th to 95th percentile of the real ones (of which .90 are), and the AUC of silhouettes told apart by
+logistic regression and a random forest across patients. `--parts` measures some of
 it and leaves what OUT.json has of the others, so that timings can be taken later, on an idle machine.
 """
 
@@ -37,7 +43,10 @@ LEVELS = (10, 30, 50, 70, 90)  # percentiles of the population along each side o
 QUICK_CASES, DRAWS, QUICK_DRAWS = 12, 50, 12
 COMPARED = 4000  # voxels of a shape that is compared with others
 BOOTSTRAPS = 300
-PARTS = ("fidelity", "grid", "diversity", "coverage", "timings")
+PARTS = ("fidelity", "grid", "diversity", "coverage", "looks", "timings")
+OPENED = 2  # voxels of the ball by which a shape is opened
+BEYOND_BODY = 2000  # voxels of the smallest tumour whose looks are told
+LOBES, SPICULES = (3, 6), (7, 20)  # waves around a silhouette
 
 
 def pyradiomics_shape(mask: np.ndarray, spacing) -> dict[str, float]:
@@ -205,8 +214,7 @@ def coverage(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:
         )
     made = []
     for k in range(draws):
-        target = model._target(None, seed + k)
-        edge = _edge(target.features[VOLUME])
+        edge = _edge(model._start(None, seed + k)[1].features[VOLUME])
         made.append(laid(model.draw(None, (edge,) * 3, seed + k).mask))
     among, between = dices(real, real), dices(real, made)
     np.fill_diagonal(among, 0)
@@ -216,6 +224,125 @@ def coverage(model: ShapeModel, cases: list, draws: int, seed: int) -> dict:
         "real to real": float(among.max(1).mean()), "covered": float((between.max(1) >= usual).mean()),
         "real": len(real), "drawn": len(made),
     }  # fmt: skip
+
+
+def looks(model: ShapeModel, cases: list, seed: int) -> dict:
+    """How like grown tumours the drawn ones look; each of the file's tumours beside one drawn for its volume."""
+    kept = [c for c in cases if c[2].sum() >= BEYOND_BODY]
+    real, made, outlines, labels, patients = [], [], [], [], []
+    for i, (_, patient, mask, spacing) in enumerate(kept):
+        volume = pyradiomics_shape(mask, spacing)[VOLUME]
+        drawn = model.draw({VOLUME: volume}, spacing, seed + i).mask
+        for label, one, found in ((0, mask, real), (1, drawn, made)):
+            lines = silhouettes(one, spacing)
+            found.append(look(one, spacing) | waviness(lines))
+            outlines += list(lines)
+            labels += [label] * len(lines)
+            patients += [patient] * len(lines)
+    out = {"tumours": len(kept), "patients": len(set(patients)), "features": {}}
+    for name in real[0] if real else ():
+        a, b = (np.array([row[name] for row in rows]) for rows in (real, made))
+        low, high = np.percentile(a, [5, 95])
+        out["features"][name] = {
+            "real 5, 50, 95": [float(v) for v in np.percentile(a, [5, 50, 95])],
+            "made 5, 50, 95": [float(v) for v in np.percentile(b, [5, 50, 95])],
+            "made within": float(((b >= low) & (b <= high)).mean()),
+        }
+    out["silhouettes"] = told_apart(np.array(outlines), np.array(labels), np.array(patients))
+    return out
+
+
+def look(mask: np.ndarray, spacing) -> dict[str, float]:
+    """Share lost to the opening, solidity, and bending of a mask."""
+    from scipy import ndimage
+    from scipy.spatial import ConvexHull
+    from skimage import measure
+
+    mask = np.pad(mask, OPENED + 2)
+    ball = np.sum((np.indices((2 * OPENED + 1,) * 3) - OPENED) ** 2, 0) <= OPENED**2
+    opened = ndimage.binary_opening(mask, ball)
+    steps = np.array(spacing[::-1], float)
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), 1.0)
+    points, faces, normals, _ = measure.marching_cubes(soft, 0.5, spacing=tuple(steps))
+    hull = ConvexHull(points).volume
+    corners = points[faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    volume = abs(np.einsum("fi,fi->f", corners[:, 0], cross).sum()) / 6
+    slope = np.stack(np.gradient(soft, *steps))
+    unit = slope / (np.linalg.norm(slope, axis=0) + 1e-6)
+    bend = 0.5 * sum(np.gradient(unit[k], steps[k], axis=k) for k in range(3))
+    at = ndimage.map_coordinates(bend, (points / steps).T, order=1)
+    weight = np.bincount(faces.ravel(), np.repeat(np.linalg.norm(cross, axis=1), 3), len(points))
+    radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
+    return {
+        "opening": float(1 - opened.sum() / mask.sum()), "solidity": float(volume / hull),
+        "bending": float(radius * np.average(np.abs(at), weights=weight)),
+    }  # fmt: skip
+
+
+def silhouettes(mask: np.ndarray, spacing, waves: int = 20) -> np.ndarray:
+    """(3, 3 + waves) descriptors of a mask's outlines from three sides, free of size, place, turn and mirroring.
+
+    Solidity, roundness, length of the box by its width, and the heights of the waves around the outline, by the mean radius.
+    """
+    from scipy import ndimage
+    from skimage import measure
+
+    steps, found = np.array(spacing[::-1], float), []
+    for axis in range(3):
+        across = np.delete(steps, axis)
+        flat = ndimage.zoom(
+            np.pad(mask.any(axis), 2).astype(float), across / across.min(), order=1, grid_mode=True
+        )
+        shape = max(measure.regionprops(measure.label(flat > 0.5)), key=lambda r: r.area)
+        line = max(
+            measure.find_contours(ndimage.gaussian_filter(np.pad(shape.image.astype(float), 3), 0.7), 0.5),
+            key=len,
+        )
+        length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+        places = np.linspace(0, length[-1], 128, endpoint=False)
+        path = np.interp(places, length, line[:, 0]) + 1j * np.interp(places, length, line[:, 1])
+        power = np.abs(np.fft.fft(path) / 128)
+        high = np.hypot(power[2 : waves + 2], power[-1 : -waves - 1 : -1]) / max(power[1], power[-1])
+        round_ = 4 * np.pi * shape.area / length[-1] ** 2
+        longer = shape.axis_minor_length / max(shape.axis_major_length, 1e-6)
+        found.append([shape.solidity, round_, longer, *np.log(high + 1e-4)])
+    return np.array(found)
+
+
+def waviness(outlines: np.ndarray) -> dict[str, float]:
+    """Lobulation and spiculation of (3, 3 + waves) silhouettes' descriptors."""
+    power = np.exp(outlines[:, 3:]) ** 2
+    parts = {"lobulation": LOBES, "spiculation": SPICULES}
+    return {n: float(np.sqrt(power[:, a - 1 : b].sum(1)).mean()) for n, (a, b) in parts.items()}
+
+
+def told_apart(x: np.ndarray, label: np.ndarray, patient: np.ndarray, folds: int = 5) -> dict:
+    """AUC of made against real silhouettes, judged by detectors that never saw the patient; controls with labels at random."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    names = np.unique(patient)
+    if len(names) < 2 * folds:
+        return {"auc": None, "control": None}
+
+    def auc(y: np.ndarray) -> float:
+        score = np.zeros(len(y))
+        for train, test in GroupKFold(folds).split(x, y, patient):
+            for one in (
+                make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),
+                RandomForestClassifier(200, min_samples_leaf=3, random_state=0),
+            ):
+                score[test] += one.fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+        return float(roc_auc_score(y, score))
+
+    rng = np.random.default_rng(0)
+    swapped = np.array([rng.random() < 0.5 for _ in range(len(label) // 3)]).repeat(3)
+    return {"auc": auc(label), "control": auc(np.where(swapped, 1 - label, label))}
 
 
 def timings(model: ShapeModel, cases: list, quick: bool) -> dict:
@@ -275,6 +402,7 @@ def parse(arguments: list[str] | None = None):
     p.add_argument("--shapes", type=Path, required=True)
     p.add_argument("--json", type=Path, required=True)
     p.add_argument("--pictures", "--figures", type=Path, help="folder for pictures")
+    p.add_argument("--network", action="store_true", help="as the network draws, without the model's forms")
     p.add_argument("--quick", action="store_true", help="a dozen cases and draws")
     p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     p.add_argument("--seed", type=int, default=0)
@@ -298,6 +426,8 @@ def measured(a, model: ShapeModel, cases: list) -> tuple[dict, list[dict], list]
         out["diversity"] = diversity(model, cases, draws, a.seed)
     if "coverage" in a.parts:
         out["coverage"] = coverage(model, cases, draws, a.seed)
+    if "looks" in a.parts:
+        out["looks"] = looks(model, cases, a.seed)
     if "timings" in a.parts:
         out["timings"] = timings(model, cases, a.quick)
     return out, rows, shapes
@@ -307,13 +437,16 @@ def main(arguments: list[str] | None = None) -> None:
     a = parse(arguments)
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
     model, cases = ShapeModel.from_bundle(bundle), list(masks(a.shapes))
+    if a.network:
+        model.forms = None
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
     shapes = "/".join(a.shapes.parts[-2:])
     command = f"python Training/evaluate.py shape --model {bundle.id} --shapes DATA/{shapes} --json OUT.json"
     head = {
         "task": "shape", "model": bundle.id, "version": bundle.version, "network": model.network is not None,
-        "command": command + (" --quick" if a.quick else "") + f" --seed {a.seed}",
+        "forms": 0 if model.forms is None else len(model.forms.masks),
+        "command": command + (" --network" * a.network + " --quick" * a.quick) + f" --seed {a.seed}",
     }  # fmt: skip
     a.json.parent.mkdir(parents=True, exist_ok=True)
     found, rows, shapes = measured(a, model, cases)

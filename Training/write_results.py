@@ -278,36 +278,68 @@ def removal(results: dict) -> list[str]:
 
 
 def shape(out: dict) -> list[str]:
-    """Asked and reached shape features, the grid, variety and timings."""
-    lines = [
-        "**solved**: network and solver, the default; **alone**: the network, scaled to the volume. Pearson over tumours of "
-        "asked and reached, each of 17 features: median (interval by patient), worst feature; in brackets the shuffled control.",
-        "",
-        "| | tumours (patients) | median | worst | volume error, mean (largest) |",
-        "|---|---|---|---|---|",
-    ]
-    for arm, r in out["results"].items():
-        name, worst = next(iter(r["worst_features"].items()))
-        error = r["volume_error"]
+    """Asked and reached shape features, the grid, variety, looks and timings: what was measured of them."""
+    lines = []
+    if "results" in out:
+        start = "form of a real tumour" if out.get("forms") else "network"
+        lines += [
+            f"**solved**: {start} and solver; **alone**: the {start}, scaled to the volume. Pearson over tumours of asked and "
+            "reached, each of 17 features: median (interval by patient), worst feature; in brackets the shuffled control.",
+            "",
+            "| | tumours (patients) | median | worst | volume error, mean (largest) |",
+            "|---|---|---|---|---|",
+        ]
+        for arm, r in out["results"].items():
+            name, worst = next(iter(r["worst_features"].items()))
+            error, control = r["volume_error"], middle(r["shuffled"])
+            lines.append(
+                f"| {arm} | {r['cases']} ({r['patients']}) | {r['median']:.3f}{span(r['interval'], 3)} [{control:.2f}] | "
+                f"{worst:.3f} {name} | {100 * error['mean']:.2f} % ({100 * error['largest']:.2f} %) |"
+            )
+        lines.append("")
+    if "grid" in out:
+        grid = out["grid"]
         lines.append(
-            f"| {arm} | {r['cases']} ({r['patients']}) | {r['median']:.3f}{span(r['interval'], 3)} "
-            f"[{middle(r['shuffled']):.2f}] | {worst:.3f} {name} | {100 * error['mean']:.2f} % ({100 * error['largest']:.2f} %) |"
+            f"Volume × sphericity grid: rows monotone {grid['rows_monotone']}, "
+            f"columns {grid['columns_monotone']}, of {grid['of']}."
         )
-    grid, diversity, cover = (out[k] for k in ("grid", "diversity", "coverage"))
-    alike = "; ".join(
-        f"{k} {v['dice']:.2f} ({v['draws']} draws"
-        + (f"; the tumour's own mirror images {v['mirrored']:.2f})" if "mirrored" in v else ")")
-        for k, v in diversity.items()
+    if "diversity" in out:
+        alike = "; ".join(
+            f"{k} {v['dice']:.2f} ({v['draws']} draws"
+            + (f"; the tumour's own mirror images {v['mirrored']:.2f})" if "mirrored" in v else ")")
+            for k, v in out["diversity"].items()
+        )
+        lines.append(f"Mean pairwise Dice of draws for one request, by what it fixes: {alike}.")
+    if "coverage" in out:
+        cover = out["coverage"]
+        lines.append(
+            f"Dice with the nearest, all at one volume: real to drawn {cover['real to drawn']:.2f}, drawn to real "
+            f"{cover['drawn to real']:.2f}, real to real {cover['real to real']:.2f} "
+            f"({cover['real']} real, {cover['drawn']} drawn)."
+        )
+    lines += shape_looks(out["looks"]) if "looks" in out else []
+    return lines + [shape_timings(out["timings"]) if "timings" in out else ""]
+
+
+def shape_looks(found: dict) -> list[str]:
+    """How like grown tumours drawn ones look, beside real tumours of the same volume."""
+    by = found["silhouettes"]
+    auc = (
+        ""
+        if by["auc"] is None
+        else f" Silhouettes: AUC {by['auc']:.2f} (labels at random {by['control']:.2f})."
     )
-    return [
-        *lines,
+    lines = [
+        f"Looks of {found['tumours']} tumours ({found['patients']} patients) and of one drawn for the volume of each, whose "
+        f"other features were free: 5th, 50th and 95th percentile.{auc}",
         "",
-        f"Volume × sphericity grid: rows monotone {grid['rows_monotone']}, columns {grid['columns_monotone']}, of {grid['of']}.",
-        f"Mean pairwise Dice of draws for one request, by what it fixes: {alike}.",
-        f"Dice with the nearest, all at one volume: real to drawn {cover['real to drawn']:.2f}, drawn to real "
-        f"{cover['drawn to real']:.2f}, real to real {cover['real to real']:.2f} ({cover['real']} real, {cover['drawn']} drawn).",
-        shape_timings(out["timings"]) if "timings" in out else "",
+        "| | real | drawn | drawn within the real ones' 5th to 95th |",
+        "|---|---|---|---|",
     ]
+    for name, row in found["features"].items():
+        real, made = (" ".join(f"{v:.3f}" for v in row[f"{k} 5, 50, 95"]) for k in ("real", "made"))
+        lines.append(f"| {name} | {real} | {made} | {row['made within']:.2f} |")
+    return [*lines, ""]
 
 
 def shape_timings(times: dict) -> str:

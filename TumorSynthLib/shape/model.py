@@ -12,9 +12,10 @@ import numpy as np
 from ..errors import InputError, ModelError
 from ..radiomics.population import Population
 from ..radiomics.shape_features import shape as shape_features
-from . import feasible, solver
+from . import feasible, forms, solver
 from .coordinates import NAMES, PREFIX, SCALE, V, logs, short
 from .field import from_mask
+from .forms import Forms
 from .solver import Form
 from .start import analytic
 from .surface import Surface
@@ -58,9 +59,10 @@ class ShapeModel:
 
     :param population: shape features of the training tumours (all 17).
     :param network: what gives a form for features and a seed (`network.FormGenerator`); without it a super-ellipsoid with bumps.
+    :param forms: of real tumours, from which shapes are grown instead.
     """
 
-    def __init__(self, population: Population, network=None):
+    def __init__(self, population: Population, network=None, forms: Forms | None = None):
         missing = [short(n) for n in NAMES if n not in population.names]
         if missing:
             raise ModelError(
@@ -68,6 +70,7 @@ class ShapeModel:
             )
         self.population = population
         self.network = network
+        self.forms = forms
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, device: str = "auto") -> ShapeModel:
@@ -99,13 +102,21 @@ class ShapeModel:
 
             weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
             network = FormGenerator.load(config, weights, bundle.id, device)
-        return cls(Population(tuple(names), np.asarray(values, np.float64), tuple(cases)), network)
+        model = cls(Population(tuple(names), np.asarray(values, np.float64), tuple(cases)), network)
+        if forms.FILE in bundle.json["files"]:
+            model.forms = Forms.of(bundle.tensors(forms.FILE, "numpy"), model._table)
+        return model
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """(cases, 10) base logarithms of the population."""
+        return np.array([logs(dict(zip(self.population.names, row))) for row in self.population.values])
 
     @cached_property
     def _gauss(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (10,) and covariance (10, 10) of the population's base logarithms; what form varies apart from size is drawn a
         little towards independence."""
-        table = np.array([logs(dict(zip(self.population.names, row))) for row in self.population.values])
+        table = self._table
         size = table[:, V] / 3
         form = np.column_stack([table - size[:, None] * SCALE, size])
         covariance = np.cov(form.T)
@@ -127,8 +138,7 @@ class ShapeModel:
         :raises InputError: a feature or value that no shape can have, or too large for the grid.
         """
         spacing = _checked(spacing)
-        target = self._target(features, seed)
-        form = self._form(target, seed)
+        form, target = self._start(features, seed, spacing)
         _check_size(target, spacing)
         if solve:
             spare = partial(_other_start, target, seed)
@@ -165,27 +175,31 @@ class ShapeModel:
 
     def preview(self, features: Mapping[str, float] | None, seed: int = 0) -> Surface:
         """About the shape that `draw` gives for the same features and seed, at once, as a triangle surface."""
-        target = self._target(features, seed)
-        edge = (float(np.exp(target.logs[V])) / PREVIEW_VOXELS) ** (1 / 3)
-        spacing, rng = (edge,) * 3, np.random.default_rng([seed, 1])
-        form, drawn = solver.sketch(
-            self._form(target, seed), target, spacing, rng, PREVIEW_STEPS, near=PREVIEW_NEAR
-        )
+        form, target = self._start(features, seed)
+        spacing, rng = _edges(target, PREVIEW_VOXELS), np.random.default_rng([seed, 1])
+        form, drawn = solver.sketch(form, target, spacing, rng, PREVIEW_STEPS, near=PREVIEW_NEAR)
         vertices, faces = form.outline
         vertices = (vertices @ form.matrix.T)[:, ::-1]  # to x, y, z, which turns the faces' sense
         faces = faces[:, ::-1] if np.linalg.det(form.matrix) > 0 else faces
         return Surface(vertices - vertices.mean(0), np.ascontiguousarray(faces), _cut(drawn.mask)[0], spacing)
 
-    def _target(self, features, seed: int) -> feasible.Target:
-        mean, covariance = self._gauss
-        return feasible.complete(
-            feasible.request(features), mean, covariance, np.random.default_rng([seed, 2])
-        )
-
-    def _form(self, target: feasible.Target, seed: int) -> Form:
+    def _start(self, features, seed: int, spacing=None) -> tuple[Form, feasible.Target]:
+        """The form to begin with, and what it is to become; what wasn't asked for is as in the real tumour it is grown from."""
+        asked, (mean, covariance) = feasible.request(features), self._gauss
+        if self.forms is not None:
+            rng = np.random.default_rng([seed, 5])
+            form, own = self.forms.form(self.forms.chosen(asked, np.sqrt(np.diag(covariance)), rng), rng)
+            target = feasible.complete(asked, own, covariance)
+            return form, solver.settled(form, target, own, spacing or _edges(target, PREVIEW_VOXELS))
+        target = feasible.complete(asked, mean, covariance, np.random.default_rng([seed, 2]))
         if self.network is None:
-            return analytic(target.logs, seed)
-        return self.network.form(target.logs, seed)
+            return analytic(target.logs, seed), target
+        return self.network.form(target.logs, seed), target
+
+
+def _edges(target: feasible.Target, voxels: int) -> tuple[float, float, float]:
+    """Spacing (x, y, z) mm of cubes of which a tumour has so many."""
+    return (float(np.exp(target.logs[V]) / voxels) ** (1 / 3),) * 3
 
 
 def _phase(mask: np.ndarray, mask_spacing, spacing) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.placement import centre_of_mass
+from TumorSynthLib.texture.exemplar import kept as module
 from TumorSynthLib.texture.exemplar.bank import packed
 from TumorSynthLib.texture.exemplar.carry import Source
 from TumorSynthLib.texture.exemplar.place import detached
@@ -86,6 +87,50 @@ def test_a_moved_tumour_lies_where_it_was_asked_to_with_its_features(case, moved
     assert result.mask.sum() == pytest.approx(mask.sum(), rel=0.05)
     assert result.reached[MEAN] == pytest.approx(result.before[MEAN], abs=25)
     assert result.volume.array[ndimage.binary_erosion(mask, iterations=2)].mean() < -700
+
+
+def thigh(seed=0):
+    """Muscle in which a tumour lies whose contour takes in a crescent of fat; its mask, and the crescent."""
+    rng = np.random.default_rng(seed)
+    image = 50 + 12 * ndimage.gaussian_filter(rng.normal(size=SHAPE), (0.3, 0.7, 0.7)) * 2
+    mask = ball((12, 24, 24), 8, SHAPE)
+    image += 60 * ndimage.gaussian_filter(ball((12, 24, 24), 7, SHAPE).astype(float), 0.7)
+    fat = mask & (np.indices(SHAPE)[2] < 19)
+    image[fat] = -100 + 8 * rng.normal(size=int(fat.sum()))
+    volume = Volume(np.rint(image).astype(np.int16), (1.0, 1.0, 1.0), (-30.0, -30.0, 10.0))
+    return volume, mask, fat
+
+
+def test_what_a_contour_takes_in_of_fat_stays_behind_and_features_are_of_the_same_voxels():
+    volume, mask, fat = thigh()
+    to = tuple(centre_of_mass(volume, mask) + np.array([22.0, 14.0, 0.0]))
+    editor = Editor(None)
+    result = editor.move(volume, mask, EditRequest(to=to, modality="CT", seed=1))
+    shift = np.rint(np.array([0, 14, 22])).astype(int)
+    was = np.roll(result.mask, -shift, (0, 1, 2))
+    assert was.any() and not (was & ~mask).any()
+    assert (was & fat).sum() < 0.15 * fat.sum(), "fat was moved along"
+    expected = editor.extract(volume, was, "CT")
+    assert result.before[MEAN] == pytest.approx(expected[MEAN])
+    assert result.reached[MEAN] == pytest.approx(expected[MEAN], abs=6)
+
+
+def test_numbers_bring_a_moved_tumour_nearer_to_its_features_where_the_place_changed_them(
+    banked, monkeypatch
+):
+    volume, mask = lung()
+    to = tuple(centre_of_mass(volume, mask) + np.array([10.0, 14.0, 1.0]))
+    request = EditRequest(to=to, modality="CT", seed=1)
+    plain = banked.move(volume, mask, request)
+    assert 0.9 < plain.provenance["plan"]["kept_r"] <= 1.0
+    monkeypatch.setattr(module, "LEAST_R", 1.01)
+    monkeypatch.setattr(module, "WORTH", 0.0)
+    nearer = banked.move(volume, mask, request)
+    plan = nearer.provenance["plan"]
+    assert plan["kept_r"] >= plain.provenance["plan"]["kept_r"]
+    assert not ((nearer.volume.array != plain.volume.array) & ~nearer.mask).any(), (
+        "numbers reached out of the tumour"
+    )
 
 
 @pytest.mark.parametrize("order, flip", [((2, 0, 1), (0, 1, 0)), ((1, 2, 0), (1, 0, 1))])

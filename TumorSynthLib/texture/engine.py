@@ -26,6 +26,7 @@ class Draft:
     :param device: where it was drawn.
     :param changed: (K, J, I) bool, the voxels that could change; None where they are the mask.
     :param asked: what was asked, where the engine decides it: features of the tissue that a donor lends.
+    :param before: features of what was there, where the engine measures them: of a moved tumour's voxels at their old place.
     :param spread: one standard deviation of each feature, where no population tells it.
     :param used: values that tissue limits of what was asked were taken to; the warnings name them.
     :param facts: what the record tells of it, by name.
@@ -41,6 +42,7 @@ class Draft:
     spread: Mapping[str, float] = field(default_factory=dict)
     used: Mapping[str, float] = field(default_factory=dict)
     asked: Mapping[str, float] | None = None
+    before: Mapping[str, float] | None = None
 
 
 class Engine(Protocol):

@@ -133,6 +133,8 @@ def _changed(case: Case, draft: Draft) -> np.ndarray | None:
 
 def _before(case: Case, plan: Plan, draft: Draft) -> dict[str, float]:
     """Features of what was there: the tumour, or the tissue in a new one's place."""
+    if draft.before is not None:
+        return dict(draft.before)
     if case.mask is None or draft.mask is not case.mask and plan.edit == "remove":
         return case.measure(draft.mask)
     return case.own

@@ -17,6 +17,7 @@ from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.shaping import measured_shape
 from TumorSynthLib.texture.engine import Draft
+from TumorSynthLib.texture.exemplar.kept import kept
 from TumorSynthLib.texture.exemplar.lent import lent
 from TumorSynthLib.texture.exemplar.planted import carried, inserted
 from TumorSynthLib.texture.exemplar.removal import remove
@@ -63,6 +64,13 @@ class Exemplar:
             volume = volume.with_array(slid.patch.apply(volume.array.copy()))
             patch = Patch(patch.box, patch.before, volume.array[patch.box].copy())
             warnings, facts, used = (*warnings, *slid.warnings), {**facts, **slid.facts}, slid.used
+        elif made.was is not None:
+            stays = kept(replace(case, volume=volume), made.mask, made.was, seed, progress)
+            patch = Patch(patch.box, patch.before, stays.volume.array[patch.box].copy())
+            facts, changed_to = {**facts, **stays.facts}, made.changed | made.mask
+            return Draft(
+                patch, made.mask, stays.reached, "cpu", warnings, changed_to, facts, before=stays.before
+            )
         progress("measure", 0.0)
         with progress.stage("measure"):
             reached = replace(case, volume=volume).measure(made.mask)

@@ -21,6 +21,9 @@ SAME_SHAPE = 0.97
 """Dice from which a lender has the wanted shape already."""
 BOUND_SD = 3.0
 """Robust standard deviations that the recipient's grain is held to: vessels are no noise."""
+NEAR = 2.0
+"""Voxels in plane: Gaussian within which the recipient's grain is no stronger than it usually is: fascia and the edges of bone
+under a new tumour would show through it."""
 
 
 def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
@@ -122,5 +125,7 @@ def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarra
     index = [np.clip(i, 0, s - 1) for i, s in zip(index, image.shape)]
     here = image[np.ix_(*index)].astype(np.float32)
     rest = here - blur(here, sigma_of(FINE, matte.spacing))
-    bound = BOUND_SD * sd_of(rest)
-    return bound * np.tanh(rest / bound)
+    usual = sd_of(rest)
+    near = np.sqrt(blur(rest**2, sigma_of(NEAR, matte.spacing)))
+    rest = rest * np.minimum(1, usual / np.maximum(near, 1e-3))
+    return BOUND_SD * usual * np.tanh(rest / (BOUND_SD * usual))

@@ -137,10 +137,10 @@ def _features_of(
 def _near(asked, reached, spread, population, config: LookConfig) -> bool:
     """Whether no further stage is needed."""
     near = _median(asked, reached, spread) <= config.median_sd
-    return near and _correlation(asked, reached, spread, population) >= config.least_r
+    return near and correlation(asked, reached, spread, population) >= config.least_r
 
 
-def _correlation(asked, reached, spread, population) -> float:
+def correlation(asked, reached, spread, population) -> float:
     """Pearson's r of asked and reached features, in standard deviations from the population's mean; 1 without a population."""
     if population is None or len(asked) < 4:
         return 1.0

@@ -170,7 +170,9 @@ def take_out(
     if not in_lung:
         free = ramp(depth, 0.0, 3.0)
         grain = held(grain, free, bound)
-        finest = held(finest, free, 3 * sd_of(finest[core if core.any() else mask]))
+        finest = held(
+            finest, ramp(depth, -1.5, 0.5), 3 * sd_of(finest[tissue])
+        )  # its rim's edges are its own
     matte = Matte(
         mask, tissue, opacity.astype(np.float32), colour, grain, finest, own, background, np.zeros_like(image),
         spacing, in_lung, noise, bound,

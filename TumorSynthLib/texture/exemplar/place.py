@@ -43,7 +43,7 @@ class Laid:
     """A box of an image with a tumour laid into it.
 
     :param box: slices into the image; `values` float32, `changed` bool, `mask` bool (the tumour's), `tissue` bool (the
-        voxels of the mask that are more than half tumour): all of the box.
+        voxels of the mask that are more than half tumour, without fat and fascia that the contour took in): all of the box.
     """
 
     box: tuple[slice, slice, slice]
@@ -165,5 +165,5 @@ def laid_over(
     values = composed(part, under, may)
     changed = part.touched & (np.asarray(may) > 0)
     mask = part.mask & (np.asarray(may) > 0.5)
-    tissue = mask & (part.opacity * may > 0.5) if not matte.in_lung else mask
+    tissue = mask if matte.in_lung else mask & part.tissue & (part.opacity * may > 0.5)
     return Laid(box, np.where(changed, values, under), changed, mask, tissue if tissue.any() else mask)

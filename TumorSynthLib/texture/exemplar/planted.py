@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Planted:
     """A tumour in its new place.
 
     :param patch: of the case's image; `mask`, `changed` (K, J, I) bool: the new tumour, and what may differ.
+    :param was: (K, J, I) bool, the same voxels of the tumour at its old place; None where it has another shape.
     """
 
     patch: Patch
@@ -40,6 +41,7 @@ class Planted:
     changed: np.ndarray
     facts: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    was: np.ndarray | None = None
 
 
 def carried(case: Case, plan: Plan, progress: Progress) -> Planted:
@@ -52,8 +54,10 @@ def carried(case: Case, plan: Plan, progress: Progress) -> Planted:
     )
     progress("texture", 0.2)
     if plan.form is None:
-        laid = moved(source, _offset(mask, new), onto)
-        return _planted(case, axes, laid, laid.tissue, plan.target, {})
+        offset = _offset(mask, new)
+        laid = moved(source, offset, onto)
+        made = _planted(case, axes, laid, laid.tissue, plan.target, {})
+        return replace(made, was=axes.back(shifted(view(made.mask), -offset)))
     shift = np.zeros(3, int)
     if plan.request.to is not None:
         shift = np.round(_centre(new) - _centre(mask)).astype(int)
@@ -103,11 +107,12 @@ def _planted(
     after[inside] = quantise(axes.back(laid.values)[inside], before.dtype)
     mask, changed = np.zeros(shape, bool), np.zeros(shape, bool)
     mask[box], changed[box] = axes.back(tumour), inside
-    share = mask.sum() / max(int(wanted.sum()), 1)
-    if share < LEAST_LEFT:
+    planned = max(int(wanted.sum()), 1)
+    share, left = mask.sum() / planned, laid.mask.sum() / planned
+    if left < LEAST_LEFT:
         raise InputError(
-            f"only {100 * share:.0f} % of the tumour would lie in tissue that it may replace there, the rest in the chest's "
-            "wall or outside the body: choose another place"
+            f"only {100 * left:.0f} % of the tumour would lie in tissue that it may replace there, the rest in the chest's "
+            "wall, in bone or outside the body: choose another place"
         )
     warnings = ()
     if share < 0.98:

@@ -206,13 +206,18 @@ def test_opening_the_module_imports_no_torch():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def cmake_program() -> str:
+    beside = Path(sys.executable).with_name("cmake")
+    found = str(beside.resolve()) if beside.exists() else shutil.which("cmake")
+    if not found:
+        pytest.skip("CMake isn't installed")
+    return found
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
     """The extension configured, built and installed against the stand-in for Slicer's configuration."""
-    cmake = Path(sys.executable).with_name("cmake")
-    cmake = str(cmake) if cmake.exists() else shutil.which("cmake")
-    if not cmake:
-        pytest.skip("CMake isn't installed")
+    cmake = cmake_program()
     build, target = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("package")
     stub = ROOT / "Testing" / "slicer_stub"
     steps = (
@@ -242,8 +247,46 @@ def test_package_holds_what_git_tracks(package):
     assert not [name for name in there if "__pycache__" in name or name.startswith(("Testing", "Training"))]
 
 
+def test_slicers_own_script_packs_it(tmp_path):
+    """The archive that the Extensions Manager and "Install from file" take, by the script of Slicer's pull request 9118."""
+    script = Path(
+        os.environ.get("TUMORSYNTH_SLICER_SOURCE") or "none",
+        "Utilities",
+        "Scripts",
+        "package_python_extension.py",
+    )
+    if not script.is_file():
+        pytest.skip("TUMORSYNTH_SLICER_SOURCE names no Slicer source folder with package_python_extension.py")
+    folders = {
+        "dummy-build": "slicer",
+        "build-dir": "build",
+        "install-prefix": "install",
+        "output-dir": "out",
+    }
+    command = [sys.executable, str(script), "--ext-src", str(ROOT), "--slicer-src", str(script.parents[2])]
+    command += ["--cmake", str(cmake_program())]
+    for option, folder in folders.items():
+        command += [f"--{option}", str(tmp_path / folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert not re.findall(r"Warning[^\n]* at Tumor[^\n]*", said)
+    (archive,) = (tmp_path / "out").iterdir()
+    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
+    (module,) = (tmp_path / "unpacked").rglob("TumorSynthRadiomics.py")
+    assert {"LICENSE.txt", "CITATION.cff"} <= {
+        path.name for path in (module.parent / "TumorSynthLib").iterdir()
+    }
+    edit_from(module.parent, tmp_path)
+
+
 def test_edit_from_the_package_alone(package, tmp_path):
     """Engine, models and module come from the package; the worker process as well."""
+    edit_from(package, tmp_path)
+
+
+def edit_from(package: Path, tmp_path: Path) -> None:
+    """The self-test of the module in a package, with nothing of the checkout but the stand-ins for Slicer."""
     code = (
         "import sys; sys.path.append(sys.argv[1])\n"
         "from pathlib import Path\n"

@@ -108,6 +108,10 @@ class Session:
         found["series"] = self.grab("editSection")
         self.task("textureButton")
         self.preset("texture/rough")
+        reach = self.case.panel.editSection.features.reach
+        self.wait(
+            lambda: all(reach.range(row.key) for row in self.case.panel.rows() if drives_texture(row)), 300
+        )
         found["texture"] = self.grab("editSection")
         return found
 
@@ -218,6 +222,10 @@ class Session:
 
     def save(self, picture, name: str) -> None:
         write(picture, self.out / name)
+
+
+def drives_texture(row) -> bool:
+    return row.kind == "texture" and row.role == "driver"
 
 
 def write(picture, path: Path, colours: int = 64) -> None:

@@ -189,6 +189,9 @@ def test_warnings_are_in_the_panels_words():
         job.finish(case.logic.outcome(job, warnings=(said,), provenance={"plan": {"zone_voxels": 34667}}))
         assert "reached: Contrast by +1.0 σ" in case.ui.outcomeLabel.text
         assert "35 ml around the outline changed, too" in case.ui.outcomeLabel.text  # of voxels of 1 mm³
+        case.ui.generateButton.click()
+        case.logic.jobs[-1].fail("glcm_Contrast of -3 is not possible")
+        assert case.ui.outcomeLabel.text.startswith("Contrast of -3 is")
 
 
 def test_every_stage_has_a_name():

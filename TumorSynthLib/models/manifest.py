@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     """Parse and check the bytes of a ``bundle.json``; `where` names it in messages."""
+    _checked(data, where)
+    return json.loads(data)
+
+
+@lru_cache(maxsize=32)
+def _checked(data: bytes, where: str) -> None:
+    """Check the bytes of a manifest, the same ones once: Slicer's panel asks for its models with each slider."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ModelError(
             f"{where} is larger than {MAX_MANIFEST_BYTES >> 20} MB, so it is not opened; get the model again"
@@ -47,7 +55,6 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise ModelError(f"{where} is not a JSON object; get the model again")
     check_manifest(manifest, where)
-    return manifest
 
 
 def check_manifest(manifest: dict[str, Any], where: str) -> None:

@@ -194,6 +194,11 @@ class Panel(VTKObservationMixin):
             self._updating = False
         self.requestChanged()
 
+    def changedSoon(self, *unused) -> None:
+        """Show the parameters once the application is idle; of many changes at a time only the last is shown."""
+        if not self.closed:
+            self._shownSoon.start()
+
     def requestChanged(self) -> None:
         """What the edit is asked for has changed."""
         self.result.run.update()
@@ -283,7 +288,11 @@ class Panel(VTKObservationMixin):
             yield
         except Exception as error:
             logging.exception("Tumor Synth Radiomics")
-            setMessage(label, panel_text.sentence(str(error)))
+            setMessage(label, self.inWords(str(error)))
+
+    def inWords(self, text: str) -> str:
+        """A message of the engine as a sentence of the panel."""
+        return panel_text.sentence(panel_text.plain(text, self.rows()))
 
     # Jobs
 
@@ -322,15 +331,20 @@ class Panel(VTKObservationMixin):
 
     def _onDone(self, then, outcome) -> None:
         self._job = None
-        if not self.closed:
+        if self.closed:
+            return
+        self._updating = True  # of all that changes now the panel shows the end
+        try:
             then(outcome)
-            self.parametersChanged()
+        finally:
+            self._updating = False
+        self.parametersChanged()
 
     def _onError(self, edit, message) -> None:
         self._job = None
         if self.closed:
             return
-        message = panel_text.sentence(message)
+        message = self.inWords(message)
         if edit == "measure":
             self.tumour.failed(message)
         else:

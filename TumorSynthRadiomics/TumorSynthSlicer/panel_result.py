@@ -131,7 +131,7 @@ class ResultSection:
         return panel_text.sentences([*lines, *panel_text.drawn(outcome), *warnings])
 
     def failed(self, message: str) -> None:
-        setMessage(self._ui.outcomeLabel, panel_text.plain(message, self._panel.rows()))
+        setMessage(self._ui.outcomeLabel, message)
 
     def cancelled(self) -> None:
         setMessage(self._ui.outcomeLabel, _("Stopped. Nothing was changed."))

@@ -73,11 +73,8 @@ class Run:
             (_("Packages are being installed.") if self._installing else "")
             or self._panel.busy()
             or self._missing()
-            or (self._inWords(self.check.reason) if self.check is not None else "")
+            or (self._panel.inWords(self.check.reason) if self.check is not None else "")
         )
-
-    def _inWords(self, text: str) -> str:
-        return panel_text.sentence(panel_text.plain(text, self._panel.rows()))
 
     def refresh(self) -> None:
         """The states of the buttons, and the lines above Generate."""

@@ -96,10 +96,10 @@ class TumourSection(VTKObservationMixin):
                 "SourceRepresentationModified",
             ):
                 wanted.append((segmentation, getattr(slicer.vtkSegmentation, event)))
-        if not all(self.hasObserver(node, event, self._panel.parametersChanged) for node, event in wanted):
+        if not all(self.hasObserver(node, event, self._panel.changedSoon) for node, event in wanted):
             self.removeObservers()
             for node, event in wanted:
-                self.addObserver(node, event, self._panel.parametersChanged)
+                self.addObserver(node, event, self._panel.changedSoon)
 
     def _endRequest(self) -> None:
         """What was asked of one tumour isn't asked of another one."""

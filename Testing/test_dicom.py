@@ -118,6 +118,7 @@ def set_from(first, **values):
         (set_from(0, PhotometricInterpretation="PALETTE COLOR"), "(0028,0004) PhotometricInterpretation"),
         (set_from(6, PhotometricInterpretation="MONOCHROME1"), "(0028,0004) PhotometricInterpretation differs"),
         (set_from(11, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "(0008,0016) SOPClassUID differs"),
+        (set_from(6, PatientID="other"), "(0010,0020) PatientID has 2 values"),
         (set_from(6, FrameOfReferenceUID="1.2.3"), "(0020,0052) FrameOfReferenceUID differs"),
         (set_from(0, RescaleSlope=0), "(0028,1053) RescaleSlope is 0"),
         (set_from(4, Rows=16), "(0028,0010) Rows differs"),
@@ -543,6 +544,45 @@ def test_rtstructs_that_hold_no_mask(scan, tmp_path):
         assert np.array_equal(read_mask(file, volume), TUMOUR)
 
 
+@pytest.mark.parametrize("shift", [(17.5, 0), (-17.5, 0), (0, 18.0), (0, -18.0)])
+def test_contours_that_reach_beyond_the_image_are_refused_as_masks_are(scan, tmp_path, shift):
+    """They were cut at its border without a word."""
+    _, slices, volume = scan
+    file = tmp_path / "rt/a.dcm"
+    dicom_tree.rtstruct(file, slices, {"GTV-1": TUMOUR})
+    ds = pydicom.dcmread(file)
+    for contour in ds.ROIContourSequence[0].ContourSequence:
+        points = np.reshape(np.array(contour.ContourData, float), (-1, 3)) + [shift[0], 0, shift[1]]
+        contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
+    ds.save_as(file)
+    assert "% of" in (words := refusal(file, volume)) and "outside the image" in words
+
+
+def test_a_contour_that_is_there_twice_counts_once(scan, tmp_path):
+    """The second took out what the first had put in."""
+    _, slices, volume = scan
+    file = tmp_path / "rt/a.dcm"
+    dicom_tree.rtstruct(file, slices, {"GTV-1": TUMOUR})
+    ds = pydicom.dcmread(file)
+    ds.ROIContourSequence[0].ContourSequence.append(
+        copy.deepcopy(ds.ROIContourSequence[0].ContourSequence[2])
+    )
+    ds.save_as(file)
+    with pytest.warns(ImageWarning, match="1 contours twice"):
+        assert np.array_equal(read_mask(file, volume), TUMOUR)
+
+
+def test_files_without_a_preamble(series):
+    """Programs of old wrote the data set at once, without group 2, implicit and little endian."""
+    folder = series()
+    for file in files_of(folder):
+        ds = pydicom.dcmread(file)
+        plain = Dataset()
+        plain.update(ds)
+        pydicom.dcmwrite(file, plain, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    assert np.array_equal(quietly(folder).array, ARRAY)
+
+
 def seg_nrrd(path, layers, segments):
     """A .seg.nrrd as Slicer writes it: layers (L, K, J, I), segments (name, value, layer)."""
     stacked = np.stack(layers, axis=-1) if len(layers) > 1 else layers[0]
@@ -584,6 +624,26 @@ def test_labels_that_rounding_has_moved(tmp_path):
     assert np.array_equal(read_labelmap(path, VOLUME) == 2, NODE)
     half = write_volume(VOLUME.with_array(np.where(NODE, np.float32(1.5), TUMOUR)), tmp_path / "half.nii")
     assert "no label 2: it has 1, 1.5" in refusal(half, VOLUME, 2)
+
+
+def test_large_labels_are_chosen_by_all_their_digits(tmp_path):
+    labels = np.where(NODE, 1_000_000, np.where(TUMOUR, 1_234_567, 0)).astype(np.int32)
+    path = write_volume(VOLUME.with_array(labels), tmp_path / "large.nii")
+    assert np.array_equal(read_mask(path, VOLUME, 1_234_567), TUMOUR & ~NODE)
+    assert np.array_equal(read_mask(path, VOLUME, "1000000"), NODE)
+    assert "1000000, 1234567" in refusal(path, VOLUME, 3)
+
+
+def test_a_mirrored_or_turned_mask_is_the_same_without_a_word(tmp_path):
+    direction = (0, 0, -1.0, 0, 1, 0, 1, 0, 0)  # its axes run along z, y and back along x
+    turned = Volume(
+        np.ascontiguousarray(TUMOUR.transpose(2, 1, 0)[::-1]).astype(np.uint8), SPACING[::-1],
+        tuple(VOLUME.points([SHAPE[2] - 1, 0, 0])), direction,
+    )  # fmt: skip
+    path = write_volume(turned, tmp_path / "turned.nrrd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_mask(path, VOLUME), TUMOUR)
 
 
 def test_a_cropped_mask_is_taken_without_a_word(tmp_path):

@@ -85,6 +85,7 @@ def read(path: Path) -> Volume:
             check_pixels(file, head)
         for name in ("SOPClassUID", "PhotometricInterpretation", "FrameOfReferenceUID"):
             _check_one(path, heads, name)
+        _check_patient(path, heads)
         modality = _modality(path, heads)
         planes = [plane for file, head in heads for plane in planes_of(file, head)]
         check_alike(path, planes)
@@ -169,6 +170,13 @@ def _check_one(path: Path, heads: Sequence[tuple[Path, Any]], name: str) -> None
         rare = min(found, key=lambda value: found[value])
         file = next(file.name for file, head in heads if str(head.get(name, "")).strip() == rare)
         raise refused(path, name, f"differs between slices: {rare!r} in {file}")
+
+
+def _check_patient(path: Path, heads: Sequence[tuple[Path, Any]]) -> None:
+    """Raise InputError where slices are of several patients, without their names."""
+    found = {str(head.get("PatientID", "")).strip() for _, head in heads}
+    if len(found) > 1:
+        raise refused(path, "PatientID", f"has {len(found)} values: give the slices of one patient")
 
 
 def _say_of_scale(path: Path, modality: str, heads: Sequence[tuple[Path, Any]]) -> None:

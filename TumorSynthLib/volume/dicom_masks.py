@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -224,23 +225,48 @@ def _points(path: Path, item: Any) -> np.ndarray:
 
 def _filled(path: Path, outlines: list[np.ndarray], like: Volume, onto_grid: OntoGrid) -> np.ndarray:
     """Voxels whose centres lie in an odd number of the contours, so that a contour within another cuts a hole."""
-    outlines = [points for points in outlines if len(points) >= 3]
+    outlines = _once(path, [points for points in outlines if len(points) >= 3])
     if not outlines:
         return np.zeros(like.array.shape, bool)
     slices = [like.indices(points) for points in outlines]
     heights = np.array([index[:, 2].mean() for index in slices])
     flat = max(np.ptp(index[:, 2]) for index in slices) <= OFF_PLANE
     if flat and np.abs(heights - np.rint(heights)).max() <= OFF_PLANE and _every_slice(np.rint(heights)):
-        inside = [n for n, h in enumerate(np.rint(heights)) if 0 <= h < len(like.array)]
-        if len(inside) < len(outlines) and not inside:
-            raise InputError(f"{path} lies outside the image: check that both belong to the same scan")
         _say_of_gaps(path, np.rint(heights))
-        mask = np.zeros(like.array.shape, bool)
-        for n in inside:
-            mask[int(np.rint(heights[n]))] ^= polygon(slices[n][:, :2], like.array.shape[1:])
-        return mask
+        return onto_grid(_whole_slices(path, slices, like), like, str(path))
     own = _own_grid(path, outlines, like)
     return onto_grid(own, like, str(path))
+
+
+def _once(path: Path, outlines: list[np.ndarray]) -> list[np.ndarray]:
+    """The contours without those that are there twice, of which one would take out what the other puts in."""
+    kept = list({np.round(points, 3).tobytes(): points for points in outlines}.values())
+    if len(kept) < len(outlines):
+        warnings.warn(
+            f"{path} holds {len(outlines) - len(kept)} contours twice: each was taken once", ImageWarning, stacklevel=4
+        )  # fmt: skip
+    return kept
+
+
+def _whole_slices(path: Path, slices: list[np.ndarray], like: Volume) -> Volume:
+    """Contours (N, 3) in the image's indices, filled on its voxels, also on those that it would have beyond its border."""
+    points = np.concatenate(slices)
+    low, high = np.floor(points.min(axis=0)).astype(int), np.ceil(points.max(axis=0)).astype(int)
+    low[2], high[2] = np.rint([points[:, 2].min(), points[:, 2].max()]).astype(int)
+    size = high - low + 1
+    if np.prod(size.astype(object)) > MAX_GRID:
+        raise _too_far(path, float((size * like.spacing).max()))
+    array = np.zeros(tuple(size[::-1]), bool)
+    for index in slices:
+        k = int(np.rint(index[:, 2].mean())) - low[2]
+        array[k] ^= polygon(index[:, :2] - low[:2], array.shape[1:])
+    return replace(like, array=array, origin=tuple(like.points(low)))
+
+
+def _too_far(path: Path, mm: float) -> InputError:
+    return InputError(
+        f"can't read {path}: its contours reach over {mm:.0f} mm; check that they fit the image"
+    )
 
 
 def _every_slice(heights: np.ndarray) -> bool:
@@ -274,9 +300,7 @@ def _own_grid(path: Path, outlines: list[np.ndarray], like: Volume) -> Volume:
     low, high = ends.min(axis=0), ends.max(axis=0)
     size = np.ceil((high - low) / [pitch, pitch, step]).astype(np.int64) + 2
     if np.prod(size.astype(object)) > MAX_GRID:
-        raise InputError(
-            f"can't read {path}: its contours reach over {(high - low).max():.0f} mm; check that they fit the image"
-        )
+        raise _too_far(path, float((high - low).max()))
     array = np.zeros(tuple(size[::-1]), bool)
     for k in range(len(array)):
         # A slice takes the plane nearest to it, if that isn't farther than contours usually are apart.

@@ -24,6 +24,7 @@ from TumorSynthLib.volume.dicom_tags import (
     whole,
 )
 
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
 #: Attributes that say how pixels are stored, and the pixels.
 PIXEL_TAGS = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
@@ -70,18 +71,8 @@ def pixels(path: Path, head: Any) -> np.ndarray:
     stored = whole(path, head, "BitsStored", allocated)
     high = whole(path, head, "HighBit", stored - 1)
     signed = whole(path, head, "PixelRepresentation", 0) == 1
-    little = (
-        full.is_little_endian
-        if hasattr(full, "is_little_endian") and full.is_little_endian is not None
-        else True
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        little = (
-            full.file_meta.TransferSyntaxUID != "1.2.840.10008.1.2.2"
-            if "file_meta" in full.__dict__
-            else little
-        )
+    meta = full.__dict__.get("file_meta") or {}  # old programs wrote none, and little endian
+    little = meta.get("TransferSyntaxUID") != BIG_ENDIAN
     kind = np.dtype(f"{'<' if little else '>'}u{allocated // 8}")
     count = int(np.prod(shape, dtype=object))
     if len(data) < count * kind.itemsize:

@@ -24,7 +24,7 @@ TAGS = {
     "ModalityLUTSequence": "(0028,3000)", "GantryDetectorTilt": "(0018,1120)", "SpacingBetweenSlices": "(0018,0088)",
     "SliceThickness": "(0018,0050)", "PixelData": "(7FE0,0010)", "TransferSyntaxUID": "(0002,0010)",
     "PerFrameFunctionalGroupsSequence": "(5200,9230)", "SeriesInstanceUID": "(0020,000E)",
-    "RescaleType": "(0028,1054)", "FrameOfReferenceUID": "(0020,0052)",
+    "RescaleType": "(0028,1054)", "PatientID": "(0010,0020)", "FrameOfReferenceUID": "(0020,0052)",
 }  # fmt: skip
 DEFLATED, START = b"1.2.840.10008.1.2.1.99", 4096  # a transfer syntax, and bytes of a file that name it
 MAX_TEXT = 1024  # characters of an attribute that is kept as text

@@ -33,7 +33,12 @@ class Part:
     voxels: Callable[[], np.ndarray]
 
     def __str__(self) -> str:
-        return f"{self.number:g} ({self.name})" if self.name else f"{self.number:g}"
+        return f"{written(self.number)} ({self.name})" if self.name else written(self.number)
+
+
+def written(number: float) -> str:
+    """A label as text: all digits of a whole number."""
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
 def read_mask(path: str | os.PathLike, like: Volume, label: int | str | None = None) -> np.ndarray:
@@ -60,7 +65,7 @@ def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:
     """
     found = parts_of(Path(path), like)
     if any(part.number not in range(256) for part in found):
-        numbers = _listed([f"{part.number:g}" for part in found])
+        numbers = _listed([written(part.number) for part in found])
         raise InputError(f"{path} holds {numbers}: labels must be whole numbers from 0 to 255")
     result = np.zeros(like.array.shape, np.uint8)
     for part in found:
@@ -151,7 +156,7 @@ def _chosen(found: Sequence[Part], label: int | str | None, name: str) -> Part:
             raise InputError(f"{name} has several labels ({_listed(found)}): choose one with --label")
         return found[0]
     text = str(label).strip()
-    fitting = [part for part in found if text == f"{part.number:g}"]
+    fitting = [part for part in found if text in (written(part.number), f"{part.number:g}")]
     fitting = fitting or [part for part in found if part.name and part.name.casefold() == text.casefold()]
     if not fitting:
         raise InputError(f"{name} has no label {text[:60]}: it has {_listed(found)}")
@@ -208,10 +213,13 @@ def onto_grid(mask: Volume, like: Volume, name: str) -> np.ndarray:
 
 
 def _same_voxels(mask: Volume, like: Volume) -> bool:
-    """Whether every voxel of a mask is one of the image's: cropped or shifted by whole voxels, nothing is resampled."""
-    index = like.indices(mask.points(corners([(0, n - 1) for n in mask.size])))
-    along = corners([(0, n - 1) for n in mask.size]) + np.rint(index[0])
-    return bool(np.abs(index - along).max() <= SAME_GRID)
+    """Whether every voxel of a mask is one of the image's: cropped, shifted by whole voxels, mirrored or turned by right angles."""
+    steps = np.rint(np.linalg.inv(like.matrix) @ mask.matrix)
+    if not (np.abs(steps).sum(0) == 1).all() or not (np.abs(steps).sum(1) == 1).all():
+        return False
+    ends = corners([(0, n - 1) for n in mask.size])
+    index = like.indices(mask.points(ends))
+    return bool(np.abs(index - ends @ steps.T - np.rint(index[0])).max() <= SAME_GRID)
 
 
 def _grid(volume: Volume) -> str:

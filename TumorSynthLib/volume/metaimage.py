@@ -70,8 +70,8 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, str], int]:
             break
         if not fields and name not in _FIELDS:
             break
-        if name:
-            fields[name] = value.strip()
+        if name and fields.setdefault(name, value.strip()) != value.strip():
+            raise guard.damaged(path, f"its field {name} is there twice, with two values")
         if name == "ElementDataFile":
             return fields, file.tell()
     if "ObjectType" in fields or "NDims" in fields:

@@ -134,7 +134,11 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, str], dict[str, str],
             texts[name] = value[1:].replace("\\n", "\n").replace("\\\\", "\\")
         else:
             key = name.strip().lower()
-            fields[_ALIASES.get(key, key)] = value.strip()
+            key, value = _ALIASES.get(key, key), value.strip()
+            if fields.setdefault(key, value) != value:
+                raise guard.damaged(path, f"its field {key!r} is there twice, with two values")
+            if key == "data file" and value.upper().startswith("LIST"):
+                raise InputError(f"{path} keeps its voxels in several files: save it as one .nrrd file")
     raise guard.damaged(path, "its header doesn't end")
 
 

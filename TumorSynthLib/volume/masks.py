@@ -213,7 +213,7 @@ def onto_grid(mask: Volume, like: Volume, name: str) -> np.ndarray:
 
 
 def _same_voxels(mask: Volume, like: Volume) -> bool:
-    """Whether every voxel of a mask is one of the image's: cropped, shifted by whole voxels, mirrored or turned by right angles."""
+    """Whether each voxel of a mask is one of the image's: cropped, shifted by whole voxels, mirrored, or its axes swapped."""
     steps = np.rint(np.linalg.inv(like.matrix) @ mask.matrix)
     if not (np.abs(steps).sum(0) == 1).all() or not (np.abs(steps).sum(1) == 1).all():
         return False

@@ -282,8 +282,8 @@ def test_mask_of_few_voxels(attempt, case):
         ("contrast=nan", "finite number"),
         ("contrast=inf", "finite number"),
         ("mean_intensity=1000000", "stores -32768 to 32767"),
-        ("volume_ml=3", "the mask's shape decides it"),
-        ("original_gldm_DependenceEntropy=3", "measured, not steered"),
+        ("volume_ml=3", "where the mask stays as it is"),
+        ("original_gldm_DependenceEntropy=3", "measured, but not asked for"),
     ],
 )
 def test_wrong_feature(attempt, case, setting, message):

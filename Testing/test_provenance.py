@@ -150,7 +150,7 @@ def test_a_repetition_needs_the_same_organ():
         (make_record(inside=organ), ~organ),
         (make_record(), organ),
     ):
-        with pytest.raises(InputError, match="organ"):
+        with pytest.raises(InputError, match="mask of --inside isn.t the one"):
             provenance.check_repeatable(entry, BUNDLE, make_source().volume, make_source().mask, given)
     provenance.check_repeatable(
         make_record(inside=organ), BUNDLE, make_source().volume, make_source().mask, organ

@@ -249,7 +249,7 @@ def test_tissue_moves_only_if_asked_and_only_within_the_margin(editor, case, res
         ({"max_diameter_mm": 500.0}, "larger than the image"),
         ({"volume_ml": 20.0}, "leave the|larger than the image"),
         ({"contrast": 3.0}, "say which shape"),
-        ({"volume_ml": 1.0, "gldm_DependenceEntropy": 3.0}, "measured, not steered"),
+        ({"volume_ml": 1.0, "gldm_DependenceEntropy": 3.0}, "measured, but not asked for"),
         ({"volume_ml": float("nan")}, "finite"),
     ],
 )
@@ -268,7 +268,7 @@ def test_wrong_use(editor, case):
         request(mass_effect=-3.0)
     with pytest.raises(InputError, match="has no texture"):
         editor.shape(request(features={"contrast": 3.0}))
-    with pytest.raises(InputError, match="use reshape, insert or move"):
+    with pytest.raises(InputError, match="volume_ml can.t be asked for here.*reshape, move or insert"):
         editor.synthesize(*case, request())
 
 

@@ -24,11 +24,12 @@ from TumorSynthLib.terminal import sturdy_streams
 from TumorSynthLib.threads import share_cores
 
 DEBUG_VARIABLE = "TUMORSYNTH_DEBUG"
-OUT_IMAGE = ("IMAGE", "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON sidecar is written beside it")
-LONGEST_MESSAGE = 2000  # characters; a number of 5,000 digits isn't repeated whole
-FEATURES_HELP = (
-    'features file: {"features": {NAME: VALUE, …}} as `extract --json` prints it, or the inner object'
+OUT_IMAGE = (
+    "IMAGE",
+    "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON file that records the edit is written beside it",
 )
+LONGEST_MESSAGE = 2000  # characters; a number of 5,000 digits isn't repeated whole
+FEATURES_HELP = 'ask for the features in a file, as `extract --json` prints it, or a plain {"NAME": VALUE, …}'
 
 
 class _Parser(argparse.ArgumentParser):
@@ -203,7 +204,7 @@ def _add_image_and_mask(sub, mask: bool = True, several: bool = False) -> None:
     sub.add_argument(
         "mask",
         metavar="MASK",
-        help="mask or labelmap of the tumour, .seg.nrrd, DICOM SEG or RTSTRUCT; may have a grid of its own",
+        help="mask of the tumour: NIfTI, NRRD, .seg.nrrd, MetaImage, DICOM SEG or RTSTRUCT; may have a grid of its own",
     )
     if several:
         sub.add_argument(
@@ -252,7 +253,7 @@ def _add_option(sub, row: Option) -> None:
         sub.add_argument(row.flag, metavar="F.json", default=None, help=FEATURES_HELP)
         sub.add_argument(
             "--set", action="append", nargs="+", default=[], metavar="NAME=VALUE",
-            help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a driver's (intensity_sd, volume_ml)",
+            help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a short one (intensity_sd, volume_ml)",
         )  # fmt: skip
     elif row.kind == "switch":
         sub.add_argument(
@@ -316,7 +317,7 @@ def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: boo
         sub.add_argument(
             "--keep-header",
             action="store_true",
-            help="keep DICOM attributes in the result's header, the patient's name among them (default: left out)",
+            help="keep DICOM attributes, the patient's name among them, in the result's header (default: they are left out)",
         )
     if not edit.model:
         sub.add_argument(
@@ -325,7 +326,7 @@ def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: boo
             help="pyradiomics settings without a model (default: pyradiomics' defaults)",
         )
     if name == "remove":
-        sub.add_argument("--zone-out", metavar="MASK", help="write the voxels that were changed as a mask")
+        sub.add_argument("--zone-out", metavar="MASK", help="write a mask of all voxels that could change")
     _add_output(sub)
     return sub
 
@@ -334,10 +335,13 @@ def _add_model(sub) -> None:
     sub.add_argument(
         "--model",
         metavar="ID",
-        help="model (see `tumorsynth models list`), a bundle's folder, or auto: the one that suits organ and modality",
+        help="name of a model (`tumorsynth models list` shows them), its folder, or auto: the one for the organ and modality",
     )
     sub.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)"
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where the network runs: auto, cpu, cuda or mps (default: auto)",
     )
 
 
@@ -351,7 +355,7 @@ def _add_extract(commands) -> None:
     how.add_argument(
         "--model",
         metavar="ID",
-        help="measure as this model does, with percentiles among its training tumours",
+        help="measure with this model's settings, and tell the percentile of each feature among its training tumours",
     )
     how.add_argument(
         "--settings",
@@ -385,7 +389,7 @@ def _add_series(commands) -> None:
 
 def _add_batch(commands) -> None:
     sub = _add(
-        commands, "batch", "Do a table of cases and edits; it can be stopped and goes on where it was."
+        commands, "batch", "Do all edits of a table; if it is stopped, the same command goes on where it was."
     )
     sub.add_argument(
         "table",
@@ -417,10 +421,13 @@ def _add_models(commands) -> None:
     )
     actions = top.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_output(
-        _add(actions, "list", "Models on this machine and in the catalogue.", "models_list"), image=False
+        _add(actions, "list", "List the models on this machine and in the catalogue.", "models_list"),
+        image=False,
     )
-    model = {"metavar": "ID", "help": "model id, or a bundle's folder"}
-    sub = _add(actions, "info", "All that is known of a model: data, licence, scores.", "models_info")
+    model = {"metavar": "ID", "help": "name of a model, or its folder"}
+    sub = _add(
+        actions, "info", "Show what is known of a model: training data, licence, scores.", "models_info"
+    )
     sub.add_argument("model", **model)
     _add_output(sub, image=False)
     sub = _add(
@@ -430,13 +437,13 @@ def _add_models(commands) -> None:
         "models_install",
     )
     sub.add_argument(
-        "source", metavar="SRC", help="id in the catalogue, .zip file, bundle folder, or https address"
+        "source", metavar="SRC", help="name of a model in the catalogue, .zip file, folder, or https address"
     )
-    sub.add_argument("--sha256", metavar="HASH", help="expected SHA-256 of a downloaded file")
+    sub.add_argument("--sha256", metavar="HASH", help="SHA-256 that the downloaded file must have")
     sub.add_argument("--yes", action="store_true", help="don't ask")
     _add_output(sub, image=False)
     sub = _add(actions, "remove", "Delete an installed model.", "models_remove")
-    sub.add_argument("model", metavar="ID", help="model id")
+    sub.add_argument("model", metavar="ID", help="name of the model")
     _add_output(sub, image=False)
     sub = _add(actions, "verify", "Check the files of one model, or of all.", "models_verify")
     sub.add_argument("model", nargs="?", **model)
@@ -444,7 +451,7 @@ def _add_models(commands) -> None:
     sub = _add(
         actions,
         "params",
-        "The pyradiomics parameter file (YAML) that gives a model's features; --modality is needed where it has several.",
+        "Write the parameter file with which pyradiomics measures as a model does; give --modality where it has several.",
         "models_params",
     )
     sub.add_argument("model", **model)
@@ -461,7 +468,7 @@ def _add_demo(commands) -> None:
     sub = _add(
         commands,
         "demo",
-        "Measure, remove, change, grow and move a real lung tumour; needs package registries once.",
+        "Measure, remove, change, grow and move the tumour of a real chest CT, which is downloaded once.",
     )
     sub.add_argument(
         "--out", default="demo-output", metavar="DIR", help="folder for the results (default: demo-output)"
@@ -471,7 +478,10 @@ def _add_demo(commands) -> None:
     )
     sub.add_argument("--phantom", action="store_true", help="use a generated phantom, download nothing")
     sub.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (default: auto)"
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where the network runs: auto, cpu, cuda or mps (default: auto)",
     )
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")

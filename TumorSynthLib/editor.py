@@ -404,7 +404,7 @@ class Editor:
         check_used("shape", request)
         if isinstance(request.at, str):
             raise InputError(
-                "a mask alone has no calm place to be found: give the centre as three numbers (at)"
+                "a place is only found in an image (insert): give the mask's centre as three numbers (at)"
             )
         if like is None:
             spacing = spacing or self.bundle.spacing
@@ -482,7 +482,7 @@ class Editor:
         found = bank and bank.nearest(case.modality, texture, case.spread(), volume_ml or None, request.seed)
         if not found:
             raise InputError(
-                "no tumour lends its tissue here: name a donor, or a model that has a bank of tumours or a network"
+                "there is no tumour here whose tissue could be used: name a donor, or a model with a bank of tumours or a network"
             )
         return found
 

@@ -119,7 +119,7 @@ class Folder:
         if not wrong and abs(np.linalg.det(np.reshape(geometry["direction"], (3, 3)))) < 0.1:
             wrong = ["direction"]
         if wrong or min(geometry["spacing"]) <= 0:
-            raise InputError(f"the image's {(wrong or ['spacing'])[0]} can't be so: try again")
+            raise InputError(f"the image's {(wrong or ['spacing'])[0]} is impossible: repair its header")
         array = self.read(entry)
         if array.ndim != 3:
             raise InputError(f"the image has {array.ndim} dimensions, but 3 are needed: try again")

@@ -394,7 +394,7 @@ def check_repeatable(
         key = f"{name}_sha256"
         if row.kind == "mask" and hashes.get(key) != entry.get("input", {}).get(key):
             raise InputError(
-                f"the mask of {row.flag} ({row.help}) isn't the one that was used: give the original one, or none as before"
+                f"the mask of {row.flag} isn't the one that the edit was made with: give that one, or none if there was none"
             )
     then, here = entry.get("software", {}), software()
     differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []

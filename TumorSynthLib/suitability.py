@@ -181,7 +181,8 @@ def check_extent(mask: np.ndarray, least: int) -> None:
     extended = sum(s.stop - s.start > 1 for s in bounding_box(mask)) if mask.any() else 0
     if extended < least:
         raise InputError(
-            f"on the model's grid the mask extends in {extended} of 3 directions, but features need {least}: draw a larger mask"
+            f"at the model's voxel size the mask is only one voxel thick in {3 - extended} of 3 directions, but features need "
+            f"more in {least} of them: draw a larger mask"
         )
 
 

@@ -30,15 +30,16 @@ class Edit:
 
 _ALL = (
     Edit("measure", "Measure the radiomics features of a tumour.", texture=False, changes=False, command=False),
-    Edit("remove", "Put healthy tissue in place of a tumour.", texture=False, model=False),
-    Edit("synthesize", "Put a tumour with the asked features into a mask.", model=False),
-    Edit("retexture", "Give a tumour another texture in the same shape.", command=False, model=False),
-    Edit("reshape", "Give a tumour another size or form; texture and place are kept.", shape=True),
-    Edit("move", "Move a tumour to another place; with shape features, give it another form there.", place="to", shape=True,
-         model=False),
+    Edit("remove", "Replace a tumour by healthy tissue.", texture=False, model=False),
+    Edit("synthesize", "Draw a tumour with the features you ask for into a mask, or change the one that is there.", model=False),
+    Edit("retexture", "Give a tumour another texture; its shape stays.", command=False, model=False),
+    Edit("reshape", "Give a tumour another size or shape; its texture and place stay.", shape=True),
+    Edit("move", "Move a tumour to another place; where shape features are asked for, its shape changes, too.",
+         place="to", shape=True, model=False),
     Edit("insert", "Put a new tumour into healthy tissue.", mask=False, place="at", shape=True, model=False),
-    Edit("series", "Several values of one feature: volumes, masks, a table and pictures.", shape=True, model=False),
-    Edit("shape", "Draw a mask with the asked shape features, without an image or on one's grid.", mask=False,
+    Edit("series", "Change one feature step by step: an image and a mask for each value, a table and pictures.",
+         shape=True, model=False),
+    Edit("shape", "Draw the mask of a tumour with the shape features you ask for, alone or on the grid of an image.", mask=False,
          texture=False, shape=True, changes=False),
 )  # fmt: skip
 EDITS = {edit.name: edit for edit in _ALL}

@@ -25,8 +25,9 @@ def resolved(features: Mapping[str, float] | None) -> dict[str, float]:
     """
     texture, shape = split(features)
     if shape:
+        name = next(name for name in features or {} if FEATURES[resolve(name)[0]].cls == "shape")
         raise InputError(
-            f"{next(iter(shape))} can't be asked of a texture: the mask's shape decides it; use reshape, insert or move"
+            f"{name} can't be asked for here, where the mask stays as it is: ask for it with reshape, move or insert"
         )
     return texture
 
@@ -49,8 +50,7 @@ def split(features: Mapping[str, float] | None) -> tuple[dict[str, float], dict[
         cls = FEATURES[name].cls
         if cls != "shape" and cls not in STEERABLE:
             raise InputError(
-                f"{given} can't be asked of a tumour: it is measured, not steered; ask for shape, first-order, GLCM, "
-                "GLRLM or GLSZM features"
+                f"{given} can be measured, but not asked for: ask for shape, first-order, GLCM, GLRLM or GLSZM features"
             )
         value = float(value) * factor
         if cls == "shape":

@@ -166,61 +166,73 @@ class EditRequest:
     """
 
     features: Mapping[str, float] | None = option(
-        None, "features", "features file of `extract --json`, and single features", (*_DRAWN, "shape"), flag="--features",
-        slicer="features",
+        None, "features", "ask for the features of a file that `extract --json` wrote, or for single ones",
+        (*_DRAWN, "shape"), flag="--features", slicer="features",
     )  # fmt: skip
     donor: tuple[Volume, np.ndarray] | None = option(
-        None, "donor", "take the texture of this tumour", _DRAWN, flag="--donor", slicer="donor"
+        None,
+        "donor",
+        "another tumour whose texture is taken: its image and its mask",
+        _DRAWN,
+        flag="--donor",
+        slicer="donor",
     )
     modality: str | None = option(
-        None, "text", "modality of IMAGE, one of the model's (default: found from its values)",
+        None, "text", "what IMAGE is, e.g. CT, MR, or T1 where the model knows it (default: as its header or its values say)",
         (*_CHANGES, "measure", "shape"), flag="--modality", metavar="NAME", slicer="modality",
     )  # fmt: skip
     seed: int = option(
-        0, "whole", "another seed gives another result (default: 0)", (*_CHANGES, "shape"), low=0, high=2**63 - 1,
-        flag="--seed", metavar="N", always=True, slicer="seed",
+        0, "whole", "the same number gives the same result, another number another one (default: 0)",
+        (*_CHANGES, "shape"), low=0, high=2**63 - 1, flag="--seed", metavar="N", always=True, slicer="seed",
     )  # fmt: skip
     steps: int | None = option(
-        None, "whole", "evaluations of the network (default: the model's; the paper's: 200)", _CHANGES, low=1, high=1000,
-        engines=("bridge",), flag="--steps", metavar="N", always=True, slicer="steps",
+        None, "whole", "how often the network is run for a tumour (default: as the model says; in the paper: 200)",
+        _CHANGES, low=1, high=1000, engines=("bridge",), flag="--steps", metavar="N", always=True, slicer="steps",
     )  # fmt: skip
     eta: float | None = option(
-        None, "number", "noise of the sampler, 0 (deterministic) to 1 (default: the model's; the paper's: 1)", _CHANGES,
-        low=0, high=1, engines=("bridge",), flag="--eta", metavar="E", always=True, slicer="eta",
+        None, "number", "how much chance is in the network's sampling, 0 to 1 (default: as the model says; in the paper: 1)",
+        _CHANGES, low=0, high=1, engines=("bridge",), flag="--eta", metavar="E", always=True, slicer="eta",
     )  # fmt: skip
     samples: int = option(
-        1, "whole", "draw N, keep the nearest to the request (default: 1)", _DRAWN, low=1, high=64, engines=("bridge",),
-        flag="--samples", metavar="N", always=True, slicer="samples",
+        1, "whole", "draw N tumours and keep the one nearest to what is asked for (default: 1)",
+        _DRAWN, low=1, high=64, engines=("bridge",), flag="--samples", metavar="N", always=True, slicer="samples",
     )  # fmt: skip
     solve: bool = option(
-        True, "switch", "change the voxels until the asked features hold (default: yes)", (*_DRAWN, "shape"),
+        True, "switch", "adjust the voxels until the features asked for are reached (default: yes)", (*_DRAWN, "shape"),
         flag="--solve", always=True, slicer="solve",
     )  # fmt: skip
     to: tuple[float, float, float] | None = option(
-        None, "point", "the tumour's new centre, LPS mm", ("reshape", "move"), flag="--to", slicer="to"
+        None,
+        "point",
+        "the tumour's new centre: x y z in mm, LPS",
+        ("reshape", "move"),
+        flag="--to",
+        slicer="to",
     )
     at: tuple[float, float, float] | str | None = option(
-        None, "point", "the new tumour's centre, LPS mm, or auto: a calm place in the organ, by seed", ("insert", "shape"),
-        flag="--at", words=("auto",), slicer="to",
+        None, "point", "the new tumour's centre: x y z in mm, LPS; or auto: a place with little structure, chosen by --seed",
+        ("insert", "shape"), flag="--at", words=("auto",), slicer="to",
     )  # fmt: skip
     nearest: bool = option(
-        False, "switch", "if it doesn't fit there, take the nearest place where it does", _PLACED, flag="--nearest",
+        False, "switch", "if the tumour doesn't fit there, put it at the nearest place where it does", _PLACED, flag="--nearest",
         always=True, slicer="nearest",
     )  # fmt: skip
     inside: np.ndarray | None = option(
         None,
         "mask",
-        "organ that it must stay in (default: the body)",
+        "mask of the organ that the tumour must stay in (default: the body)",
         _PLACED,
         flag="--inside",
         slicer="inside",
     )
     grow: float | None = option(
-        None, "number", "widen the mask of the old tumour by so much (default: as far as it shows; 0 where the network draws)",
+        None, "number",
+        "remove so much around the mask, too (default: as far as the tumour can be seen; 0 where the network draws)",
         _CLEARED, unit="mm", low=0, high=10, flag="--grow", always=True, slicer="grow",
     )  # fmt: skip
     zone: float | None = option(
-        None, "number", "width around the removed tumour in which the tissue may change, too (default: 2 in lung, 5 elsewhere)",
+        None, "number",
+        "how far around the removed tumour the tissue may change, so that no edge shows (default: 2 in lung, 5 elsewhere)",
         _CLEARED, unit="mm", low=0, high=20, engines=("exemplar",), flag="--zone", slicer="zone",
     )  # fmt: skip
     strict: bool = option(
@@ -233,32 +245,35 @@ class EditRequest:
         slicer="strict",
     )
     lend: np.ndarray | None = option(
-        None, "mask", "take healthy tissue from there only, e.g. from the organ", _CLEARED, engines=("exemplar",),
-        flag="--lend", slicer="lend",
+        None, "mask", "mask of the only place that healthy tissue is copied from, e.g. the organ",
+        _CLEARED, engines=("exemplar",), flag="--lend", slicer="lend",
     )  # fmt: skip
     avoid: np.ndarray | None = option(
-        None, "mask", "other tumours (all labels): they neither lend tissue nor change", _CLEARED, engines=("exemplar",),
-        labels="all", flag="--avoid", slicer="avoid",
+        None, "mask", "mask of other tumours (all its labels): they are neither copied nor changed",
+        _CLEARED, engines=("exemplar",), labels="all", flag="--avoid", slicer="avoid",
     )  # fmt: skip
     strength: float | None = option(
-        None, "number", "how much of an existing tumour may change: 0 little, 1 drawn anew (default: .3 if features are asked)",
+        None, "number",
+        "how much of a tumour that is there may change: 0 is least, 1 draws it anew (default: 0.3 if features are asked for)",
         ("synthesize", "retexture", "series"), low=0, high=1, engines=("exemplar",), flag="--strength", metavar="S",
         slicer="strength",
     )  # fmt: skip
     reachable: bool = option(
-        False, "switch", "tell the lowest and highest value that the tumour's own tissue allows each asked feature",
+        False, "switch", "also tell the lowest and highest value that the tumour's own tissue allows for each feature asked for",
         ("synthesize", "retexture"), engines=("exemplar",), flag="--reachable", slicer="reachable",
     )  # fmt: skip
     priority: str | None = option(
-        None, "choice", "of a donor: look (its tissue is lent) or features (drawn until they are reached; default: look)",
+        None, "choice", "what a donor is for: look (its tissue is used; default) or features (a tumour is drawn that has them)",
         ("synthesize", "retexture"), choices=("look", "features"), flag="--priority", slicer="priority",
     )  # fmt: skip
     engine: str | None = option(
-        None, "choice", "what draws: bridge, the network, or exemplar, the image's own tissue (default: what suits the edit)",
+        None, "choice",
+        "exemplar copies tissue from the image or a donor, bridge is the model's network (default: what suits the edit)",
         _CHANGES, choices=ENGINES, flag="--engine", slicer="engine",
     )  # fmt: skip
     mass_effect: float = option(
-        0.0, "number", f"let the tissue within so many mm make room for it (without a number: {MARGIN_MM:g}; default: off)",
+        0.0, "number",
+        f"push the tissue around the tumour aside, within so much (without a number: {MARGIN_MM:g}; default: not at all)",
         ("reshape", "move", "insert", "series"), unit="mm", low=0, high=60, flag="--mass-effect", bare=MARGIN_MM,
         always=True, slicer="massEffect",
     )  # fmt: skip
@@ -267,11 +282,11 @@ class EditRequest:
         None, "choice", "", ("move", "reshape"), choices=("own", "donor", "request")
     )
     region: str | None = option(
-        None, "text", "one of the model's regions, where it has several; MASK is then a labelmap of all",
+        None, "text", "which of the model's regions is meant, if it has several; MASK then has a label for each",
         ("synthesize", "retexture", "remove", "measure"), flag="--region", metavar="NAME",
     )  # fmt: skip
     core: float = option(
-        0.0, "number", "give it a core of this share of its volume, e.g. 0.3: the rim gets label 1, the core 2", ("shape",),
+        0.0, "number", "give the mask a core of this share of its volume, e.g. 0.3: the rim has label 1, the core 2", ("shape",),
         low=0, high=0.999, flag="--core", metavar="SHARE",
     )  # fmt: skip
 

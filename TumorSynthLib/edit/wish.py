@@ -105,8 +105,8 @@ def nearest(population: Population | None, asked: Mapping[str, float], region: R
         )
     if found.distance_percentile > UNUSUAL:
         warnings.append(
-            f"the request is farther from the middle of the training tumours than "
-            f"{found.distance_percentile:.0f} % of them; most like it: {', '.join(found.nearest)}"
+            f"the request is unusual: {found.distance_percentile:.0f} % of the training tumours are nearer to their average, so "
+            f"expect features that aren't reached; the tumours nearest to it are {', '.join(found.nearest)}"
         )
     implied = {}
     if not any(short(n) in SPREADS for n in asked) and VARIANCE in population.names:

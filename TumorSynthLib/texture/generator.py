@@ -180,7 +180,9 @@ class TextureModel:
             out = removal.blend_rim(out, array, mask, hole_np[tuple(slice(s) for s in shape)] & ~mask)
             out = np.clip(out, *intensity.limits)
         if not np.isfinite(out[mask]).all():
-            raise ModelError("the model's network draws no numbers: its weights are damaged; reinstall it")
+            raise ModelError(
+                "the model's network gives values that are no numbers: its weights are damaged; install the model again"
+            )
         out = np.where(mask, out, array).astype(np.float32)
         return (
             out

@@ -186,7 +186,10 @@ class Painter:
             texture = self.load()
         unknown = [name for name in features or {} if name not in texture.features]
         if unknown and not job.request.solve:
-            job.warn(f"the network doesn't know {', '.join(unknown[:5])}: only the solver can reach it")
+            names = ", ".join(unknown[:5])
+            job.warn(
+                f"the model's network wasn't trained with {names}: without the solver nothing brings it there"
+            )
         region, request = job.region, job.request
         options = {
             "valid": region.valid,
@@ -205,7 +208,9 @@ class Painter:
             except RuntimeError as error:
                 if texture.device.type == "cpu" or "memory" not in str(error).lower():
                     raise
-            job.warn(f"the memory of {texture.device} didn't suffice: the CPU was used")
+            job.warn(
+                f"the memory of {texture.device} didn't suffice: this edit was done on the CPU, which is slower"
+            )
             job.short.append("cpu")
             return self.spare().sample(region.array, region.mask, job.modality, features, **options)
 

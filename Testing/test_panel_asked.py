@@ -139,6 +139,7 @@ def test_a_series_says_what_lies_beyond():
 
 def test_the_engine_speaks_in_the_panels_words():
     """Its messages name pyradiomics' features, whose numbers have other units, and options of the command line."""
+    panel_case.start()
     from TumorSynthSlicer import panel_text
     from TumorSynthSlicer.model_rows import featureRows
 
@@ -149,9 +150,9 @@ def test_the_engine_speaks_in_the_panels_words():
             "2 of 3 asked features were not reached: Contrast by +1.2 σ, GLSZM Small Area Emphasis by -0.4 σ",
         ),
         (
-            "firstorder_Variance was taken to 2500, not 3600: this tumour's tissue allows no more; ask for up to that, or draw "
+            "firstorder_Variance is taken to 2500, not 3600: this tumour's tissue allows no more; ask for up to that, or draw "
             "the tumour anew (strength 1)",
-            "Intensity spread (SD) was taken to 50, not 60 HU: this tumour's tissue allows no more; ask for up to that, or draw "
+            "Intensity spread (SD) is taken to 50, not 60 HU: this tumour's tissue allows no more; ask for up to that, or draw "
             "the tumour anew (Keep the tumour's own pattern: 0 %)",
         ),
         (
@@ -195,6 +196,7 @@ def test_warnings_are_in_the_panels_words():
 
 
 def test_every_stage_has_a_name():
+    panel_case.start()
     from TumorSynthSlicer import api, panel_text
 
     assert {"mass effect", "step", "solve"} <= set(api.STAGES)

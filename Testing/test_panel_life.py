@@ -136,6 +136,36 @@ def test_an_edit_that_ends_at_once(case, monkeypatch):
     assert case.panel.job is None and case.ui.historyTree.topLevelItemCount == 1
 
 
+def test_what_tissue_does_not_allow_is_not_counted_as_reached(case):
+    """28 less than the asked 60 is near among a population that varies much, but isn't what was asked."""
+    name = "original_glcm_Contrast"
+    case.ui.textureButton.click()
+    case.widget("contrast_spin").value = 60.0
+    case.settle()
+    case.ui.generateButton.click()
+    job = case.logic.jobs[-1]
+    asked = case.logic.outcome(job).asked
+    case.logic.entries.clear()
+    taken = {**asked, name: 32.0}
+    job.finish(
+        case.logic.outcome(
+            job, used=taken, reached=taken, differences={**dict.fromkeys(asked, 0.0), name: -0.2}
+        )
+    )
+    assert f"{len(asked) - 1} of {len(asked)} features reached" in case.ui.outcomeLabel.text
+
+
+def test_who_goes_on_with_another_tumour_is_not_brought_back(case):
+    job = generate(case)
+    other, segmentation, _ = panel_case.addTumour("other")
+    case.ui.inputVolumeSelector.setCurrentNode(other)
+    case.ui.segmentSelector.setCurrentNode(segmentation)
+    copy, _, _ = panel_case.addTumour("lung1 (synthetic)")
+    finish(case, job, volumeNode=copy)
+    assert case.panel.parameters.inputVolume is other and case.panel.parameters.segmentation is segmentation
+    assert "The result is in lung1 (synthetic)" in case.ui.outcomeLabel.text
+
+
 def test_keyboard(case):
     import qt
     from PySide6 import QtTest

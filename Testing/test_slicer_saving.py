@@ -49,6 +49,9 @@ class Case:
     def voxels(self, node=None) -> np.ndarray:
         return slicer.util.arrayFromVolume(node or self.volume).copy()
 
+    def segmentMask(self, segment: str) -> np.ndarray:
+        return slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentation, segment, self.volume) > 0
+
     def edit(self, name="synthesize", volume=None, segment="nodule", **options):
         given = (volume or self.volume, self.segmentation, segment, MODEL)
         quick = {"steps": 1, "seed": 5} if name == "remove" else QUICK
@@ -93,7 +96,17 @@ def test_a_synthetic_copy_is_made_once_a_chain(case):
     assert np.array_equal(edited[~case.mask], case.before[~case.mask])
     assert not np.array_equal(edited, case.before)
     second = case.edit("reshape", copy, features={"volume_ml": 0.5}, output="syntheticCopy")
-    assert second.volumeNode is copy and second.segmentID == first.segmentID == "nodule"
+    assert second.volumeNode is copy and first.segmentID == "nodule" != second.segmentID
+    assert np.array_equal(case.segmentMask("nodule"), case.mask), "the original's segment stays"
+    third = case.edit("reshape", copy, second.segmentID, features={"volume_ml": 0.4}, output="syntheticCopy")
+    assert third.segmentID == second.segmentID, "the copy's own segment goes on"
+    case.logic.undo()
+    removed = case.edit("remove", copy, output="syntheticCopy")
+    assert removed.segmentID not in ("nodule", second.segmentID)
+    assert not nodes.isRemoved(case.segmentation, "nodule") and nodes.isRemoved(
+        case.segmentation, removed.segmentID
+    )
+    case.logic.undo()
     case.logic.undo()
     case.logic.undo()
     assert np.array_equal(case.voxels(copy), case.before) and copy.GetAttribute(nodes.SYNTHETIC) is None

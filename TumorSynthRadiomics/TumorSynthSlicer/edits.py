@@ -223,11 +223,12 @@ class Finisher:
         volumeNode = self._newVolume() if isNew else given.volumeNode
         segmentationNode, segment = given.segmentationNode, given.segmentID
         states, removed = None, ()
-        if given.edit == "remove" and segmentationNode is not None and not (isNew or given.copied):
+        apart = isNew or given.copied or history.isOriginals(given.volumeNode, segmentationNode, segment)
+        if given.edit == "remove" and segmentationNode is not None and not apart:
             removed = removedSegments(given)
         elif given.edit == "remove" or result["newMask"] is not None:
             segmentationNode = segmentationNode or self._newSegmentation(volumeNode)
-            segment, states = segmentStates(given, segmentationNode, result["newMask"], isNew or given.copied)
+            segment, states = segmentStates(given, segmentationNode, result["newMask"], apart)
         entry = history.add(
             self._record(result, volumeNode, segment),
             payload(given, result, states, removed),

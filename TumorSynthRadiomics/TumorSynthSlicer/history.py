@@ -329,6 +329,18 @@ def unusedCopy(original):
     return None
 
 
+def isOriginals(volumeNode, segmentationNode, segment: str) -> bool:
+    """Whether a segment shows the tumour of the volume that this one is a copy of, where it must stay as it is."""
+    if segmentationNode is None or volumeNode.GetNodeReference(ORIGINAL) is None:
+        return False
+    made = [
+        e for e in entries() if e.segmentationNode is segmentationNode and e.record["segmentID"] == segment
+    ]
+    return not any(
+        (e.payload().get("segment") or {"before": ""})["before"] is None for e in made if not e.undone
+    )
+
+
 def isCopy(volumeNode) -> bool:
     """Whether a volume is an edited one already, or was made for edits."""
     return volumeNode.GetAttribute(COPY) == "1" or volumeNode.GetAttribute(nodes.SYNTHETIC) == "true"

@@ -43,6 +43,7 @@ class Panel(VTKObservationMixin):
         self.root, self.logic, self.dialogs = root, logic, dialogs or Dialogs()
         self.ui = slicer.util.childWidgetVariables(root)
         self.parameters, self._job, self.active, self.closed = None, None, False, False
+        self._begun = None
         self._guiTag, self._models, self._rows, self._updating, self._timers = None, None, {}, False, []
         self.tumour, self.editSection = TumourSection(self), EditSection(self)
         self.result, self.modelsSection, self.preview = (
@@ -304,6 +305,7 @@ class Panel(VTKObservationMixin):
     def start(self, edit, volume, segmentation, segmentID, modelID, onDone, **options) -> None:
         """Begin an edit or a measurement; errors are shown in the panel."""
         self._inUse = [node for node in (volume, segmentation) if node is not None]
+        self._begun = (volume, segmentation, segmentID)
         calls = {
             "onProgress": self._onProgress,
             "onDone": lambda outcome: self._onDone(onDone, outcome),
@@ -319,6 +321,11 @@ class Panel(VTKObservationMixin):
         if not self._job.isRunning():  # it ended before start returned
             self._job = None
         self.refresh()
+
+    def begunWith(self, parameters) -> bool:
+        """Whether what runs, or ran last, was begun with what is chosen now."""
+        p = parameters
+        return p is not None and self._begun == (p.inputVolume, p.segmentation, p.segmentID)
 
     def cancel(self) -> None:
         """Stop what runs; nothing is changed by it."""

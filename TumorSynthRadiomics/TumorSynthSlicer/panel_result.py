@@ -16,6 +16,16 @@ REACHED = (
 )
 
 
+TAKEN = 0.02  # of what was asked, by which a value that was taken to what tissue allows differs from it
+
+
+def isReached(outcome, name: str) -> bool:
+    """Whether a feature is near what was asked, among the population and by its own size: tissue may have allowed less."""
+    asked = outcome.asked.get(name, 0.0)
+    near = abs(outcome.used.get(name, asked) - asked) <= TAKEN * abs(asked)
+    return near and abs(outcome.differences.get(name, 0.0)) <= REACHED
+
+
 class ResultSection:
     """What came of the edits.
 
@@ -74,6 +84,8 @@ class ResultSection:
 
     @staticmethod
     def _whyNoBefore(entry) -> str:
+        if entry.edit == "series":
+            return _("A series changes no volume: its steps are in a sequence.")
         if entry.undone:
             return _("This edit is undone: redo it first.")
         return "" if entry.undoable else _("The voxels before this edit are not known any more.")
@@ -88,12 +100,13 @@ class ResultSection:
         self.hideBefore()
         self._outcomes[outcome.entryID] = outcome
         parameters = self._panel.parameters
+        follow = follow and self._panel.begunWith(parameters)  # else the user has gone on with another tumour
         if follow and outcome.edit == "remove" and parameters is not None:
             names = ("inputVolume", "segmentation", "segmentID")
             self._given[outcome.entryID] = {name: getattr(parameters, name) for name in names}
         if follow:
             self._follow(outcome)
-        else:
+        elif outcome.volumeNode is not None and outcome.edit != "series" and parameters is not None:
             slicer.util.setSliceViewerLayers(background=outcome.volumeNode)
         setMessage(self._ui.outcomeLabel, self._summary(outcome))
         self.history.update(choose=outcome.entryID)
@@ -120,7 +133,7 @@ class ResultSection:
         lines = []
         seconds = sum(outcome.timing.get(name, 0.0) for name in ("total", "overhead"))
         if outcome.asked:
-            reached = sum(abs(outcome.differences.get(name, 0.0)) <= REACHED for name in outcome.asked)
+            reached = sum(isReached(outcome, name) for name in outcome.asked)
             text = _("Done in {time}. {reached} of {asked} features reached.")
             lines.append(
                 text.format(time=panel_text.duration(seconds), reached=reached, asked=len(outcome.asked))
@@ -152,9 +165,10 @@ class ResultSection:
 
     def _addRow(self, tree, entry, row, asked, reached) -> None:
         outcome = self._outcomes.get(entry.id)
-        off = None
+        off, missed = None, False
         if outcome is not None:
-            off = outcome.differences.get(VARIANCE if row.name == DEVIATION else row.name)
+            name = VARIANCE if row.name == DEVIATION else row.name
+            off, missed = outcome.differences.get(name), not isReached(outcome, name)
         item = qt.QTreeWidgetItem(tree)
         texts = [
             row.label,
@@ -167,7 +181,7 @@ class ResultSection:
             item.setToolTip(column, row.meaning)
             if column:
                 item.setTextAlignment(column, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-        if off is not None and abs(off) > REACHED:
+        if missed:
             font = item.font(3)
             font.setBold(True)
             item.setFont(3, font)

@@ -122,7 +122,7 @@ def sentences(lines) -> str:
 NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 #: After a feature's name: one value, or the one that was reached or asked and the other one; not numbers in sigma.
 VALUES = (
-    rf"(?P<verb> (?:is|was taken to))? (?P<first>{NUMBER})(?! ?σ)"
+    rf"(?P<verb> (?:is|was)(?: taken to)?)? (?P<first>{NUMBER})(?! ?σ)"
     rf"(?:(?P<link>, not | instead of | → | does not go together with the rest of the request: )(?P<second>{NUMBER}))?"
 )
 ROOT = {
@@ -192,9 +192,10 @@ def drawn(outcome) -> list:
     plan, lines = outcome.provenance.get("plan") or {}, []
     engines = {
         "bridge": _("Drawn by the model's network"),
-        "exemplar": _("Made of the image's own tissue")
-        if outcome.edit == "remove"
-        else _("Made of the tumour's own pattern"),
+        "exemplar": {
+            "remove": _("Made of the image's own tissue"),
+            "insert": _("Made of a real tumour"),
+        }.get(outcome.edit, _("Made of the tumour's own pattern")),
     }
     if plan.get("engine") in engines:
         lines.append(engines[plan["engine"]])
@@ -203,6 +204,10 @@ def drawn(outcome) -> list:
         lines.append(
             _("{volume} ml around the outline changed, too").format(volume=number(float(f"{volume:.2g}")))
         )
-    if outcome.volumeNode is not None and outcome.volumeNode.GetName():
+    if outcome.sequenceNodes:
+        lines.append(
+            _("The volumes are in the sequence {name}").format(name=outcome.sequenceNodes[0].GetName())
+        )
+    elif outcome.volumeNode is not None and outcome.volumeNode.GetName():
         lines.append(_("The result is in {name}").format(name=outcome.volumeNode.GetName()))
     return lines

@@ -72,7 +72,7 @@ class Drawn:
     """A tumour that an arm made: its box of the image, and what pyradiomics measures in it; `donor` is the number of the case
     whose features were asked for."""
 
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
     values: np.ndarray
     features: dict[str, float]
     seconds: float
@@ -89,7 +89,8 @@ def chosen(found: list[Case], patients: int | None, each: int | None, seed: int)
     rng = np.random.default_rng([seed, 1])
     names = sorted({c.patient for c in found})
     kept = set(rng.permutation(names)[:patients].tolist()) if patients else set(names)
-    taken, count = [], {}
+    taken = []
+    count: dict = {}
     for i in rng.permutation(len(found)):
         key = found[i].patient, found[i].modality
         if found[i].patient in kept and (each is None or count.get(key, 0) < each):

@@ -70,7 +70,7 @@ def read_recipe(path: Path) -> dict[str, dict]:
 def recipe_arguments(parser: argparse.ArgumentParser, options: dict, where: str) -> list[str]:
     """A recipe's options as words of a command line, so that they are checked like those; positional ones become defaults."""
     known = {action.dest: action for action in parser._actions}
-    words = []
+    words: list = []
     for key, value in options.items():
         action = known.get(str(key).replace("-", "_"))
         if action is None or action.dest in ("help", "recipe"):

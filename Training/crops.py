@@ -36,7 +36,9 @@ class Writer:
         self.files = {name: open(folder / f"{name}.npy", "w+b") for name in ("images", "labels")}  # noqa: SIM115
         for file in self.files.values():
             file.write(b"\0" * self.HEADER)
-        self.features, self.rows, self.names = [], [], None
+        self.features: list = []
+        self.rows: list = []
+        self.names = None
 
     def add(self, crop: Crop, case: dict):
         """One crop; `case` has its id, patient and modality."""

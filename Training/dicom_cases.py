@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from layouts import OTHER, REGION, Case
@@ -26,7 +27,7 @@ def read_header(path: Path):
         return dicom_tags.header(path)
 
 
-def series_folders(folder: Path) -> dict[Path, object]:
+def series_folders(folder: Path) -> dict[Path, Any]:
     """First header of each folder below `folder` that holds DICOM files, in the order of the names."""
     found = {}
     for path in sorted(folder.rglob("*.dcm")):
@@ -37,7 +38,8 @@ def series_folders(folder: Path) -> dict[Path, object]:
 
 def nsclc(folder: Path) -> Iterator[Case]:
     """Cases of NSCLC-Radiomics: each CT that an RTSTRUCT, or else a SEG, belongs to."""
-    scans, masks = {}, {}
+    scans = {}
+    masks: dict = {}
     for place, header in series_folders(folder).items():
         modality = header.get("Modality")
         if modality == "CT":

@@ -56,7 +56,7 @@ def by_package(bench: Bench, made: list[tuple[int, Drawn]]) -> float | None:
     import SimpleITK as sitk
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = ([], []), ([], [])
+        paths: tuple = ([], []), ([], [])
         for side, items in enumerate(([(i, None) for i in sorted({i for i, _ in made})], made)):
             for k, (i, drawn) in enumerate(items):
                 array, mask = (

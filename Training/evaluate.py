@@ -164,7 +164,7 @@ class Texture:
     def _row(self, i: int, request: str, arm: str, asked: dict, drawn, unsized: dict | None = None):
         """:param unsized: the donor's features as measured, where they were asked for at another size."""
         tumour = self.bench.tumours[i]
-        row = {"case": tumour.case.id, "patient": tumour.case.patient, "modality": tumour.case.modality}
+        row: dict = {"case": tumour.case.id, "patient": tumour.case.patient, "modality": tumour.case.modality}
         row |= {"request": request, "arm": arm, "seconds": drawn.seconds, "voxels": int(tumour.mask.sum())}
         row |= {
             "asked": {n: asked[n] for n in judged(asked)},

@@ -101,7 +101,8 @@ def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, lice
             found.append((data, case, *one))
     names = [n for n in population.names if n in found[0][4]] if population else list(found[0][4])
     table = np.array([[one[4][n] for n in names] + [np.log2(one[5])] * 6 for one in found])
-    entries, tensors = [], {}
+    entries: list = []
+    tensors: dict = {}
     for index in representatives(table, count):
         data, case, volume, mask, features, ml = found[index]
         try:
@@ -151,7 +152,8 @@ def add(a) -> Bundle:
     editor = Editor(bundle)
     files = {name: bundle.tensors(name, "torch") for name in bundle.json["files"] if name != FILE}
     manifest = {k: v for k, v in bundle.json.items() if k not in ("files", "bank")}
-    entries, tensors = [], {}
+    entries = []
+    tensors: dict = {}
     share = max(1, a.tumours // len(bundle.modalities))
     for modality in bundle.modalities:
         more, parts = bank_of(editor, modality, a.data, share, a.licence, a.skip)

@@ -78,7 +78,8 @@ def stored(checkpoint: dict, a) -> dict[str, dict[str, torch.Tensor]]:
 
 def population(meta: dict) -> tuple[dict, dict[str, torch.Tensor]]:
     """Manifest entry and tensor (cases, features) float32 per modality, and per region where there are several."""
-    entries, tensors = {}, {}
+    entries = {}
+    tensors: dict = {}
     several = len(meta.get("regions", [])) > 1
     for modality in meta["modalities"]:
         found = meta["population"][modality]

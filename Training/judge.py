@@ -151,7 +151,9 @@ class Judge:
 
     def of(self, modality: str, edit: str) -> dict:
         """All places of one modality with one edit: numbers, reach, detectors; {} where none could be made."""
-        refused, rows, seen = len(self.maker.refused), [], []
+        refused = len(self.maker.refused)
+        rows = []
+        seen: list = []
         for i, place in enumerate(self.maker.places):
             if place.case.modality != modality:
                 continue
@@ -171,7 +173,7 @@ class Judge:
 
     def _row(self, place: Place, edit: str, sample: Sample, numbers: dict) -> dict:
         population = self.maker.editor.population(place.case.modality)
-        row = {
+        row: dict = {
             "case": place.case.id,
             "patient": place.case.patient,
             "modality": place.case.modality,
@@ -304,7 +306,12 @@ def measured(a) -> Iterator[dict]:
         Maker(Editor(bundle, a.device), places, a.engine, a.strength, a.seed, a.cache), a.out, detectors(a)
     )
     past = earlier(a.json) if a.update else {}
-    out = {"task": "place", "model": bundle.id, "version": bundle.version, "command": command(a, bundle.id)}
+    out: dict = {
+        "task": "place",
+        "model": bundle.id,
+        "version": bundle.version,
+        "command": command(a, bundle.id),
+    }
     out |= {"engine": a.engine or "default", "strength": a.strength}
     out |= {
         "data": a.data.name + (f", hidden places at {a.scale:g} of a tumour's size" if a.scale != 1 else "")
@@ -342,7 +349,7 @@ def earlier(path: Path) -> dict:
 
 def brief(out: dict) -> dict:
     """The few numbers to look at first."""
-    shown = {}
+    shown: dict = {}
     for key, r in out["results"].items():
         if "numbers" not in r:
             shown[key] = f"none could be made: {r['refused'][0]}"

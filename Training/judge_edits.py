@@ -64,7 +64,7 @@ FARTHEST_MM, NEAREST_MM = 40.0, 10.0  # how far tumours are moved
 class Sample:
     """One edit of one place: the box of voxels that changed, the tumour's (or hole's) mask after it, and what was reached."""
 
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
     values: np.ndarray
     mask: np.ndarray
     seconds: float
@@ -144,7 +144,7 @@ class Maker:
 
     def _wish(self, place: Place, edit: str, **options) -> EditRequest:
         """A request with engine and strength where the edit has them."""
-        own = {"engine": self.engine, "strength": self.strength}
+        own: dict = {"engine": self.engine, "strength": self.strength}
         own = {n: v for n, v in own.items() if v is not None and _has(edit, n)}
         return EditRequest(modality=place.case.modality, seed=self.seed, **own, **options)
 
@@ -170,7 +170,9 @@ class Maker:
 
     def _planned(self, i: int, edit: str) -> tuple[EditRequest, dict]:
         """The request, and what is to be kept of it."""
-        place, options, facts = self.places[i], {}, {}
+        place = self.places[i]
+        options: dict = {}
+        facts: dict = {}
         if edit == "hidden":  # where no tumour shows, none is to be looked for
             options = {"grow": 0.0} | ({"avoid": place.mask} if _has(edit, "avoid") else {})
         elif edit.startswith("slider"):

@@ -36,7 +36,8 @@ class Mark:
 
 def lidc(folder: Path) -> Iterator[Case]:
     """One case per nodule that at least `READERS` readers outlined; a patient's are counted over all scans."""
-    files, counted = {}, Counter()
+    files = {}
+    counted = Counter()
     for path in sorted(folder.rglob("*.xml")):
         uid = series_of(path)
         if uid:

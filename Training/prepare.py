@@ -180,7 +180,8 @@ def process(plan: Plan, seed: int, job: tuple[int, Case]) -> Cut | str:
         names = [k for k in range(len(plan.names)) if (regions == k + 1).any()]
         region = Region.around(volume, (regions > 0) & (regions < LESION), plan.spacing, MARGIN_MM)
         base = _base(region, regions, plan)
-        crops, masks = [], []
+        crops: list = []
+        masks = []
         for k in names:
             own = region.resample_mask(regions == k + 1) if len(plan.names) > 1 else region.mask
             if own.any():
@@ -256,7 +257,9 @@ def made_up(plan: Plan, levels: dict, job) -> list[Crop]:
 
 def cut(found: list[Case], plan: Plan, writer: Writer, seed: int, each) -> tuple[dict, dict[str, str], list]:
     """Real, varied and context crops of all cases; returns the population, the cases left out and why, and the masks."""
-    population, left_out, masks = {}, {}, []
+    population: dict = {}
+    left_out = {}
+    masks = []
     for i, (case, result) in enumerate(zip(found, each(partial(process, plan, seed), enumerate(found)))):
         if isinstance(result, str):
             left_out[f"{case.id} {case.modality}"] = result
@@ -327,7 +330,7 @@ def workers(count: int):
     with ProcessPoolExecutor(count) as pool:
 
         def each(function, jobs):
-            ahead = deque()
+            ahead: deque = deque()
             for job in jobs:
                 ahead.append(pool.submit(function, job))
                 if len(ahead) >= 3 * count:

@@ -96,7 +96,8 @@ def parse(arguments: list[str] | None = None):
 
 
 def prepare(a) -> None:
-    fields, table, rows, groups = [], [], [], {}
+    fields, table, rows = [], [], []
+    groups: dict = {}
     for number, (name, path) in enumerate(g.split("=", 1) for g in a.group):
         tumours = list(masks(Path(path)))[: a.limit]
         groups[name] = {"file": Path(path).name, "names": list(NAMES), "cases": {}}

@@ -140,7 +140,7 @@ def placed(mask: np.ndarray, allowed: np.ndarray, rng, tries: int = 20) -> np.nd
     """A real tumour's mask (z, y, x), turned, scaled and moved to lie where `allowed`; None where it doesn't fit."""
     for _ in range(tries):
         shape = np.flip(
-            np.rot90(mask, int(rng.integers(4)), (1, 2)), [a for a in (0, 2) if rng.random() < 0.5]
+            np.rot90(mask, int(rng.integers(4)), (1, 2)), tuple(a for a in (0, 2) if rng.random() < 0.5)
         )
         if shape.shape != allowed.shape or not shape.any():
             continue

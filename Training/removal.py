@@ -82,7 +82,9 @@ def tumour_shapes(loaded, spacing, limit_mm: float) -> list[np.ndarray]:
 def removal(a, bundle, baselines: dict[str, Editor]) -> dict:
     """Fill holes in healthy places, by the model, by biharmonic inpainting and by the baselines."""
     editors = {"model": Editor(bundle, a.device), **baselines}
-    rng, rows, lung = np.random.default_rng(a.seed), [], is_lung(bundle)
+    rng = np.random.default_rng(a.seed)
+    rows: list = []
+    lung = is_lung(bundle)
     if a.image:
         volume = read_image(a.image)
         loaded = [(None, volume, read_mask(a.mask, like=volume))]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
+from typing import Any
 
 import common
 import numpy as np
@@ -45,7 +47,7 @@ class Sampler:
 
     def _flip(self, arrays, rng):
         """One of the 16 in-plane and axial symmetries: they leave every texture feature as it is."""
-        turns, axes = int(rng.integers(4)), [a for a in (0, 2) if rng.random() < 0.5]
+        turns, axes = int(rng.integers(4)), tuple(a for a in (0, 2) if rng.random() < 0.5)
         return [np.ascontiguousarray(np.flip(np.rot90(x, turns, (1, 2)), axes)) for x in arrays]
 
     def _synthesis(self, rng):
@@ -126,8 +128,8 @@ class Steps(Dataset):
     """
 
     sampler: Sampler
-    requests: object | None
-    a: object
+    requests: Any
+    a: argparse.Namespace
     rank: int
     world: int
 

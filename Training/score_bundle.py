@@ -29,7 +29,8 @@ def score(folder: Path, results: list[Path]) -> Bundle:
     :raises ModelError: a result is of another model or version, or holds nothing.
     """
     bundle = load_bundle(folder)
-    texture, shape = {}, {}
+    texture: dict = {}
+    shape = {}
     for path in (p for p in results if not p.name.endswith(".rows.json")):
         out = json.loads(path.read_text())
         measured, mine = [out.get("model")], [bundle.id]

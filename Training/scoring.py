@@ -127,7 +127,12 @@ def interval(rows: list[dict], statistic, draws: int = 300) -> list[float]:
 
 def summary(rows: list[dict], names: list[str], population) -> dict:
     """Feature-wise medians with intervals per class, the worst features, the shuffled control and case-wise values."""
-    out = {"cases": len(rows), "patients": len({r["patient"] for r in rows}), "classes": {}, "groups": {}}
+    out: dict = {
+        "cases": len(rows),
+        "patients": len({r["patient"] for r in rows}),
+        "classes": {},
+        "groups": {},
+    }
     kinds = sorted({klass(n) for n in names})
     for kind in kinds:
         out["classes"][kind] = _group(rows, [n for n in names if klass(n) == kind])
@@ -172,7 +177,7 @@ def _case_wise(rows: list[dict], names: list[str], population) -> dict:
     for r, (asked, reached) in zip(rows, z):
         r["case_pearson"] = float(np.corrcoef(asked, reached)[0, 1])
         r["case_spearman"] = float(stats.spearmanr(asked, reached).statistic)
-    out = {"mean_difference_sigma": float(np.mean([np.abs(p[1] - p[0]).mean() for p in z]))}
+    out: dict = {"mean_difference_sigma": float(np.mean([np.abs(p[1] - p[0]).mean() for p in z]))}
     for name in ("case_pearson", "case_spearman"):
         out[name] = float(np.mean([r[name] for r in rows]))
         out[name + "_interval"] = interval(rows, lambda some, n=name: float(np.mean([r[n] for r in some])))

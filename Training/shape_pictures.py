@@ -97,7 +97,8 @@ def _beside(path: Path, model, cases: list, rows: list[dict], seed: int):
     """Real above, solved in the middle, the network alone below."""
     asked = {r["case"]: r["asked"] for r in rows}
     kept = list(range(0, len(cases), max(1, len(cases) // 6)))[:6]
-    lines, titles = [[], [], []], [[], [], []]
+    lines: list[list] = [[], [], []]
+    titles: list[list] = [[], [], []]
     for i in kept:
         id, _, mask, spacing = cases[i]
         some = [mask] + [model.draw(asked[id], spacing, seed + i, solve=s).mask for s in (True, False)]

@@ -75,7 +75,8 @@ def correlations(rows: list[dict], shuffled: bool = False) -> np.ndarray:
 
 def interval(rows: list[dict], statistic) -> list[float | None]:
     """95 % bootstrap interval over patients; of fewer than three there is none."""
-    rng, groups = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    groups: dict = {}
     for row in rows:
         groups.setdefault(row["patient"], []).append(row)
     names = sorted(groups)
@@ -348,7 +349,8 @@ def told_apart(x: np.ndarray, label: np.ndarray, patient: np.ndarray, folds: int
 def timings(model: ShapeModel, cases: list, quick: bool) -> dict:
     """Seconds of a preview after a slider moved, and of solved shapes at 1 mm: of two features, and of all 17 of real tumours."""
     volumes, sphericities = levels(model)
-    out, before = {"cores": os.cpu_count()}, (_busy(), time.process_time(), time.perf_counter())
+    out: dict = {"cores": os.cpu_count()}
+    before = _busy(), time.process_time(), time.perf_counter()
     model.preview({VOLUME: volumes[0]}, 0)
     asked = [{VOLUME: v, SPHERICITY: s} for v in volumes for s in sphericities][:: 3 if quick else 1]
     out["preview"] = _timed(lambda request: model.preview(request, 1), asked)
@@ -415,7 +417,9 @@ def parse(arguments: list[str] | None = None):
 def measured(a, model: ShapeModel, cases: list) -> tuple[dict, list[dict], list]:
     """The asked parts of the results; rows and shapes of the grid for the pictures."""
     draws = QUICK_DRAWS if a.quick else DRAWS
-    out, rows, shapes = {}, [], []
+    out = {}
+    rows = []
+    shapes: list = []
     if "fidelity" in a.parts:
         rows = fidelity(model, cases, a.seed)
         out["results"] = {arm: table([r for r in rows if r["arm"] == arm]) for arm in ("solved", "alone")}

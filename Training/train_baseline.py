@@ -119,7 +119,8 @@ class Gan:
             self.critic.load_state_dict(saved["critic"])
             self.optimiser.load_state_dict(saved["judge"])
         self.model = DistributedDataParallel(self.critic) if run.world > 1 else self.critic
-        self.adversarial, self.seen = PatchAdversarialLoss(criterion="least_squares"), []
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        self.seen: list = []
 
     def told(self, batch: dict) -> torch.Tensor:
         """Standardised features and which were given (B, 2F); none in a removal."""

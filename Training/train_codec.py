@@ -71,7 +71,7 @@ class Crops:
         """Mapped crop and tumour mask, each (1, 1, D, H, W); turned and flipped with `rng`."""
         image, mask = np.asarray(self.data.images[i]), (self.data.labels[i] & 1) > 0
         if rng is not None:
-            turns, axes = int(rng.integers(4)), [a for a in range(3) if rng.random() < 0.5]
+            turns, axes = int(rng.integers(4)), tuple(a for a in range(3) if rng.random() < 0.5)
             image, mask = (np.flip(np.rot90(a, turns, (1, 2)), axes) for a in (image, mask))
         mapped = self.maps[self.data.modality[i]].forward(np.ascontiguousarray(image))
         return torch.from_numpy(mapped)[None, None], torch.from_numpy(np.ascontiguousarray(mask))[None, None]
@@ -161,7 +161,9 @@ def round_trip(codec: nn.Module, crops: Crops, count: int, measured=extract) -> 
         m: np.ptp(np.percentile(data.images[chosen[data.modality[chosen] == m]], [1, 99]))
         for m in set(data.modality[chosen])
     }
-    before, after, psnr = [], [], {m: [] for m in peak}
+    before: list = []
+    after: list = []
+    psnr = {m: [] for m in peak}
     for i in map(int, chosen):
         back, mask = reconstructed(codec, crops, i)
         back, m = np.rint(back).astype(np.float32), int(data.modality[i])  # images hold integers

@@ -74,7 +74,7 @@ class Shapes:
         i = int(rng.choice(np.flatnonzero(self.usable & (self.group == g))))
         order = rng.permutation(3)
         field = np.transpose(self.fields[i], order)
-        field = np.flip(field, [a for a in range(3) if rng.random() < 0.5])
+        field = np.flip(field, tuple(a for a in range(3) if rng.random() < 0.5))
         logs = self.logs[i].copy()
         logs[[DZ, DY, DX]] = logs[np.array([DZ, DY, DX])[order]]
         share = 1.0 if rng.random() < 0.7 else rng.uniform(0.0, 0.8)
@@ -241,7 +241,8 @@ class Trainer:
 def main():
     a = parse()
     run, shapes = common.Run(a.out, a.threads), Shapes(a.data)
-    trainer, average = Trainer(a, run, shapes), {}
+    trainer = Trainer(a, run, shapes)
+    average: dict = {}
     while True:
         used = trainer.spent + run.elapsed()
         done = used / (60 * a.minutes) if a.minutes else trainer.step / a.steps

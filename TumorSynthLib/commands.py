@@ -320,7 +320,8 @@ def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tup
 
 def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """Features of --features and --set, and notes on what was left out of the file."""
-    features, notes = {}, []
+    features: dict = {}
+    notes = []
     if getattr(args, "features", None):
         from TumorSynthLib.edit.features import steerable
 

@@ -29,7 +29,8 @@ class Bar:
         stages: Mapping[str, tuple[float, float, str]] | None = None,
         title: str = "",
     ):
-        self.on, self.title, self.last = sys.stderr.isatty() and not quiet, title, None
+        self.on, self.title = sys.stderr.isatty() and not quiet, title
+        self.last: str | None = None
         self.pace, self._stages, self._done = Pace(tuple(STAGES)), stages, 0.0
         self.said: list[str] = []
 

@@ -113,7 +113,7 @@ class Folder:
 
         with well_formed("an image"):
             lengths = {"spacing": 3, "origin": 3, "direction": 9}
-            geometry = {name: tuple(map(_number, entry[name])) for name in lengths}
+            geometry: dict = {name: tuple(map(_number, entry[name])) for name in lengths}
             metadata = {str(k): str(v) for k, v in dict(entry.get("metadata") or {}).items()}
         wrong = [name for name, count in lengths.items() if len(geometry[name]) != count]
         if not wrong and abs(np.linalg.det(np.reshape(geometry["direction"], (3, 3)))) < 0.1:
@@ -176,7 +176,7 @@ class Exchange:
         self._forget(key)
         import numpy as np
 
-        data = memoryview(np.ascontiguousarray(volume.array)).cast("B")
+        data = np.ascontiguousarray(volume.array).data.cast("B")
         name = self._newName(key)
         self._stale.append(name)  # until it is whole
         with open(self.path / name, "xb") as file:

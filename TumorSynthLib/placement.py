@@ -300,7 +300,7 @@ def centre_of_mass(volume, mask: np.ndarray) -> np.ndarray:
     return volume.points((np.argwhere(mask[box]).mean(axis=0) + [s.start for s in box])[::-1])
 
 
-def window_of(volume, mask: np.ndarray, parts: list[Part]) -> tuple[slice, slice, slice]:
+def window_of(volume, mask: np.ndarray, parts: list[Part]) -> tuple[slice, ...]:
     """Box (K, J, I) that holds a mask and parts with the same centre of mass, cut at the image's border."""
     box = bounding_box(mask)
     for part in parts:

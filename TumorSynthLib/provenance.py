@@ -196,7 +196,7 @@ def voxel_hash(array: np.ndarray) -> str:
     import numpy as np
 
     data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    return hashlib.sha256(memoryview(data).cast("B")).hexdigest()
+    return hashlib.sha256(data.data.cast("B")).hexdigest()
 
 
 def marks(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from TumorSynthLib.resampling import (
 
 if TYPE_CHECKING:
     from TumorSynthLib.texture.band import Band
+    from TumorSynthLib.volume.types import Volume
 
 THICK = 1.2  # native spacing in units of the working grid's, from which voxels are damped and bounded
 SLACK = 0.25  # share of the range by which native voxels may lie outside it: one that the working grid hardly sees could run away
@@ -46,7 +47,7 @@ class Patch:
     :param after: values of the box after it.
     """
 
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
     before: np.ndarray
     after: np.ndarray
 
@@ -104,7 +105,7 @@ class Frame:
             for s, size, flip in zip(self.take(box), sizes, self.flip)
         )
 
-    def file_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    def file_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
         """LPS box of slices as slices of the file's (K, J, I) array of that shape."""
         result: list[slice] = [slice(0)] * 3
         for axis, part, flip in zip(self.order, box, self.flip):
@@ -131,7 +132,7 @@ class Region:
     :param lattices: the working grid along each LPS axis.
     """
 
-    volume: object
+    volume: Volume
     array: np.ndarray
     mask: np.ndarray
     valid: np.ndarray
@@ -152,7 +153,7 @@ class Region:
         spacing: tuple[float, float, float] | None = None,
         margin_mm: float = 0.0,
         multiple: tuple[int, int, int] = (1, 1, 1),
-        window: tuple[slice, slice, slice] | None = None,
+        window: tuple[slice, ...] | None = None,
     ) -> Region:
         """Region of the working grid that holds a mask and a margin.
 

@@ -75,12 +75,12 @@ def crop_around(
     if not anywhere.any():
         raise ValueError("there is no tumour to show: the mask is empty")
     spacing = frame.take(before.spacing[::-1])
-    box = []
+    sides = []
     for axis in range(3):
         inside = np.flatnonzero(anywhere.any(axis=tuple(other for other in range(3) if other != axis)))
         margin = int(np.ceil(margin_mm / spacing[axis]))
-        box.append(slice(max(0, inside[0] - margin), inside[-1] + 1 + margin))
-    box = tuple(box)
+        sides.append(slice(max(0, inside[0] - margin), inside[-1] + 1 + margin))
+    box = tuple(sides)
     arrays = [frame.view(volume.array)[box].astype(np.float32) for volume in (before, after)]
     masks = [view[box] for view in views]
     same = len(masks) == 1 or np.array_equal(masks[0], masks[1])

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Lender:
     blur_mm: float
     volume_ml: float
     features: Mapping[str, float]
-    entry: Mapping[str, object]
+    entry: Mapping[str, Any]
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -47,7 +47,7 @@ class Case:
     settings: Settings
     population: Population | None = None
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
-    window: tuple[slice, slice, slice] | None = None
+    window: tuple[slice, ...] | None = None
     origin: Future | None = None
     copy: Future | None = None
     before: Volume | None = None
@@ -98,7 +98,7 @@ class Case:
 
         :param gone: (K, J, I) bool, the voxels that the clearing changed; None where tissue moved, or nothing is told.
         """
-        cleared = {} if gone is None else {"cleared": volume, "gone": gone}
+        cleared: dict = {} if gone is None else {"cleared": volume, "gone": gone}
         return replace(self, volume=volume, before=self.before or self.volume, copy=None, **cleared)
 
 

@@ -61,7 +61,8 @@ def choose(bundles: Iterable, volume, mask: np.ndarray | None = None, texts: Ite
         organs = frozenset(("lung",))
     if not organs:
         return Choice("", "nothing says which organ this is: choose a model if one is meant for it")
-    found, others = [], []
+    found: list = []
+    others: list = []
     for bundle in bundles:
         known = organs_in([str(bundle.json.get("organ") or ""), str(bundle.json.get("title") or "")])
         misfit = _misfit(bundle, volume, mask) if known & organs else None

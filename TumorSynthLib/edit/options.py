@@ -277,7 +277,7 @@ class EditRequest:
         ("reshape", "move", "insert", "series"), unit="mm", low=0, high=60, flag="--mass-effect", bare=MARGIN_MM,
         always=True, slicer="massEffect",
     )  # fmt: skip
-    window: tuple[slice, slice, slice] | None = option(None, "box", "", _ON_TUMOUR)
+    window: tuple[slice, ...] | None = option(None, "box", "", _ON_TUMOUR)
     texture_from: str | None = option(
         None, "choice", "", ("move", "reshape"), choices=("own", "donor", "request")
     )

@@ -176,7 +176,7 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
     engine = choose_engine(edit, case, request)
     warnings = _checked(case, case.mask, engine)
     volume, form, shift = case.volume, None, None
-    options = {"ct": case.ct, "inside": request.inside, "nearest": request.nearest}
+    options: dict = {"ct": case.ct, "inside": request.inside, "nearest": request.nearest}
     if drawn is not None:
         part, form, told = drawn
         to = request.to if request.to is not None else centre_of_mass(volume, case.mask)

@@ -31,7 +31,8 @@ class Progress:
 
     def __init__(self, report: Report | None = None):
         self._report = report
-        self._start, self._seconds = time.perf_counter(), {}
+        self._start = time.perf_counter()
+        self._seconds: dict = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
         if self._report is not None:

@@ -105,7 +105,7 @@ def _check_modalities(manifest: dict[str, Any], where: str) -> None:
 
 
 def _check_population(manifest: dict[str, Any], where: str) -> None:
-    entries = {}
+    entries: dict = {}
     for modality, entry in (manifest.get("population") or {}).items():
         several = isinstance(entry, dict) and "names" not in entry and len(manifest.get("regions") or []) > 1
         entries |= {f"{modality}.{r}": e for r, e in entry.items()} if several else {modality: entry}

@@ -137,7 +137,8 @@ class _Place:
         warn: Callable[[str], None] | None,
     ) -> dict[str, float]:
         """Features of images, each a name, (D, H, W) values in the box, and settings; the shape once."""
-        features, flat = {}, {}
+        features: dict = {}
+        flat = {}
         if "shape" in wanted:
             features |= _named("original_shape", shape(self.full, self.spacing), wanted["shape"])
         texture = {name: only for name, only in wanted.items() if name != "shape"}
@@ -238,7 +239,7 @@ def _check_finite(values: np.ndarray, image: str = "original") -> None:
         )
 
 
-def _box(mask: np.ndarray, settings: Settings) -> tuple[slice, slice, slice]:
+def _box(mask: np.ndarray, settings: Settings) -> tuple[slice, ...]:
     """Bounding box of the region, after pyradiomics' checks of its size."""
     box = []
     for axis in range(3):

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import InputError
 from .settings import Settings
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
 
 #: Image types, in pyradiomics' spelling, with the options of their filters.
 FILTERS: Mapping[str, tuple[str, ...]] = MappingProxyType(

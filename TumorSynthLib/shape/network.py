@@ -260,7 +260,7 @@ class FormGenerator:
         """A form for base logarithms (10,), not yet scaled."""
         rng = np.random.default_rng([seed, 3])
         # Mirror images have the same features, so they are as likely.
-        field = np.flip(self.field(logs, rng), [a for a in range(3) if rng.random() < 0.5])
+        field = np.flip(self.field(logs, rng), tuple(a for a in range(3) if rng.random() < 0.5))
         values, factor = widened(field, MARGIN)
         solid = whole(values)
         if (solid > 0).mean() < SMALLEST:  # crumbs: where most of them are, is a tumour

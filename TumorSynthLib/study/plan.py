@@ -107,7 +107,8 @@ def read_plan(path: str | Path, model: str | None = None) -> tuple[Job, ...]:
     :raises ModelError: there is no such model.
     """
     path = Path(path)
-    folder, models = str(path.resolve().parent), {}
+    folder = str(path.resolve().parent)
+    models: dict = {}
     found: dict[str, Job] = {}
     stems: dict[str, str] = {}
     for where, row in _rows(path):

@@ -20,7 +20,7 @@ from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.engine import Draft, Engine
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -147,7 +147,7 @@ def continued(
     return out
 
 
-def _around(hole: torch.Tensor) -> tuple[slice, slice, slice]:
+def _around(hole: torch.Tensor) -> tuple[slice, ...]:
     """Box of a hole (D, H, W) and what the filling looks at around it."""
     at = hole.nonzero()
     low, high = at.min(0).values.tolist(), at.max(0).values.tolist()

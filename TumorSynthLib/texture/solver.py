@@ -477,7 +477,7 @@ def _through_native(
     return best
 
 
-def _around(mask: np.ndarray) -> tuple[slice, slice, slice]:
+def _around(mask: np.ndarray) -> tuple[slice, ...]:
     """The mask's box and what its voxels follow from in plane."""
     z, y, x = bounding_box(mask)
     margin = 2 * REACH

@@ -199,7 +199,7 @@ def filled(path: Path, file: BinaryIO, shape: Sequence[int], dtype: np.dtype, pa
     :raises InputError: too few or too many bytes, or a stream that is damaged.
     """
     array = np.empty(shape, dtype)
-    left = memoryview(array).cast("B")
+    left = array.data.cast("B")
     rest = 0
     try:
         while left and (count := file.readinto(left[:CHUNK])):  # type: ignore[attr-defined]

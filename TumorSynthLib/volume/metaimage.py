@@ -149,7 +149,7 @@ def chunks(volume: Volume, fields: Mapping[str, str]) -> Iterator[bytes]:
     :param fields: texts of the header.
     """
     array = np.ascontiguousarray(volume.array, volume.array.dtype.newbyteorder("<"))
-    parts = list(guard.packed([memoryview(array).cast("B")], guard.ZLIB))
+    parts = list(guard.packed([array.data.cast("B")], guard.ZLIB))
     head = {
         "ObjectType": "Image",
         "NDims": "3",

@@ -307,7 +307,7 @@ def _say(path: Path, text: str) -> None:
 
 
 def _text(field: np.void) -> str:
-    return guard.text_of(bytes(field).split(b"\0")[0]).strip()
+    return guard.text_of(field.tobytes().split(b"\0")[0]).strip()
 
 
 def _as_first(fields: np.void) -> bytes:
@@ -363,7 +363,7 @@ def chunks(
     :param fields: texts for `descrip` and `aux_file`; NIfTI keeps no others.
     """
     yield header_of(volume, fields, keep_dicom)
-    yield memoryview(np.ascontiguousarray(volume.array, volume.array.dtype.newbyteorder("<"))).cast("B")
+    yield np.ascontiguousarray(volume.array, volume.array.dtype.newbyteorder("<")).data.cast("B")
 
 
 def _copy(source: np.void, result: np.ndarray, names: tuple[str, ...]) -> None:

@@ -345,7 +345,7 @@ def chunks(volume: Volume, fields: Mapping[str, str]) -> Iterator[bytes]:
         f"{key}:={_escaped(value)}" for key, value in fields.items() if ":" not in key and "\n" not in key
     ]
     yield ("\n".join(head) + "\n\n").encode("utf-8", "replace")
-    yield from guard.packed([memoryview(array).cast("B")], guard.GZIP)
+    yield from guard.packed([array.data.cast("B")], guard.GZIP)
 
 
 def _vector(values: Iterable[float]) -> str:

@@ -136,7 +136,7 @@ def check(
             modality=name, voxels=int(mask.sum()), warnings=tuple(dict.fromkeys(warnings)), engine=engine
         )
     if mask is None:
-        rough = _ofNew(request, bundle)
+        rough: dict = _ofNew(request, bundle)
         return Check(modality=name, device=_device(device), warnings=tuple(warnings), engine=engine, **rough)
     warnings = warnings + suitability.check_fit(volume, mask, bundle)
     rough = suitability.estimate(volume, mask, bundle, request.steps)

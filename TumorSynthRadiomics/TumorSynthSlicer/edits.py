@@ -145,11 +145,11 @@ class Transfer:
         if given.region:
             request["region"] = given.region
         mask = given.labels or given.mask
-        entries = {"volume": exchange.entry(volumeKey(given.volumeNode), given.volume)}
+        entries: dict = {"volume": exchange.entry(volumeKey(given.volumeNode), given.volume)}
         if mask is not None:
             entries["mask"] = exchange.sendMask("mask", mask)
         model = "" if given.modelID == NO_MODEL else given.modelID
-        more = {"request": request, "model": model, "device": given.options.get("device") or "auto"}
+        more: dict = {"request": request, "model": model, "device": given.options.get("device") or "auto"}
         if given.edit == "measure":
             return wire.Measure(**entries, **more)
         return wire.Edit(edit=given.edit, estimate=self._estimate, **entries, **more)

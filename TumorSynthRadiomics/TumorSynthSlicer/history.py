@@ -268,7 +268,7 @@ def mark(volumeNode) -> None:
     """Say in a volume's attributes what was done to its voxels; take it off where all was undone."""
     records = json.loads(volumeNode.GetAttribute(INHERITED) or "[]")
     records += [e.record["provenance"] for e in entries() if e.volumeNode is volumeNode and not e.undone]
-    values = {nodes.SYNTHETIC: None, PREFIX + "statement": None, PROVENANCE: None}
+    values: dict[str, str | None] = {nodes.SYNTHETIC: None, PREFIX + "statement": None, PROVENANCE: None}
     if records:
         values = {
             nodes.SYNTHETIC: "true",

@@ -139,6 +139,7 @@ class EditJob:
         self._running, self.outcome, self.error = False, outcome, error
         if self._onEnd is not None:
             self._onEnd()
+        arguments: tuple
         if outcome is not None:
             name, arguments = "onDone", (outcome,)
         elif isinstance(error, Cancelled):

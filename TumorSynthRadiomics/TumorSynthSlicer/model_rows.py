@@ -28,7 +28,10 @@ def modelRows() -> list[ModelRow]:
 
 
 def _row(entry: dict) -> ModelRow:
-    scores, error, edits, parts = {}, "", (), ()
+    scores: dict = {}
+    error = ""
+    edits: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     if entry["status"] in ("bundled", "installed"):
         bundle = models.find(entry["id"])
         scores, edits = bundle.json.get("scores") or {}, editsOf(bundle)
@@ -111,7 +114,7 @@ def _featureRow(feature: Feature, driver, population, intensityUnit: str) -> Fea
     key, factor = driver or (feature.name, 1.0)
     values = _populationValues(feature.name, population)
     unit = driverUnit(key) or unit_of(feature.name, intensityUnit)
-    row = {
+    row: dict = {
         "key": key, "name": feature.name, "label": featureLabel(feature, key), "unit": "" if unit == "1" else unit,
         "meaning": feature.meaning, "cls": feature.cls, "role": feature.role, "kind": _kind(feature), "factor": factor,
     }  # fmt: skip

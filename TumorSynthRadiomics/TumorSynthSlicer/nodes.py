@@ -34,7 +34,7 @@ class Mask:
     :param box: (k, j, i) slices. :param array: bool, of the box; uint8 for a labelmap.
     """
 
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
     array: np.ndarray
 
     def full(self, shape) -> np.ndarray:

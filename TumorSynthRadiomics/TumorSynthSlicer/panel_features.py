@@ -27,7 +27,8 @@ class Features:
 
     def __init__(self, panel):
         self._panel, self._ui = panel, panel.ui
-        self._kinds, self._canKeep, self._rows, self._shown = (), True, {}, None
+        self._kinds: tuple = ()
+        self._canKeep, self._rows, self._shown = True, {}, None
         self._single, self.reach = None, Reach(panel, self._showReach)
         fitColumns(self._ui.advancedTree)
         self._ui.presetSelector.connect("activated(int)", self._onPreset)
@@ -77,14 +78,14 @@ class Features:
 
     def asked(self) -> dict:
         """{key: value} of what is asked."""
-        result = {}
+        result: dict = {}
         for kind in self._kinds:
             result |= self._request(kind).features(self._known(kind), self._measured)
         return result
 
     def settings(self) -> dict:
         """{key: value} of what the user set."""
-        found = {}
+        found: dict = {}
         for kind in self._kinds:
             request = self._request(kind)
             found |= {row.key: request.value(row.key) for row in self._known(kind)}

@@ -137,7 +137,8 @@ class SegmentChoice:
     """
 
     def __init__(self, selector, owner, name: str, none: str):
-        self._selector, self._owner, self._none, self._shown = selector, owner, none, None
+        self._selector, self._owner, self._none = selector, owner, none
+        self._shown: list | None = None
         self._names = (f"{name}Segmentation", f"{name}SegmentID")
         selector.connect("activated(int)", self._onChosen)
 

@@ -88,7 +88,8 @@ class QtPipe:
         import qt
 
         self._qt, self._process = qt, qt.QProcess()
-        self._rest, self._errors = b"", deque(maxlen=ERROR_LINES)
+        self._rest = b""
+        self._errors = deque(maxlen=ERROR_LINES)
 
     def start(self, command: list[str], folder: str, environment: dict[str, str]) -> None:
         variables = self._qt.QProcessEnvironment()

@@ -38,7 +38,7 @@ class Axes:
         """The inverse of `view` (no copy)."""
         return self.frame.back(array.transpose(np.argsort(self.order)))
 
-    def file_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    def file_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
         """A turned box as one of the file's array of that shape."""
         inverse = np.argsort(self.order)
         return self.frame.file_box(tuple(box[axis] for axis in inverse), shape)

@@ -35,7 +35,7 @@ class Source:
     spacing: tuple[float, float, float]
     is_ct: bool
 
-    def matte(self, cover: np.ndarray | None = None) -> tuple[Matte, tuple[slice, slice, slice]]:
+    def matte(self, cover: np.ndarray | None = None) -> tuple[Matte, tuple[slice, ...]]:
         """The tumour's matte and the box of the image that it covers, which holds `cover`, too."""
         whole = self.mask | self.changed if cover is None else self.mask | self.changed | cover
         box = box_around(whole, self.spacing, MatteConfig.margin_mm)
@@ -45,7 +45,7 @@ class Source:
         return take_out(image, self.removed[box], mask, self.changed[box], self.spacing, in_lung), box
 
 
-def box_around(mask: np.ndarray, spacing, mm: float) -> tuple[slice, slice, slice]:
+def box_around(mask: np.ndarray, spacing, mm: float) -> tuple[slice, ...]:
     """The mask's box and so many mm around it, within the image."""
     margin = [int(np.ceil(mm / s)) for s in spacing]
     bounds = [(i.min(), i.max() + 1) for i in np.nonzero(mask)]

@@ -56,7 +56,10 @@ class Exemplar:
             else:
                 made = carried(case, plan, progress)
         volume = case.volume.with_array(made.patch.apply(case.volume.array.copy()))
-        patch, warnings, facts, used = made.patch, made.warnings, dict(made.facts), {}
+        patch = made.patch
+        warnings = made.warnings
+        facts = dict(made.facts)
+        used: dict = {}
         targets = {n: plan.used[n] for n in split(plan.request.features)[0] if n in plan.used}
         if targets:
             there = replace(case, volume=volume, mask=made.mask)

@@ -46,7 +46,7 @@ class Laid:
         voxels of the mask that are more than half tumour, without fat and fascia that the contour took in): all of the box.
     """
 
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
     values: np.ndarray
     changed: np.ndarray
     mask: np.ndarray

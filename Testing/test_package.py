@@ -65,6 +65,10 @@ def test_extension_metadata():
         )  # one quoted string in one set(), no space before the closing parenthesis
 
 
+def test_readme_speaks_of_patents():
+    assert "Patents: none known." in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_catalogue_entry_follows_its_schema():
     """The rules of slicer-extension-catalog-entry-schema-v1.0.2.json, and agreement with CMake."""
     entry = json.loads((ROOT / "TumorSynthRadiomics.json").read_text(encoding="utf-8"))

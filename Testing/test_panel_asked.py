@@ -1,5 +1,8 @@
 """What the panel asks, what it says of it, and how far a tumour's own tissue can be taken, by clicks on a double of the logic."""
 
+import ast
+from pathlib import Path
+
 import panel_case
 from panel_case import measured
 from test_panel import last, place
@@ -170,6 +173,35 @@ def test_the_engine_speaks_in_the_panels_words():
         ),
     ):
         assert panel_text.plain(said, rows) == shown
+
+
+def test_no_message_of_the_engine_names_an_option_of_the_command_line():
+    """All texts of the files whose messages reach the panel; the panel chooses the engine itself, so that one is left out."""
+    panel_case.start()
+    from TumorSynthSlicer import panel_text
+
+    library = Path(__file__).resolve().parents[1] / "TumorSynthLib"
+    files = [
+        library / name
+        for name in ("suitability.py", "shaping.py", "edit/wish.py", "edit/plan.py", "models/bundle.py")
+    ]
+    files += [*library.glob("texture/*.py"), *library.glob("texture/exemplar/*.py")]
+    said = [text for path in files for text in texts_of(path) if "--" in text and "--engine" not in text]
+    assert len(said) > 5
+    assert not [text for text in said if "--" in panel_text.plain(text, ())]
+
+
+def texts_of(path: Path) -> list:
+    """Texts of one line, with X in place of values."""
+    found = []
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(v.value if isinstance(v, ast.Constant) else "X" for v in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            found.append(node.value)
+    return [text for text in found if "\n" not in text]
 
 
 def test_warnings_are_in_the_panels_words():

@@ -156,7 +156,7 @@ def _options() -> tuple:
             r"[,;:]? (?:or )?(?:choose one with|if not, say|say) --modality(?: if the tag is wrong| to be sure)?",
             "",
         ),
-        (r" \(--model\)", ""),
+        (r" \(--(?:model|modality|region)\)", ""),
     )
 
 

@@ -54,6 +54,49 @@ def test_labels_by_number_or_name(tmp_path):
     assert [job.label for job in jobs] == [3, "GTV-1", None]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: "sep=;\n" + t.replace(",", ";"),
+        lambda t: t.replace("\n", "\r"),
+        lambda t: t.replace("\n", "\r\n"),
+        lambda t: t.replace("image,mask", "Image, Mask "),
+        lambda t: "\n\n" + t,
+        lambda t: t.replace("3,4", "3.0,4.0"),
+    ],
+)
+def test_tables_as_spreadsheets_and_pandas_save_them(tmp_path, change):
+    path = tmp_path / "table.csv"
+    path.write_bytes(change("image,mask,edit,label,seed\na,m,remove,3,4\n").encode())
+    (job,) = read_plan(path, "lung-nodule-ct")
+    assert (job.id, job.edit, job.label, job.options) == ("a", "remove", 3, {"seed": 4})
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("a.csv", "image,image,mask,edit\na,b,m,remove\n", "column 'image' twice"),
+        (
+            "a.csv",
+            "image,mask,edit,options\na,m,remove,grow=1; grow=2\n",
+            "line 2: options hold 'grow' twice",
+        ),
+        ("a.csv", "image,mask,edit,grow,options\na,m,remove,1,grow=2\n", "in its column and in options"),
+        ("a.csv", '\nimage,mask,edit\na,m,remove\n"b,m,remove\n', "line 3: unexpected end"),
+        ("a.yaml", "jobs:\n- {image: a, mask: m, edit: remove, image: b}\n", "'image' twice"),
+        (
+            "a.json",
+            '{"jobs": [{"image": "a", "mask": "m", "edit": "remove", "image": "b"}]}',
+            "'image' twice",
+        ),
+    ],
+)
+def test_what_a_table_says_twice_is_refused(tmp_path, name, text, words):
+    """The last one was taken without a word."""
+    with pytest.raises(InputError, match=words):
+        plan(tmp_path, text, name)
+
+
 def test_seeds_make_jobs_of_their_own(tmp_path):
     jobs = plan(tmp_path, "image,mask,edit,seed\na.nrrd,m.nrrd,remove,0-2\na.nrrd,m.nrrd,remove,1 5\n")
     assert [job.options["seed"] for job in jobs] == [0, 1, 2, 5]  # the second 1 is the same job

@@ -12,10 +12,11 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -132,24 +133,37 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.suffix.lower() in (".yaml", ".yml", ".json"):
         yield from _structured(_parsed(text, path), path)
         return
-    first = text.splitlines()[0] if text.strip() else ""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    above = 0
+    while above + 1 < len(lines) and re.fullmatch(
+        r"(sep=.)?\s*", lines[above]
+    ):  # as Excel writes above a table
+        above += 1
+    first = lines[above]
     separator = max(_SEPARATORS, key=first.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
-    if "image" not in (reader.fieldnames or ()):
-        raise InputError(f"{path} has no column 'image': give a CSV, YAML or JSON table of cases and edits")
+    reader = csv.DictReader(
+        io.StringIO("\n".join(lines[above:])), delimiter=separator, skipinitialspace=True, strict=True
+    )
     try:
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = [name.lower() if name.lower() in COLUMNS else name for name in columns]
+        twice = [name for name, n in Counter(reader.fieldnames).items() if n > 1 and name]
+        if twice:
+            raise InputError(f"{path} has the column {twice[0][:60]!r} twice: leave one of them out")
+        if "image" not in reader.fieldnames:
+            raise InputError(
+                f"{path} has no column 'image': give a CSV, YAML or JSON table of cases and edits"
+            )
         for row in reader:
             if None in row:
                 raise InputError(
-                    f"{path}, line {reader.line_num}: more cells than columns; put cells with commas in quotes"
+                    f"{path}, line {above + reader.line_num}: more cells than columns; put cells with commas in quotes"
                 )
-            given = {
-                k.strip(): v.strip() for k, v in row.items() if k is not None and v is not None and v.strip()
-            }
+            given = {k: v.strip() for k, v in row.items() if k is not None and v is not None and v.strip()}
             if given:
-                yield f"line {reader.line_num}", given
+                yield f"line {above + reader.line_num}", given
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}") from None
+        raise InputError(f"{path}, line {above + reader.line_num}: {error}") from None
 
 
 def _text(path: Path) -> str:
@@ -163,7 +177,7 @@ def _text(path: Path) -> str:
 def _parsed(text: str, path: Path) -> Any:
     if path.suffix.lower() == ".json":
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON: {error}") from None
     try:
@@ -173,9 +187,37 @@ def _parsed(text: str, path: Path) -> Any:
             "a YAML table needs the package PyYAML: `pip install PyYAML`, or give CSV or JSON"
         ) from None
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _yaml_loader())
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _each_once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of a file, in which no name stands twice.
+
+    :raises ValueError: one does.
+    """
+    twice = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
+    if twice:
+        raise ValueError(f"it has {str(twice[0])[:60]!r} twice in one place")
+    return dict(pairs)
+
+
+@cache
+def _yaml_loader() -> Any:
+    """YAML's safe loader, which also refuses names that stand twice in one mapping."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            try:
+                plain = [k for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]
+                _each_once([(k.value, None) for k in plain if isinstance(k.value, str)])
+            except ValueError as error:
+                raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _structured(content: Any, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -281,14 +323,14 @@ def _path(value: Any, folder: str) -> str:
 
 
 def _label(value: Any) -> int | str | None:
-    """A label, segment or structure, by number or name."""
-    text = "" if value is None else str(value)
+    """A label, segment or structure, by number or name; 2.0 is 2, as tables with empty cells save it."""
+    text = "" if value is None else re.sub(r"^(\d+)\.0+$", r"\1", str(value))
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text or None
 
 
 def _options(row: Mapping[str, Any], edit: str, folder: str) -> tuple[dict[str, Any], Sequence[int | None]]:
     """The options of a row as JSON, and its seeds."""
-    given = _options_cell(row.get("options")) | {n: row[n] for n in OPTIONS if n in row}
+    given = _given(row)
     for role in ("donor_image", "donor_mask"):
         if row.get(role):
             given.setdefault("donor", {})[role[6:]] = _path(row[role], folder)
@@ -315,6 +357,15 @@ def _options(row: Mapping[str, Any], edit: str, folder: str) -> tuple[dict[str, 
     if place and place not in options:
         raise InputError(f"{edit} needs {place!r}: three numbers, LPS mm")
     return options, seeds
+
+
+def _given(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a row, in one cell and in columns of their own."""
+    given, columns = _options_cell(row.get("options")), {n: row[n] for n in OPTIONS if n in row}
+    both = [n for n in given if n in columns and str(given[n]) != str(columns[n])]
+    if both:
+        raise InputError(f"{both[0]} is given in its column and in options: leave one of them out")
+    return given | columns
 
 
 def _check_features(edit: str, options: Mapping[str, Any]) -> None:
@@ -347,10 +398,10 @@ def _options_cell(cell: Any) -> dict[str, Any]:
             raise InputError(
                 f"options hold {part.strip()[:60]!r}: expected name=value, separated by semicolons"
             )
-        if name in OPTIONS:
-            options[name] = value
-        else:
-            options.setdefault("features", {})[name] = value
+        where = options if name in OPTIONS else options.setdefault("features", {})
+        if name in where:
+            raise InputError(f"options hold {name[:60]!r} twice: leave one of them out")
+        where[name] = value
     return options
 
 
@@ -361,7 +412,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
     )
     seeds: list[int] = []
     for part in parts:
-        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", str(part))
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18})|\.0+)?", str(part))
         if not match or int(match[2] or match[1]) - int(match[1]) not in range(MAX_JOBS):
             raise InputError(
                 f"seed is {str(value)[:60]!r}, but must be a whole number, several (0 1 2) or a range (0-9)"

@@ -204,6 +204,8 @@ def test_refuses(values, words):
         ("{" * 100_000, "isn't closed"),
         ("{" * 1000 + "}" * 1000, "expected 'name: value'"),
         ("- 1", "no settings"),
+        ("setting:\n  binCount: 032", "line 2.*octal"),
+        ("setting:\n  binWidth: 20\n---\nsetting:\n  binCount: 5", "line 3.*second document"),
     ],
 )
 def test_bad_file_names_the_place(tmp_path, text, words):

@@ -97,6 +97,8 @@ def _lines(text: str, source: str) -> list[Line]:
     for number, raw in enumerate(text.splitlines(), 1):
         line, depth = _without_comment(raw)
         line = line.rstrip()
+        if line.strip() == "---" and lines:
+            raise InputError(f"{source}, line {number}: a second document begins. Keep one of them.")
         if not line.strip() or line.strip() == "---":
             continue
         if open_brackets:
@@ -208,6 +210,8 @@ def _scalar(text: str, where: str) -> Any:
         raise InputError(f"{where}: '{text}' can't be read; write it in one line, or use JSON.")
     if text.lower() in CONSTANTS:
         return CONSTANTS[text.lower()]
+    if re.fullmatch(r"[-+]?0[0-9_]+", text):
+        raise InputError(f"{where}: '{text}' is octal in YAML. Write the number without a leading 0.")
     if _INTEGER.fullmatch(text) and len(text) < MAX_DIGITS:
         return int(text)
     return float(text) if _NUMBER.fullmatch(text) else text

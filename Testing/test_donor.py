@@ -5,8 +5,10 @@ import pytest
 from scipy import ndimage
 from test_carry import SPACING, ball, scene
 
+from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.donor import laid, lent_tissue
+from TumorSynthLib.volume import Volume
 
 
 def donor_with_core(seed=5):
@@ -64,3 +66,19 @@ def test_fat_in_a_donors_contour_is_not_lent():
     assert not lend[ndimage.binary_erosion(fat)].any()
     assert lend[contour & ~ndimage.binary_dilation(fat, iterations=2)].mean() > 0.9
     assert (lent_tissue(image, contour, SPACING, True, True) == contour).all()
+
+
+@pytest.mark.parametrize("factor", [0.4, 3.0])
+def test_a_donors_noise_is_not_lent(factor):
+    image, _, mask = scene(level=60.0, background=20.0, noise=15.0, radius=8)
+    other, empty, contour = scene(level=60.0, background=20.0, noise=15.0 * factor, radius=8, seed=1)
+    volume, donor = (Volume(np.rint(a).astype(np.int16), SPACING, (0.0, 0.0, 0.0)) for a in (image, other))
+    request = EditRequest(donor=(donor, contour), modality="CT")
+    result = Editor(None).retexture(volume, mask, request)
+    assert result.provenance["plan"]["noise_ratio"] == pytest.approx(factor, rel=0.35)
+    assert any("times as noisy" in text for text in result.warnings)
+    deep = ndimage.binary_erosion(mask, iterations=3)
+    specks = [
+        (a - ndimage.median_filter(a, 3))[deep].std() for a in (image, result.volume.array.astype(float))
+    ]
+    assert specks[1] == pytest.approx(specks[0], rel=0.3)

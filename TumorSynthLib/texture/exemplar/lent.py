@@ -15,12 +15,18 @@ from TumorSynthLib.edit.wish import texture_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.region import Region
 from TumorSynthLib.texture.engine import Draft
+from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.carry import LUNG_HU, LUNG_SHARE
 from TumorSynthLib.texture.exemplar.donor import laid, lent_tissue
 from TumorSynthLib.texture.exemplar.retexture import Slider
 from TumorSynthLib.texture.exemplar.sliders import slider_of
 from TumorSynthLib.volume import Volume
 
+LEVEL, MOST_NOISE = 2.0, 4.0
+"""In-plane voxels of the Gaussian that parts a donor's level from its detail, and by how much at most detail is made stronger or
+weaker for the recipient's noise."""
+NOISE_TOLD = 0.2
+"""Logarithm of the ratio of noise from which on it is said."""
 RING_VOXELS = 3
 """Around a mask, in which air says that the tumour lies in lung."""
 
@@ -52,7 +58,7 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
         region, slider = slider_of(replace(case, mask=tissue), progress)
         values = laid(slider.bands, theirs.native, given, theirs.native_spacing, slider.limits)
         made = slider.bands.put(values, region.native)
-        asked = _features_of(case, image, _part(image, theirs, given), slider, tissue)
+        asked, noisier = _features_of(case, image, _part(image, theirs, given), slider, tissue)
         asked = {n: v for n, v in asked.items() if n in slider.spread} | dict(plan.used)
         stage, reached = "laid", slider.measured(values, asked)
         if not _near(asked, reached, slider.spread, case.population, config):
@@ -72,12 +78,18 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
         "strength": strength,
         "lent_share": round(shares[0], 3),
         "tissue_share": round(shares[1], 3),
+        "noise_ratio": round(noisier, 2),
     }
     warnings = ()
     if min(shares) < 0.98:
         warnings = (
             f"features are those of the tissue that is lent ({100 * shares[0]:.0f} % of the donor's contour) and of the tumour's "
             f"own ({100 * shares[1]:.0f} % of its mask): fat, bone or air that the contours take in were left out",
+        )
+    if abs(np.log(noisier)) > NOISE_TOLD:
+        warnings += (
+            f"the donor's scan is {noisier:.1f} times as noisy as this one: its tissue's features are asked as they would be "
+            "with this scan's noise",
         )
     spread = {} if case.population else dict(slider.spread)
     return Draft(
@@ -124,14 +136,17 @@ def _part(volume: Volume, region: Region, native: np.ndarray) -> np.ndarray:
 
 def _features_of(
     case: Case, image: Volume, lent: np.ndarray, slider: Slider, tissue: np.ndarray
-) -> dict[str, float]:
-    """Features of the lent tissue, within what the recipient's tissue allows, at the recipient's size."""
+) -> tuple[dict[str, float], float]:
+    """Features of the lent tissue as it would look in the recipient's scan: its level within what tissue allows there, its
+    detail with that scan's noise; at the recipient's size. And by how much noisier the donor's scan is."""
     region = case.region_in(image, lent)
-    held = np.where(
-        region.native_mask, np.clip(region.native, slider.limits.low, slider.limits.high), region.native
-    )
+    theirs = Bands(region.native, region.native_mask, region.native_spacing)
+    noisier = theirs.noise / max(slider.bands.noise, 1e-6)
+    level = theirs.smooth(theirs.image, LEVEL)[theirs.mask]
+    detail = (theirs.own - level) / np.clip(noisier, 1 / MOST_NOISE, MOST_NOISE)
+    held = theirs.put(np.clip(level, slider.limits.low, slider.limits.high) + detail, region.native)
     found = measured(region, held, case.settings, ("firstorder", "glcm", "glrlm", "glszm"))
-    return texture_of(case.population, found, image.volume_of(lent), case.volume.volume_of(tissue))
+    return texture_of(case.population, found, image.volume_of(lent), case.volume.volume_of(tissue)), noisier
 
 
 def _near(asked, reached, spread, population, config: LookConfig) -> bool:

@@ -208,8 +208,8 @@ def test_the_rim_ends_where_the_tumour_does():
     config = HoleConfig()
     tight, good = (ball(radius_mm=r) for r in (6.0, 9.5))
     around = surroundings(image, tight, SPACING, True, config)
-    assert 2.9 <= rim_width(image, tight, around.body, SPACING, config) <= 4.0
-    assert rim_width(image, good, around.body, SPACING, config) == 2.0
+    assert 2.9 <= rim_width(image, tight, around, SPACING, config) <= 4.0
+    assert rim_width(image, good, around, SPACING, config) == 2.0
 
 
 def test_bone_in_the_rim_stays():

@@ -9,8 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from .lenders import Atlas, Pieces, Tissue
-from .spatial import blur, known_blur
+from .spatial import blur, edt, known_blur
 
+REACH = 2.5
+"""How far a Gaussian reaches, in its standard deviations."""
 UNKNOWN_SHARE = 1e-3
 """Weight of a piece beyond the known tissue, where it has no grain: only where no other piece reaches."""
 
@@ -23,7 +25,7 @@ class GrainConfig:
     """The same for the finest grain."""
     split_voxels: float = 0.8
     """Gaussian (voxels in plane) that parts the finest grain from the rest."""
-    feather_thick: float = 0.3
+    feather_thick: float = 0.6
     """The same across slices that are more than twice as thick as a pixel (voxels)."""
     feather_across: float = 0.8
     """The same across thinner slices, as a share of that in plane."""
@@ -86,11 +88,13 @@ def _feathered(grain, known, atlas: Atlas, pieces: Pieces, labels, box, feather)
     source, usable = atlas.banks(grain, np.float32(0)), atlas.banks(known, False)
     sub, first = labels[box], np.array([s.start for s in box]) + atlas.pad
     mean, power, total, squares = (np.zeros(sub.shape, np.float32) for _ in range(4))
+    reach = [int(REACH * s + 0.5) for s in feather]
     for piece, part in enumerate(ndimage.find_objects(sub + 1)):
         if part is None:
             continue
-        part = tuple(slice(max(0, s.start - 5), s.stop + 5) for s in part)
-        weight = ndimage.gaussian_filter((sub[part] == piece).astype(np.float32), feather, truncate=2.5)
+        part = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(part, reach))
+        weight = (sub[part] == piece).astype(np.float32)
+        weight = ndimage.gaussian_filter(weight, feather, truncate=REACH, mode="constant")
         start = first + [s.start for s in part] + pieces.shifts[piece]
         there = (pieces.banks[piece], *(slice(int(a), int(a) + n) for a, n in zip(start, weight.shape)))
         copy, weight = source[there], np.where(usable[there], weight, UNKNOWN_SHARE * weight)
@@ -104,7 +108,7 @@ def _feathered(grain, known, atlas: Atlas, pieces: Pieces, labels, box, feather)
 
 def _share_of_own(inside, fill, zone_mm: float, spacing) -> np.ndarray:
     """How much of a voxel stays the image's own: 0 in the hole, rising over the zone, 1 beyond."""
-    away = ndimage.distance_transform_edt(~inside, spacing)
+    away = edt(~inside, spacing)
     own = 0.5 - 0.5 * np.cos(np.pi * np.clip((away - 0.5 * spacing[1]) / (zone_mm + 1e-3), 0, 1))
     return np.where(inside, 0, np.where(fill, own, 1)).astype(np.float32)
 

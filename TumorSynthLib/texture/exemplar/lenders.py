@@ -117,7 +117,7 @@ def describe(
     calm = config.calm_weight_ct if is_ct and not around.in_air else config.calm_weight
     strange = np.clip(strange + calm * _unlike(grain, known, level, near, low, config), 0, 3)
     strange[around.depth < config.skin_mm] = 0  # judged by its depth
-    whole = np.round(np.stack(features, -1) * SCALE).astype(np.int16)
+    whole = np.stack([np.rint(f * np.float32(SCALE)).astype(np.int16) for f in features], -1)
     return Tissue(image, known, lend, level, grain, whole, strange, sigma, config.level_weight, low)
 
 
@@ -217,6 +217,14 @@ class Atlas:
         """Features at flat places: int16 (..., 4), the last channel how strange, NO_LENDER where it mustn't
         lend."""
         return self.packed[places].view(np.int16).reshape(*places.shape, 4)
+
+    def unlike(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Squared difference of the features at flat places from `others`, looked up elsewhere (int16 (..., 4)): float32
+        (...), whole numbers in units of 1 / SCALE squared."""
+        # all four channels at once: rows of three would be walked one by one
+        apart = self.look(places).astype(np.float32) - others
+        apart *= apart
+        return apart[..., FINE] + apart[..., LEVEL] + apart[..., SURFACE]
 
     def structure(self, places: np.ndarray) -> np.ndarray:
         """How much of a fine structure (vessel, fascia) is at flat places: 0 to 1, by what the finer feature differs

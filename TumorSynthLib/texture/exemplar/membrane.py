@@ -21,10 +21,14 @@ from .spatial import blur, known_blur, neighbours
 class MembraneConfig:
     decay_ct_mm: float = 6.0
     """CT numbers are absolute: a correction doesn't reach far."""
+    decay_lung_mm: float = 2.0
+    """In lung a rim's haze would be carried into the hole, where it is seen as a ghost of the tumour."""
     decay_mr_mm: float = 40.0
     """MR is shaded."""
     border_of_tissues: float = 9.0
     """Jumps of the level beyond so many SD of grain are left."""
+    rim_in_lung: float = 3.0
+    """The same at the hole's border in lung: a brighter rim there is haze."""
     kinks_voxels: float = 0.8
     """Gaussian (voxels in plane) that the level gets next to seams, where its kinks are narrower than the
     image's blur."""
@@ -33,12 +37,12 @@ class MembraneConfig:
 
 
 def joined_level(
-    tissue: Tissue, atlas: Atlas, pieces: Pieces, labels, hole, spacing, is_ct: bool, config: MembraneConfig
+    tissue: Tissue, atlas: Atlas, pieces: Pieces, labels, hole, spacing, kind: str, config: MembraneConfig
 ) -> np.ndarray:
     """The level with the hole filled by the pieces' levels, joined: float32 (D, H, W). labels: int (D, H, W),
-    -1 outside."""
+    -1 outside; kind: ct, mr or lung (CT of it)."""
     fill = labels >= 0
-    correction, copied = _correction(tissue, atlas, pieces, labels, hole, spacing, is_ct, config)
+    correction, copied = _correction(tissue, atlas, pieces, labels, hole, spacing, kind, config)
     out = tissue.level.copy()
     out[fill] = copied + correction
     sides = (0.0, config.kinks_voxels, config.kinks_voxels)
@@ -51,7 +55,7 @@ def joined_level(
     return np.where(fill, (1 - close) * out + close * softer, out).astype(np.float32)
 
 
-def _correction(tissue, atlas, pieces, labels, hole, spacing, is_ct, config: MembraneConfig):
+def _correction(tissue, atlas, pieces, labels, hole, spacing, kind: str, config: MembraneConfig):
     """c and the copied level, both (n,) in the order of the hole's voxels."""
     fill = labels >= 0
     nodes, piece = np.argwhere(fill), labels[fill]
@@ -60,12 +64,12 @@ def _correction(tissue, atlas, pieces, labels, hole, spacing, is_ct, config: Mem
     level, place = atlas.banks(tissue.level, np.float32(0)).reshape(-1), atlas.flat(nodes)
     offset = atlas.offsets(pieces)[piece]
     copied, usable = level[place + offset], tissue.lend | ~hole
-    decay = config.decay_ct_mm if is_ct else config.decay_mr_mm
+    decay = {"ct": config.decay_ct_mm, "mr": config.decay_mr_mm, "lung": config.decay_lung_mm}[kind]
     diagonal, right = np.full(len(nodes), (spacing[1] / decay) ** 2), np.zeros(len(nodes))
-    bound = config.border_of_tissues * tissue.sigma
+    rim = config.rim_in_lung if kind == "lung" else config.border_of_tissues
 
-    def soft(jump):
-        return jump * np.exp(-((np.abs(jump) / bound) ** 4))
+    def soft(jump, bound=config.border_of_tissues):
+        return jump * np.exp(-((np.abs(jump) / (bound * tissue.sigma)) ** 4))
 
     links = []
     for axis, sign, rows, beside in neighbours(nodes, fill.shape):
@@ -89,7 +93,7 @@ def _correction(tissue, atlas, pieces, labels, hole, spacing, is_ct, config: Mem
         r = rows[(other < 0) & usable[beside]]
         sure = weight * atlas.lends(place[r] + step + offset[r])
         diagonal[r] += sure
-        right[r] -= sure * soft(level[place[r] + step + offset[r]] - level[place[r] + step])
+        right[r] -= sure * soft(level[place[r] + step + offset[r]] - level[place[r] + step], rim)
     row, column, value = (np.concatenate(x) for x in zip(*links))
     matrix = sparse.csr_matrix((value, (row, column)), (len(nodes),) * 2)
     return conjugate_gradients(matrix, diagonal, right, config.tolerance, config.iterations), copied

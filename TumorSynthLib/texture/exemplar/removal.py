@@ -9,7 +9,7 @@ voxels for any number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -53,6 +53,18 @@ class RemovalConfig:
     lenders: LenderConfig = field(default_factory=LenderConfig)
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
     shift_map: ShiftMapConfig = field(default_factory=ShiftMapConfig)
+    large: int = 50000
+    """Larger holes (voxels) compare their pieces in fewer samples, to save time: what a block chooses is seen less there.
+    Not in lung, where vessels would be repeated and the pleura get steps."""
+    large_candidates: CandidateConfig = CandidateConfig(shortlist=1200, first_samples=16)
+    large_shift_map: ShiftMapConfig = ShiftMapConfig(
+        labels=20,
+        border_samples=40,
+        inner_samples=12,
+        face_samples=48,
+        sweeps=6,
+        voxel_rounds=5,
+    )
     membrane: MembraneConfig = field(default_factory=MembraneConfig)
     grain: GrainConfig = field(default_factory=GrainConfig)
 
@@ -175,7 +187,9 @@ class _Removal:
         self._check_lenders(tissue.lend)
         self.tick(0.1)
         fill, known = hole | narrow, tissue.known & ~narrow
-        atlas = self._atlas(tissue, fill)
+        if fill.sum() > c.large and not around.in_air:
+            c = replace(c, candidates=c.large_candidates, shift_map=c.large_shift_map)
+        atlas = self._atlas(tissue, fill, c.shift_map)
         pieces = find_pieces(
             atlas,
             fill,
@@ -208,7 +222,8 @@ class _Removal:
             else ((c.zone_lung_mm if around.in_air else c.zone_mm) if zone_mm is None else zone_mm)
         )
         labels = self._whole_zone(labels, hole, zone_mm, changeable, atlas, pieces)
-        level = joined_level(tissue, atlas, pieces, labels, hole, self.spacing, self.is_ct, c.membrane)
+        kind = "mr" if not self.is_ct else "lung" if around.in_air else "ct"
+        level = joined_level(tissue, atlas, pieces, labels, hole, self.spacing, kind, c.membrane)
         values = grain_stage.filled(
             tissue, atlas, pieces, labels, level, hole, zone_mm, self.spacing, self.is_ct, c.grain
         )
@@ -233,8 +248,8 @@ class _Removal:
                 "or name tissue by --lend"
             )
 
-    def _atlas(self, tissue, fill) -> Atlas:
-        block = block_size(self.spacing, self.config.shift_map)
+    def _atlas(self, tissue, fill, shift_map: ShiftMapConfig) -> Atlas:
+        block = block_size(self.spacing, shift_map)
         pad = farthest(self.reach, self.spacing, fill.shape) + 4 + 2 * block
         at = np.argwhere(fill)
         voxels = int(fill.sum())

@@ -33,7 +33,9 @@ def refine(
             )
         rim = rows[known[beside] & open_[rows]]
         there = place[rim] + sign * atlas.strides[axis]
-        unary[rim] += 0.5 * _apart(atlas, there[:, None] + offsets[options[rim]], there[:, None])
+        unary[rim] += atlas.unlike(
+            there[:, None] + offsets[options[rim]], atlas.look(there)[:, None]
+        ) * np.float32(0.5 / SCALE**2)
     first, second, tie = (np.concatenate(e) for e in zip(*edges))
     pair = _pairs(atlas, place, offsets, options, first, second, config.voxel_step * tie)
     choice = propagate(unary, first, second, pair, config.voxel_rounds, config.damping, config.sweeps)
@@ -51,12 +53,12 @@ def _pairs(atlas: Atlas, place, offsets, options, first, second, step) -> np.nda
             pair[a, b] = step * (options[first, a] != options[second, b])
     for there in (place[first], place[second]):
         x, y = (
-            [_features(atlas, there + offsets[options[e, k]]).T.copy() for k in range(count)]
-            for e in (first, second)
+            [_features(atlas, there + offsets[options[e, k]]) for k in range(count)] for e in (first, second)
         )
         for a in range(count):
             for b in range(count):
-                pair[a, b] += ((x[a] - y[b]) ** 2).sum(0) * np.float32(0.5 / SCALE**2)
+                apart = sum((p - q) ** 2 for p, q in zip(x[a], y[b]))
+                pair[a, b] += apart * np.float32(0.5 / SCALE**2)
     return pair
 
 
@@ -82,9 +84,7 @@ def _nearby(nodes, blocks: Blocks, chosen) -> np.ndarray:
     return np.stack(options, -1)
 
 
-def _features(atlas: Atlas, places) -> np.ndarray:
-    return atlas.look(places)[..., :STRANGE].astype(np.float32)
-
-
-def _apart(atlas: Atlas, places, other) -> np.ndarray:
-    return ((_features(atlas, places) - _features(atlas, other)) ** 2).sum(-1) / np.float32(SCALE**2)
+def _features(atlas: Atlas, places) -> list[np.ndarray]:
+    """The features at flat places (n,), float32 (n,) each."""
+    found = atlas.look(places)
+    return [found[:, channel].astype(np.float32) for channel in range(STRANGE)]

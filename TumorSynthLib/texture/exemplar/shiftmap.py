@@ -164,7 +164,7 @@ def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapCon
         atlas, blocks, is_known, -band, blocks.size + band, config.border_samples, rng
     )
     outer_weight = outer_weight * (1 + config.structure * atlas.structure(outer))
-    own = atlas.look(outer)[..., :STRANGE].astype(np.int32)
+    own = atlas.look(outer)
     length = np.sqrt(((pieces.shifts * np.array(spacing)) ** 2).sum(1))
     depth, costs = atlas.look(inner)[..., SURFACE].astype(np.float32), config.costs
     unary = np.empty((len(inner), len(pieces)), np.float32)
@@ -176,9 +176,8 @@ def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapCon
         cost = np.where(missing, NO_LENDER_COST + 3 * costs.strange, strange)
         cost += costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2
         unary[:, k] = (inner_weight * cost).sum(1)
-        copy = atlas.look(outer + offset)
-        apart = ((copy[..., :STRANGE] - own) ** 2).sum(-1) / np.float32(SCALE**2)
-        apart = np.where(copy[..., STRANGE] == NO_LENDER, config.unknown, apart)
+        apart = atlas.unlike(outer + offset, own) / np.float32(SCALE**2)
+        apart = np.where(atlas.lends(outer + offset), apart, config.unknown)
         unary[rim, k] += (outer_weight * apart).sum(1)
     # ties are broken by chance, so that another seed is another result
     return unary + (costs.far * length + 1e-4 * rng.random(unary.shape)).astype(np.float32)
@@ -211,5 +210,7 @@ def _faces(atlas, pieces, blocks, options, axis: int, rng, config: ShiftMapConfi
 
 
 def _flat_features(atlas: Atlas, where: np.ndarray) -> np.ndarray:
-    """Features at places (E, L, n) as float32 (E, L, n * features)."""
-    return atlas.look(where)[..., :STRANGE].astype(np.float32).reshape(*where.shape[:2], -1)
+    """Features at places (E, L, n) as float32 (E, L, n * 4), the last of four 0."""
+    found = atlas.look(where).astype(np.float32)
+    found[..., STRANGE] = 0
+    return found.reshape(*where.shape[:2], -1)

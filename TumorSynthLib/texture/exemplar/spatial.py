@@ -40,8 +40,24 @@ def distance(mask: np.ndarray, spacing: Sequence[float], mm: float) -> np.ndarra
     far = np.full(mask.shape, np.float32(FAR_MM))
     if mask.any():
         box = near_box(mask, spacing, mm)
-        far[box] = ndimage.distance_transform_edt(~mask[box], spacing)
+        far[box] = edt(~mask[box], spacing)
     return far
+
+
+def edt(where: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Distance (mm, float32) of each voxel of `where` to the nearest that isn't, of which there must be one: scipy's
+    transform, which works out its distances in float64 at twice the time."""
+    nearest = ndimage.distance_transform_edt(where, spacing, return_distances=False, return_indices=True)
+    square = np.zeros(where.shape, np.float32)
+    for axis, size in enumerate(spacing):
+        own = np.arange(where.shape[axis], dtype=np.int32)
+        apart = (nearest[axis] - np.expand_dims(own, [a for a in range(where.ndim) if a != axis])).astype(
+            np.float32
+        )
+        apart *= np.float32(size)
+        apart *= apart
+        square += apart
+    return np.sqrt(square)
 
 
 def dilate(mask: np.ndarray, spacing: Sequence[float], mm: float) -> np.ndarray:

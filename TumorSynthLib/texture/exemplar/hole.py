@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .spatial import FAR_MM, ROBUST, blur, dilate, in_plane, near_box
+from .spatial import FAR_MM, ROBUST, blur, dilate, edt, in_plane, near_box
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class HoleConfig:
     """Where on a ray out of the mask the tissue is taken as free of the tumour."""
     limit_mm: float = 5.0
     """The rim is never wider: a contour that is wrong by more is a matter of the contour."""
+    limit_lung_mm: float = 3.2
+    """The same in lung, where a wider one takes vessels and pleura along."""
     least_voxels: float = 2.0
     """The rim is never narrower (voxels in plane): partial volume."""
     clear_share: float = 0.5
@@ -31,6 +33,8 @@ class HoleConfig:
     """Percentile over rays of how tumour-like a distance is."""
     taint_end: float = 0.12
     """The tumour ends at the first distance that is less tumour-like (0 tissue, 1 tumour)."""
+    taint_end_lung: float = 0.08
+    """The same in lung, from which a nodule stands out by far more than the noise."""
     taint_endless: float = 0.4
     """Still so tumour-like at `limit_mm`: the tissue around is as bright as the tumour, there is no end to
     find."""
@@ -105,7 +109,7 @@ def _depth(air, spacing, config: HoleConfig) -> np.ndarray:
     outside = touching[parts]
     if not outside.any() or outside.all():
         return np.full(air.shape, -FAR_MM if outside.any() else FAR_MM, np.float32)
-    inner, outer = (ndimage.distance_transform_edt(m, spacing) for m in (~outside, outside))
+    inner, outer = (edt(m, spacing) for m in (~outside, outside))
     half = 0.5 * spacing[1]
     return np.where(outside, half - outer, inner - half).astype(np.float32)
 
@@ -120,9 +124,7 @@ def _bone(image, mask, config: HoleConfig) -> np.ndarray:
 def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, config: HoleConfig):
     """The voxels to replace, and the rim's width in mm: `grow_mm`, or found by profile."""
     grow = (
-        rim_width(blur(image, (0, 0.7, 0.7)), mask, around.body, spacing, config)
-        if grow_mm is None
-        else grow_mm
+        rim_width(blur(image, (0, 0.7, 0.7)), mask, around, spacing, config) if grow_mm is None else grow_mm
     )
     if grow <= 0:
         return mask.copy(), 0.0
@@ -133,12 +135,12 @@ def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, c
     return hole, float(grow)
 
 
-def rim_width(image, mask, body, spacing, config: HoleConfig) -> float:
+def rim_width(image, mask, around: Surroundings, spacing, config: HoleConfig) -> float:
     """Width (mm) of the rim in which the tumour still shows: profiles in plane against what lies `far_mm` out
     on the same ray."""
     pixel, box = float(spacing[1]), near_box(mask, spacing, config.far_mm)
     least = config.least_voxels * pixel
-    value, beyond, length = _rays(image[box], mask[box], body[box], in_plane(spacing), pixel, config)
+    value, beyond, length = _rays(image[box], mask[box], around.body[box], in_plane(spacing), pixel, config)
     if len(value) < config.min_rays:
         return least
     core = ndimage.binary_erosion(mask[box])
@@ -148,13 +150,18 @@ def rim_width(image, mask, body, spacing, config: HoleConfig) -> float:
         return least
     taint = (value - beyond)[clear] / contrast[clear]
     steps = (length[clear] / pixel).astype(int)
-    last = max(1, int(config.limit_mm / pixel))
+    limit, clean = (
+        (config.limit_lung_mm, config.taint_end_lung)
+        if around.in_air
+        else (config.limit_mm, config.taint_end)
+    )
+    last = max(1, int(limit / pixel))
     shells = [taint[steps == k] for k in range(1, last + 1)]
     shells = [np.percentile(s, config.taint_percentile) if len(s) > 8 else 0.0 for s in shells]
     if shells[-1] > config.taint_endless:
         return least
-    end = 1 + next((k for k, share in enumerate(shells) if share < config.taint_end), last)
-    return float(max(least, min(end * pixel - 0.01, config.limit_mm)))
+    end = 1 + next((k for k, share in enumerate(shells) if share < clean), last)
+    return float(max(least, min(end * pixel - 0.01, limit)))
 
 
 def _rays(image, mask, body, spacing, pixel, config: HoleConfig):

@@ -47,7 +47,9 @@ class LenderConfig:
     cost alike at borders of tissues."""
     unit_share_lung: float = 1 / 16
     calm_weight: float = 0.35
-    """Strangeness of tissue that is calmer than such tissue near the hole, per log of the ratio of grain (MR, lung)."""
+    """Strangeness of tissue that is calmer than such tissue near the hole, per log of the ratio of grain (MR)."""
+    calm_weight_lung: float = 0.8
+    """The same in lung, where calm tissue has no small vessels."""
     calm_weight_ct: float = 0.1
     """The same in CT of soft tissue, whose noise changes from place to place: with more, holes get too rough."""
     calm_from: float = 0.05
@@ -114,7 +116,9 @@ def describe(
     features = [w * _bounded(f, near, unit) for w, f in ((1.0, fine), (config.level_weight, level))]
     features.append(_surface(around.depth, config))
     strange = np.clip(np.maximum(lo - level, level - hi) / (sigma + 0.1 * (hi - lo)), 0, 3).astype(np.float32)
-    calm = config.calm_weight_ct if is_ct and not around.in_air else config.calm_weight
+    calm = (
+        config.calm_weight_lung if around.in_air else config.calm_weight_ct if is_ct else config.calm_weight
+    )
     strange = np.clip(strange + calm * _unlike(grain, known, level, near, low, config), 0, 3)
     strange[around.depth < config.skin_mm] = 0  # judged by its depth
     whole = np.stack([np.rint(f * np.float32(SCALE)).astype(np.int16) for f in features], -1)

@@ -48,7 +48,7 @@ class LenderConfig:
     unit_share_lung: float = 1 / 16
     calm_weight: float = 0.35
     """Strangeness of tissue that is calmer than such tissue near the hole, per log of the ratio of grain (MR)."""
-    calm_weight_lung: float = 0.8
+    calm_weight_lung: float = 0.5
     """The same in lung, where calm tissue has no small vessels."""
     calm_weight_ct: float = 0.1
     """The same in CT of soft tissue, whose noise changes from place to place: with more, holes get too rough."""

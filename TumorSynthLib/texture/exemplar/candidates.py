@@ -98,11 +98,12 @@ def find_pieces(
     search = _Search(atlas, size, reach, costs, (inner.min(0), inner.max(0)), config)
     ring = np.argwhere(known & (distance(fill, spacing, config.ring_mm) < config.ring_mm))
     chance = 1 + config.structure * atlas.structure(atlas.flat(ring))
+    inner_mm, ring_mm = inner.T * size[:, None], ring.T * size[:, None]
     found: dict[tuple[int, ...], None] = {}
     for centre, radius, share in _parts(inner, size, rng, config):
-        at_ring = ((ring * size - centre) ** 2).sum(1) < (1.2 * radius) ** 2
+        at_ring = _within(ring_mm, centre, 1.2 * radius)
         near = ring[at_ring]
-        mine = inner[((inner * size - centre) ** 2).sum(1) < radius**2]
+        mine = inner[_within(inner_mm, centre, radius)]
         compared = _some(near, config.ring_samples * (3 if share > 1 else 2) // 2, rng, chance[at_ring])
         asked = _some(mine, config.inner_samples, rng)
         for piece in search.best(compared, asked, share * config.each):
@@ -130,6 +131,11 @@ def _parts(inner, size, rng, config: CandidateConfig):
         gap = np.minimum(gap, ((centres - chosen[-1]) ** 2).sum(1))
     parts = [(centre, config.sector_mm, 1) for centre in chosen]
     return [*parts, ((inner * size).mean(0), np.inf, 2)]
+
+
+def _within(points, centre, radius: float) -> np.ndarray:
+    """Which of points (3, n) lie nearer to a centre than a radius."""
+    return sum((p - c) ** 2 for p, c in zip(points, centre)) < radius**2
 
 
 def _lands(shifts, atlas: Atlas, box) -> np.ndarray:
@@ -181,7 +187,7 @@ class _Search:
         rows = np.arange(len(self.shifts))
         if len(rows) > self.config.shortlist:
             rough = self._score(compared[:few], asked[:few], rows)
-            rows = np.sort(np.argsort(rough, kind="stable")[: self.config.shortlist])
+            rows = np.flatnonzero(rough <= np.partition(rough, self.config.shortlist)[self.config.shortlist])
         return rows[np.argsort(self._score(compared, asked, rows), kind="stable")]
 
     def _score(self, compared, asked, rows) -> np.ndarray:

@@ -103,7 +103,8 @@ def conjugate_gradients(off_diagonal, diagonal, right, tolerance: float, iterati
     """Solves (diag(diagonal) + off_diagonal) @ x = right, positive definite, preconditioned by the diagonal.
 
     numpy's own sums instead of a BLAS's: the same digits for any number of threads."""
-    x, residual = np.zeros(len(right)), right.copy()
+    off_diagonal, diagonal, right = (a.astype(np.float32) for a in (off_diagonal, diagonal, right))
+    x, residual = np.zeros(len(right), np.float32), right.copy()
     scaled = residual / diagonal
     direction, product = scaled.copy(), float((residual * scaled).sum())
     goal = tolerance**2 * float((right * right).sum())

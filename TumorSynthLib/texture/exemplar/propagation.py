@@ -16,7 +16,7 @@ def propagate(unary, first, second, pair, rounds: int, damping: float, sweeps: i
     if not len(first):
         return unary.argmin(0)
     count, edges = unary.shape[1], np.arange(len(first))
-    back = np.ascontiguousarray(pair.transpose(1, 0, 2))
+    back = pair.transpose(1, 0, 2)
     to_first = to_second = np.zeros((len(unary), len(first)), np.float32)
     for _ in range(rounds):
         belief = unary + _sums(first, to_first, count) + _sums(second, to_second, count)

@@ -56,7 +56,7 @@ class RemovalConfig:
     large: int = 50000
     """Larger holes (voxels) compare their pieces in fewer samples, to save time: what a block chooses is seen less there.
     Not in lung, where vessels would be repeated and the pleura get steps."""
-    large_candidates: CandidateConfig = CandidateConfig(shortlist=1200, first_samples=16)
+    large_candidates: CandidateConfig = CandidateConfig(shortlist=1000, first_samples=12)
     large_shift_map: ShiftMapConfig = ShiftMapConfig(
         labels=20,
         border_samples=40,

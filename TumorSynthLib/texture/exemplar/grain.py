@@ -32,6 +32,8 @@ class GrainConfig:
     gain_ct: float = 1.25
     """Largest factor by which averaged grain is made stronger again; more shows above .45 cycles per voxel."""
     gain_mr: float = 1.2
+    gain_mr_coarse: float = 1.7
+    """The same in MR for all but the finest grain, of which the wider feather takes more."""
     window_voxels: float = 6.0
     """Gaussian (voxels in plane) within which it is seen whether copies that overlap are alike."""
 
@@ -51,10 +53,10 @@ def filled(
     """The image with its hole filled: `level` and the pieces' grain; in the zone it gives way to the image.
     float32 (D, H, W)."""
     box = _box_of(labels >= 0)
-    fill, most = labels[box] >= 0, config.gain_ct if is_ct else config.gain_mr
+    fill = labels[box] >= 0
     own = _share_of_own(hole[box], fill, zone_mm, spacing)
     made = own * tissue.level[box] + (1 - own) * level[box]
-    for band, feather in _bands(tissue, config):
+    for band, feather, most in _bands(tissue, is_ct, config):
         sides = _sides(feather, spacing, config)
         mean, power, squares = _feathered(band, tissue.known, atlas, pieces, labels, box, sides)
         mean, power = (1 - own) * mean + own * band[box], (1 - own) * power + own * band[box] ** 2
@@ -65,12 +67,13 @@ def filled(
     return out
 
 
-def _bands(tissue: Tissue, config: GrainConfig):
+def _bands(tissue: Tissue, is_ct: bool, config: GrainConfig):
     """The grain in two bands, each with the feather (voxels in plane) that suits its scale (Burt and Adelson, A
-    multiresolution spline, ACM TOG 1983): the finest would lose its strength over a wide one."""
+    multiresolution spline, ACM TOG 1983), as the finest would lose its strength over a wide one, and its largest gain."""
+    fine, coarse = (config.gain_ct,) * 2 if is_ct else (config.gain_mr, config.gain_mr_coarse)
     sides = (0, config.split_voxels, config.split_voxels)
-    coarse = np.where(tissue.known, known_blur(tissue.grain, tissue.known, sides)[0], 0)
-    return (coarse, config.feather_voxels), (tissue.grain - coarse, config.feather_fine_voxels)
+    low = np.where(tissue.known, known_blur(tissue.grain, tissue.known, sides)[0], 0)
+    return (low, config.feather_voxels, coarse), (tissue.grain - low, config.feather_fine_voxels, fine)
 
 
 def _sides(feather: float, spacing, config: GrainConfig) -> tuple[float, float, float]:

@@ -175,6 +175,27 @@ def test_the_engine_speaks_in_the_panels_words():
         assert panel_text.plain(said, rows) == shown
 
 
+def test_libraries_are_loaded_one_by_one_while_the_panel_is_shown(monkeypatch):
+    """All at once they would keep the window waiting for half a second when the panel is opened with a volume."""
+    panel_case.start()
+    from TumorSynthSlicer import panel
+
+    order, keep = [], panel.importlib.import_module
+    monkeypatch.setattr(panel, "NEEDED", ("one.that.is.missing", "another.that.is.missing"))
+    monkeypatch.setattr(panel.importlib, "import_module", lambda name: (order.append(name), keep(name))[1])
+    with panel_case.opened(enter=False) as case:
+        volume, segmentation, _ = panel_case.addTumour()
+        case.panel.enter()
+        assert not case.panel.loaded and not order and not case.logic.called("chooseModel")
+        assert case.ui.generateButton.toolTip == "Getting ready…"
+        case.panel._loadNext()
+        assert len(order) == 1 and not case.panel.loaded
+        case.settle()
+        assert (
+            case.panel.loaded and case.panel.parameters.modelID and case.panel.tumour.measurement is not None
+        )
+
+
 def test_no_message_of_the_engine_names_an_option_of_the_command_line():
     """All texts of the files whose messages reach the panel; the panel chooses the engine itself, so that one is left out."""
     panel_case.start()

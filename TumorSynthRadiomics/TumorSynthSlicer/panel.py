@@ -11,7 +11,9 @@ The panel reads and writes nodes through the logic (`api.Logic`) only. It import
 """
 
 import contextlib
+import importlib
 import logging
+import sys
 
 import qt
 import slicer
@@ -30,6 +32,9 @@ from TumorSynthSlicer.panel_widgets import Dialogs, segmentExists, setMessage
 from TumorSynthSlicer.parameters import PanelParameters
 from TumorSynthSlicer.rows import NO_MODEL, NO_MODEL_EDITS
 
+#: Libraries that choosing a model and checking an edit take, the slow ones in parts.
+NEEDED = ("SimpleITK", "scipy.special", "scipy.ndimage", "scipy.fft", "TumorSynthLib.editor")
+
 
 class Panel(VTKObservationMixin):
     """All sections of the panel.
@@ -43,7 +48,7 @@ class Panel(VTKObservationMixin):
         self.root, self.logic, self.dialogs = root, logic, dialogs or Dialogs()
         self.ui = slicer.util.childWidgetVariables(root)
         self.parameters, self._job, self.active, self.closed = None, None, False, False
-        self._begun = None
+        self._begun, self._toLoad = None, [name for name in NEEDED if name not in sys.modules]
         self._guiTag, self._models, self._rows, self._updating, self._timers = None, None, {}, False, []
         self.tumour, self.editSection = TumourSection(self), EditSection(self)
         self.result, self.modelsSection, self.preview = (
@@ -52,6 +57,7 @@ class Panel(VTKObservationMixin):
             Preview(self),
         )
         self._soon, self._shownSoon = self.timer(0, self.refresh), self.timer(0, self.parametersChanged)
+        self._loader = self.timer(0, self._loadNext)
         self.ui.helpText.text = helpText()
         self.ui.modelsSection.collapsed = self.ui.helpSection.collapsed = True
         self._shortcuts = [self._shortcut(keys, action) for keys, action in self._keys()]
@@ -96,10 +102,26 @@ class Panel(VTKObservationMixin):
     def enter(self) -> None:
         """The user comes to the module."""
         self.active = True
+        if not self.loaded:
+            self._loader.start()
         if self.parameters is None:
             self.connectParameters()
         else:
             self._takeShownVolume()
+            self.parametersChanged()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the libraries are there; they are loaded once the user sees the panel."""
+        return not self._toLoad
+
+    def _loadNext(self) -> None:
+        """Load one library, and let the application go on before the next."""
+        with contextlib.suppress(ImportError):  # who needs it says so
+            importlib.import_module(self._toLoad.pop(0))
+        if self._toLoad:
+            self._loader.start()
+        else:
             self.parametersChanged()
 
     def exit(self) -> None:
@@ -266,7 +288,7 @@ class Panel(VTKObservationMixin):
         if segment and not segmentExists(p.segmentation, p.segmentID):
             return _("Choose the tumour's segment under 1 Tumour.")
         if not p.modelID:
-            return _("Choose a model under 1 Tumour.")
+            return _("Choose a model under 1 Tumour.") if self.loaded else _("Getting ready…")
         return self.tumour.regions.missing() if segment else ""
 
     def busy(self) -> str:

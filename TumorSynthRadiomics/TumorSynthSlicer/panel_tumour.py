@@ -177,7 +177,7 @@ class TumourSection(VTKObservationMixin):
 
     def _choose(self, case: tuple) -> None:
         parameters = self._panel.parameters
-        if parameters.inputVolume is None:
+        if parameters.inputVolume is None or not self._panel.loaded:
             return
         found = self._panel.logic.chooseModel(
             parameters.inputVolume, parameters.segmentation, parameters.segmentID

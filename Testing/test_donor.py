@@ -82,3 +82,25 @@ def test_a_donors_noise_is_not_lent(factor):
         (a - ndimage.median_filter(a, 3))[deep].std() for a in (image, result.volume.array.astype(float))
     ]
     assert specks[1] == pytest.approx(specks[0], rel=0.3)
+
+
+def mr(level, centre, seed):
+    """A T1 of fat around muscle with a tumour in it, by its scanner's unit."""
+    rng, muscle = np.random.default_rng(seed), ball((12, 24, 24), 20)
+    image = np.where(muscle, 350.0, 1000.0)
+    mask = ball(centre, 5)
+    image[mask] = 500.0
+    image = ndimage.gaussian_filter(image, 0.7) + 8 * rng.normal(size=image.shape)
+    return Volume(np.rint(level * image).astype(np.int16), SPACING, (0.0, 0.0, 0.0)), mask
+
+
+@pytest.mark.parametrize("unit", [0.3, 4.0])
+def test_a_donor_of_an_mr_with_another_unit_is_brought_to_the_recipients(unit):
+    (volume, mask), donor = mr(1.0, (12, 24, 20), 0), mr(unit, (12, 22, 26), 1)
+    at = tuple(volume.points(np.array([32.0, 30.0, 12.0])))
+    laid = Editor(None).insert(volume, EditRequest(donor=donor, modality="MR", at=at))
+    lent = Editor(None).retexture(volume, mask, EditRequest(donor=donor, modality="MR"))
+    for made in (laid, lent):
+        inside = ndimage.binary_erosion(made.mask, iterations=2)
+        assert made.volume.array[inside].mean() == pytest.approx(500, rel=0.08)
+    assert laid.provenance["plan"]["level"] == pytest.approx(1 / unit, rel=0.1)

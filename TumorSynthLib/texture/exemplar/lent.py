@@ -19,6 +19,7 @@ from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.carry import LUNG_HU, LUNG_SHARE
 from TumorSynthLib.texture.exemplar.donor import laid, lent_tissue
 from TumorSynthLib.texture.exemplar.retexture import Slider
+from TumorSynthLib.texture.exemplar.scan import level_between
 from TumorSynthLib.texture.exemplar.sliders import slider_of
 from TumorSynthLib.volume import Volume
 
@@ -50,6 +51,8 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
     in of fat, bone or air stays and isn't measured. It stops at the first stage that is near enough.
     """
     config, (image, mask) = config or LookConfig(), plan.request.donor
+    if not case.ct and (level := level_between(case.volume.array, image.array)) != 1.0:
+        image = image.with_array(image.array.astype(np.float32) * np.float32(level))
     strength = KEPT if plan.request.strength is None else plan.request.strength
     with progress.stage("solve"):
         theirs, mine = case.region_in(image, np.asarray(mask) > 0), case.source

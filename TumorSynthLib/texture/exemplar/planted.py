@@ -21,7 +21,7 @@ from TumorSynthLib.texture.exemplar.graft import grafted
 from TumorSynthLib.texture.exemplar.matte import Matte
 from TumorSynthLib.texture.exemplar.place import Laid, detached
 from TumorSynthLib.texture.exemplar.removal import remove
-from TumorSynthLib.texture.exemplar.scan import blur_mm
+from TumorSynthLib.texture.exemplar.scan import blur_mm, level_between
 from TumorSynthLib.volume import Volume
 
 LEAST_LEFT = 0.5
@@ -68,17 +68,20 @@ def carried(case: Case, plan: Plan, progress: Progress) -> Planted:
 
 def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> Planted:
     """A lender's tumour in healthy tissue: of the request's donor, or of the model's bank."""
-    axes = Axes.of(case.volume)
+    axes, level = Axes.of(case.volume), 1.0
     if plan.request.donor is not None:
         matte, blur = _of_donor(*plan.request.donor, case.ct)
-        facts = {"lender": "donor"}
+        level = 1.0 if case.ct else level_between(case.volume.array, plan.request.donor[0].array)
+        facts = {"lender": "donor", **({} if case.ct else {"level": round(level, 3)})}
     else:
         assert bank is not None and plan.lender is not None
         lender = bank.named(plan.lender, case.modality)
         matte, blur, facts = matte_of(bank, lender), lender.blur_mm, {"lender": lender.case}
     progress("texture", 0.5)
     matte = matte.turned(axes.order)
-    laid = grafted(axes.view(case.volume.array), axes.spacing, axes.view(plan.target), matte, blur, case.ct)
+    laid = grafted(
+        axes.view(case.volume.array), axes.spacing, axes.view(plan.target), matte, blur, case.ct, level
+    )
     return _planted(case, axes, laid, laid.mask, plan.target, facts)
 
 

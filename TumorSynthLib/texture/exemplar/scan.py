@@ -58,3 +58,19 @@ def blur_mm(image: np.ndarray, spacing, seed: int = 0) -> float:
         return least
     sigma = (height / steepest)[edge] / np.sqrt(2 * np.pi)
     return float(np.sqrt(max(np.percentile(sigma, 25) ** 2 - 0.25 - 0.08, 0.16))) * spacing[1]
+
+
+AIR_SHARE, BRIGHT, SAME_LEVEL = 0.1, 95, 0.1
+"""MR: what is below this share of the 99th percentile is air; the percentile of the rest that is compared between scans (in a T1
+it is fat); logarithm of the ratio up to which two scans are on one level."""
+
+
+def level_between(image: np.ndarray, other: np.ndarray) -> float:
+    """Factor that brings the intensities of another MR scan to an image's: MR has no common unit. 1 for scans on one level."""
+    bright = []
+    for values in (image, other):
+        some = np.asarray(values[::2, ::2, ::2], np.float32)
+        body = some[some > AIR_SHARE * np.percentile(some, 99)]
+        bright.append(float(np.percentile(body, BRIGHT)) if len(body) else 1.0)
+    factor = bright[0] / bright[1] if min(bright) > 0 else 1.0
+    return factor if abs(np.log(factor)) > SAME_LEVEL else 1.0

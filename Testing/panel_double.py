@@ -136,7 +136,7 @@ class FakeLogic:
         self._note("removeModel", modelID)
         self.modelRows = [row for row in self.modelRows if row.id != modelID]
 
-    def features(self, modelID, modality=None, edit=None, region=None):
+    def features(self, modelID, modality=None, edit=None, region=None, scale=1.0):
         self._note("features", modelID, region)
         return list(self.rows)
 

@@ -69,3 +69,13 @@ def test_a_tensor_that_unpacks_to_more_is_refused(tumours):
     odd = Bank([{**entry, "shape": [3, 3, 3]} for entry in entries], lambda: tensors)
     with pytest.raises(ModelError, match="another size"):
         odd.arrays(odd.lenders[0])
+
+
+def test_a_lender_is_chosen_that_is_seen_in_its_place(tumours):
+    """In MR, of two tumours the one that isn't as bright as the tissue around, though its size is farther off."""
+    _, entries, tensors = tumours
+    there = Bank([{**e, "level": 1000.0, "tone": t} for e, t in zip(entries, (0.4, 0.8))], lambda: tensors)
+    assert there.nearest("CT", {}, {}, 0.5, 0).case == "c5"
+    assert there.nearest("CT", {}, {}, 0.5, 0, tone=0.4).case == "c8"
+    assert {there.nearest("CT", {}, {}, None, seed, tone=0.4).case for seed in range(6)} == {"c8"}
+    assert there.nearest("CT", {}, {}, 0.5, 0, tone=0.8).case == "c5"

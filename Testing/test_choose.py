@@ -16,6 +16,11 @@ def bundles():
     return [find(LUNG), find(SARCOMA)]
 
 
+@pytest.fixture(scope="module")
+def everything(bundles):
+    return [*bundles, find("generic-ct"), find("generic-mr")]
+
+
 def ball() -> np.ndarray:
     k, j, i = np.indices(SHAPE)
     return (k - 12) ** 2 + (j - 24) ** 2 + (i - 24) ** 2 < 36
@@ -65,5 +70,41 @@ def test_an_image_that_the_organs_model_does_not_know_has_none(bundles):
     assert choose(bundles, mr(), ball(), ("lung MR",)).model_id == ""
 
 
-def test_words_are_parts_of_words():
+def test_words_are_recognised_by_their_beginnings():
     assert organs_in(["Pulmonary CT", "x"]) == {"lung"} and organs_in(["Volume"]) == frozenset()
+    assert organs_in(["computer ahead"]) == frozenset() and organs_in(["STS_1 Glioma"]) == {"brain"}
+    assert organs_in(["thyroid nodule"]) == {"thyroid"}
+
+
+@pytest.mark.parametrize("texts", [("Brain MR",), ("Volume_1",), ("breast",), ("brain", "thigh")])
+def test_without_a_model_of_the_organ_it_is_the_one_for_any(everything, texts):
+    found = choose(everything, mr(), ball(), texts)
+    assert found.model_id == "generic-mr" and "any organ" in found.reason
+    assert choose(everything, ct(50.0), ball(), texts).model_id == "generic-ct"
+
+
+def test_the_modality_that_is_said_counts(everything):
+    assert choose(everything, mr(), ball(), ("thigh",), "T1").model_id == SARCOMA
+    assert choose(everything, mr(), ball(), ("thigh",), "FLAIR").model_id == "generic-mr"
+    assert choose(everything, mr(), ball(), (), "T1").model_id == "generic-mr"
+    found = choose(everything, mr(), ball(), (), "PT")
+    assert found.model_id == "" and "in PT" in found.reason
+
+
+def test_an_image_that_is_no_image_has_no_model_and_says_why(everything):
+    blank = Volume(np.zeros(SHAPE, np.int16), (1.0, 1.0, 2.0))
+    found = choose(everything, blank, ball())
+    assert found.model_id == "" and "contrast" in found.reason
+
+
+def test_a_new_tumour_has_the_model_of_its_place(everything):
+    """In the lung by a point, or, where the place is to be found, by the image."""
+    assert choose(everything, ct(-850.0), at=(24.0, 8.0, 18.0)).model_id == LUNG
+    assert choose(everything, ct(-850.0), at="auto").model_id == LUNG
+    assert choose(everything, ct(50.0), at=(24.0, 8.0, 18.0)).model_id == "generic-ct"
+    assert choose(everything, ct(50.0), at="auto").model_id == "generic-ct"
+    assert choose(everything, mr(), at="auto").model_id == "generic-mr"
+
+
+def test_lung_around_a_tumour_counts_more_than_words(everything):
+    assert choose(everything, ct(-850.0), ball(), ("sarcoma metastasis",)).model_id == LUNG

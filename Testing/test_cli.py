@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from TumorSynthLib import cli, commands
 from TumorSynthLib.errors import Cancelled
 from TumorSynthLib.outputs import Staging
-from TumorSynthLib.volume import write_volume
+from TumorSynthLib.volume import read_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRAST, MEAN = "original_glcm_Contrast", "original_firstorder_Mean"
@@ -231,6 +231,8 @@ def test_remove_needs_no_model_nor_torch(data, tmp_path):
         "TumorSynthLib",
         "remove",
         *map(str, data),
+        "--model",
+        "none",
         "--out",
         str(tmp_path / "e.nii"),
         "--json",
@@ -420,7 +422,10 @@ WRONG = [
     (["frobnicate"], "invalid choice"),
     (["extract", "IMAGE", "MASK", "--settings", "IMAGE", "--model", "tiny"], "not allowed with"),
     (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "let a model draw (--model)"),
-    (["reshape", "IMAGE", "MASK", "--out", "x.nii", "--out-mask", "y.nii"], "--model is needed"),
+    (
+        ["reshape", "IMAGE", "MASK", "--out", "x.nii", "--out-mask", "y.nii", "--model", "none"],
+        "reshape needs a model",
+    ),
     (
         ["move", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"],
         "--to X Y Z is needed",
@@ -679,4 +684,19 @@ def test_auto_takes_the_model_of_the_organ_and_says_why(run, data, tmp_path):
     assert code == 0 and any("model lung-nodule-ct: chosen for lung" in line for line in err)
     assert json.loads((tmp_path / "o.json").read_text())["model"]["id"] == "lung-nodule-ct"
     code, _, err = run("synthesize", *data, *asked, tmp_path / "p.nii.gz")
-    assert code == 0 and any("no model: nothing says which organ" in line for line in err)
+    assert code == 0 and any(line.startswith("model generic-ct: nothing says which organ") for line in err)
+    assert json.loads((tmp_path / "p.json").read_text())["model"]["id"] == "generic-ct"
+    again = run(
+        "synthesize", *data, "--repeat", tmp_path / "p.json", "--quiet", "--out", tmp_path / "q.nii.gz"
+    )
+    assert again[0] == 0 and not any("nothing says" in line for line in again[2])
+    assert (read_image(tmp_path / "q.nii.gz").array == read_image(tmp_path / "p.nii.gz").array).all()
+
+
+def test_auto_is_the_default_and_can_be_declined(run, data, tmp_path):
+    code, _, err = run("remove", *data, "--quiet", "--out", tmp_path / "o.nii.gz")
+    assert code == 0 and sum(line.startswith("model generic-ct:") for line in err) == 1
+    code, _, err = run("remove", *data, "--model", "none", "--quiet", "--out", tmp_path / "p.nii.gz")
+    assert code == 0 and not any("model" in line for line in err)
+    assert json.loads((tmp_path / "p.json").read_text())["model"] == {}
+    assert (read_image(tmp_path / "o.nii.gz").array == read_image(tmp_path / "p.nii.gz").array).all()

@@ -51,3 +51,55 @@ def test_a_tumour_that_fits_nowhere_is_an_error():
     organ[10:12, 14:16, 14:16] = True
     with pytest.raises(InputError, match="fits nowhere"):
         found_place(volume, PART, True, organ)
+
+
+def with_tumours(contrast: float):
+    """Even tissue with noise, half of it tumours of so many grey levels more, and their mask."""
+    rng = np.random.default_rng(2)
+    array, mask = rng.normal(400, 10, (40, 60, 60)), np.zeros((40, 60, 60), bool)
+    for z in range(8, 40, 16):
+        for y in range(8, 60, 16):
+            for x in range(8, 60, 16):
+                mask |= ball((z, y, x), 6, mask.shape)
+    array[mask] += contrast
+    array[:, :2] = array[:, -2:] = 0
+    return Volume(np.rint(array).astype(np.int16), (2.0, 2.0, 2.0)), mask
+
+
+@pytest.mark.parametrize("contrast", [300.0, -250.0])
+def test_a_place_lies_off_bright_and_dark_tumours(contrast):
+    volume, mask = with_tumours(contrast)
+    small = Part.of(ball((3, 3, 3), 3, (7, 7, 7)))
+    for seed in range(12):
+        index = np.rint(volume.indices(found_place(volume, small, False, seed=seed))).astype(int)[::-1]
+        assert not mask[tuple(index)]
+
+
+def test_a_tumour_that_is_given_is_kept_away_from_though_it_looks_like_tissue():
+    volume, mask = with_tumours(0.0)
+    small = Part.of(ball((2, 2, 2), 2, (5, 5, 5)))
+    around = ball((2, 2, 2), 2, (5, 5, 5))
+    places = [found_place(volume, small, False, seed=seed, avoid=mask) for seed in range(8)]
+    for place in places:
+        index = np.rint(volume.indices(place)).astype(int)[::-1]
+        box = tuple(slice(i - 2, i + 3) for i in index)
+        assert not (mask[box] & around).any()
+    free = [found_place(volume, small, False, seed=seed) for seed in range(8)]
+    assert any(mask[tuple(np.rint(volume.indices(p)).astype(int)[::-1])] for p in free)
+
+
+def test_a_nodule_in_the_lung_is_no_place():
+    volume = chest()
+    nodules = np.zeros(volume.array.shape, bool)
+    for z in range(4, 40, 8):
+        for x in range(16, 46, 8):
+            nodules |= ball((z, 20, x), 3, nodules.shape)
+    array = volume.array.copy()
+    array[nodules] = -450
+    small = Part.of(ball((2, 2, 2), 2, (5, 5, 5)))
+    volume = volume.with_array(array)
+    for seed in range(12):
+        index = np.rint(volume.indices(found_place(volume, small, True, seed=seed, lung=True))).astype(int)[
+            ::-1
+        ]
+        assert not nodules[tuple(index)]

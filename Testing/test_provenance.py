@@ -17,6 +17,7 @@ BUNDLE = SimpleNamespace(
     id="lung-nodule-ct",
     version="1.2",
     sha256="ab" * 32,
+    scale=1.0,
     json={
         "files": {"network.safetensors": {"sha256": "cd" * 32, "bytes": 10}},
         "sampler": {"eta": 1},

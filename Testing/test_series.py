@@ -348,7 +348,7 @@ WRONG = [
         "exclude",
     ),
     (["shape", "--model", "tiny", "--out", "m.nii", "--nearest"], "--like IMAGE"),
-    (["shape", "--out", "m.nii"], "--model is needed"),
+    (["shape", "--out", "m.nii"], "a mask alone shows no organ"),
     (["insert", "IMAGE", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"], "--at X Y Z is needed"),
     (
         [

@@ -17,7 +17,7 @@ from TumorSynthLib.volume import read_image
 slicer_runtime.start()
 
 from TumorSynthSlicer import history, nodes  # noqa: E402
-from TumorSynthSlicer.logic import MARGIN  # noqa: E402
+from TumorSynthSlicer.edits import MARGIN  # noqa: E402
 
 LUNG, SARCOMA = "lung-nodule-ct", "soft-tissue-sarcoma"
 QUICK = {"steps": 1, "solve": False, "seed": 5}  # one evaluation of the network

@@ -7,10 +7,12 @@ import pytest
 import study_case
 
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.phantom import chest
 from TumorSynthLib.study.layouts import Layout, splits
 from TumorSynthLib.study.ledger import COLUMNS, LOCK, NAME, Ledger, read
 from TumorSynthLib.study.plan import Job, read_plan
 from TumorSynthLib.study.run import Tally, pending
+from TumorSynthLib.volume import write_volume
 
 
 def plan(tmp_path, text, name="table.csv", model="lung-nodule-ct"):
@@ -188,8 +190,16 @@ def test_refuses_structures(tmp_path, content, words):
 def test_an_unknown_model_is_said_at_once(tmp_path):
     with pytest.raises(ModelError, match="nowhere"):
         plan(tmp_path, HEAD + "model\na,m,remove,nowhere")
-    with pytest.raises(InputError, match="which model"):
+    with pytest.raises(InputError, match="line 2.*no file"):  # which is looked at for the model that suits
         plan(tmp_path, "image,mask,edit\na,m,remove", model=None)
+
+
+def test_without_a_model_the_one_that_suits_is_planned(tmp_path):
+    volume, mask = chest(seed=1)
+    write_volume(volume, tmp_path / "a.nii.gz")
+    write_volume(volume.with_array(mask.astype("uint8")), tmp_path / "m.nii.gz")
+    (job,) = plan(tmp_path, "image,mask,edit,label\na.nii.gz,m.nii.gz,remove,1", model=None)
+    assert job.model_id == "lung-nodule-ct" and len(job.model_sha256) == 64
 
 
 def test_what_a_key_is_of(tmp_path):

@@ -26,7 +26,9 @@ from TumorSynthLib.models.bundle import Bundle, load_bundle
 from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
+from TumorSynthLib.radiomics.table import power_of
 from TumorSynthLib.region import Frame
+from TumorSynthLib.suitability import level_of, scale_of
 from TumorSynthLib.texture.exemplar.bank import matte_of, packed
 from TumorSynthLib.texture.exemplar.carry import Source, contact_of
 from TumorSynthLib.texture.exemplar.matte import composed
@@ -39,12 +41,14 @@ LUNG_HU = -850.0
 """Behind tumours of the lung in the picture."""
 MEASURED = 150
 """Tumours of a modality that are measured, about: every so many-th where there are more."""
+ENDS = 0.4
+"""Of a tumour's largest area in a slice, that its end slices may have in a stack that ends with it."""
 LARGEST_VOXELS = 70_000
 """Of a tumour in the bank: larger ones would fill it."""
 
 
 def candidates(folders: list[Path], modality: str, skip: list[str]):
-    """Cases of the training patients that judge nothing, in the order of their names."""
+    """Cases of a modality of the training patients that judge nothing, in the order of their names."""
     kept = reserved() | set(skip)
     for folder in folders:
         for case in sorted(cases("sts", folder / "train"), key=lambda c: c.id):
@@ -52,12 +56,18 @@ def candidates(folders: list[Path], modality: str, skip: list[str]):
                 yield folder.name, case
 
 
-def measured(editor: Editor, case, modality: str):
-    """Image, mask, features and volume (ml) of a tumour; None where it is cut by its image's border, or too large."""
+def measured(editor: Editor, case, modality: str, stacks: bool = False):
+    """Image, mask, features and volume (ml) of a tumour; None where it is cut by its image's border, or too large.
+
+    :param stacks: images that end with their tumour: one counts as whole whose first and last slice show little of it.
+    """
     volume, labels = case.load()
     mask = labels == 1
     border = np.ones(mask.shape, bool)
     border[1:-1, 1:-1, 1:-1] = False
+    if stacks:
+        areas = mask.sum((1, 2))
+        border[[0, -1]] = max(areas[0], areas[-1]) > ENDS * areas.max()
     if not 200 <= mask.sum() <= LARGEST_VOXELS or (mask & border).sum() > 0.02 * mask.sum():
         return None
     try:
@@ -91,12 +101,19 @@ def taken_out(volume, mask: np.ndarray, ct: bool):
     return detached(matte, ct), blur_mm(image, spacing)
 
 
-def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, licence: str, skip: list[str]):
-    """Entries and tensors of one modality."""
+def bank_of(
+    editor: Editor, modality: str, folders: list[Path], count: int, licence: str, skip: list[str],
+    kind: str | None = None, first: int = 0, most: int = MAX_BYTES, stacks: bool = False,
+):  # fmt: skip
+    """Entries and tensors of one modality.
+
+    :param kind: what the folders call it. :param first: number of the first entry. :param most: bytes.
+    :param stacks: see `measured`.
+    """
     population, found = editor.population(modality), []
-    there = list(candidates(folders, modality, skip))
+    there = list(candidates(folders, kind or modality, skip))
     for data, case in there[:: max(1, len(there) // MEASURED)]:
-        one = measured(editor, case, modality)
+        one = measured(editor, case, modality, stacks)
         if one is not None:
             found.append((data, case, *one))
     names = [n for n in population.names if n in found[0][4]] if population else list(found[0][4])
@@ -114,14 +131,25 @@ def bank_of(editor: Editor, modality: str, folders: list[Path], count: int, lice
             "case": case.id, "data": data, "licence": licence, "modality": modality, "blur_mm": round(blur, 3),
             "volume_ml": round(ml, 4), "features": {n: float(f"{features[n]:.6g}") for n in names},
         }  # fmt: skip
-        parts, entry = packed(matte, f"{modality}.{len(entries):03d}", facts)
+        if "level" in editor.bundle.json["intensity"][modality]:
+            facts |= relative(editor.bundle, volume, modality, facts["features"])
+            facts["tone"] = round(float(np.median(volume.array[mask])) / facts["level"], 3)
+        parts, entry = packed(matte, f"{modality}.{first + len(entries):03d}", facts)
         size = sum(p.nbytes for p in (*tensors.values(), *parts.values()))
-        if size > MAX_BYTES:
-            break
+        if size > most:
+            continue
         entries.append(entry)
         tensors |= parts
         print(f"{case.id}: {ml:.2f} ml, {sum(p.nbytes for p in parts.values()) / 1000:.0f} kB")
     return entries, tensors
+
+
+def relative(bundle: Bundle, volume, modality: str, features: dict[str, float]) -> dict:
+    """What a tumour's entry says where grey levels have no unit: that of its scan, and features at the model's scale."""
+    level = level_of(volume)
+    factor = scale_of(level, bundle.json["intensity"][modality]["level"])
+    scaled = {n: float(f"{v / factor ** power_of(n):.6g}") for n, v in features.items()}
+    return {"level": round(level, 2), "features": scaled}
 
 
 def pictures(bank: Bank, folder: Path) -> None:

@@ -335,7 +335,8 @@ def _add_model(sub) -> None:
     sub.add_argument(
         "--model",
         metavar="ID",
-        help="name of a model (`tumorsynth models list` shows them), its folder, or auto: the one for the organ and modality",
+        help="name of a model (`tumorsynth models list` shows them), its folder, none, or auto: that for organ and modality "
+        "(default: auto)",
     )
     sub.add_argument(
         "--device",

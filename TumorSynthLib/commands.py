@@ -24,7 +24,7 @@ from TumorSynthLib.pace import Pace
 from TumorSynthLib.small_files import read_small
 from TumorSynthLib.threads import restored
 
-AUTO = "auto"  # as a model: the one that suits
+AUTO, NONE = "auto", "none"  # as a model: the one that suits, which is the default; and no model
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of features
 MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
@@ -57,7 +57,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
     :param bundle: the model to measure as; None measures by `settings`, a file, or pyradiomics' defaults.
     """
     from TumorSynthLib.radiomics.parameters import Parameters
-    from TumorSynthLib.suitability import parts_said
+    from TumorSynthLib.suitability import at_scale, parts_said
     from TumorSynthLib.volume import read_image
 
     parameters = Parameters.from_file(args.settings) if args.settings else Parameters()
@@ -81,10 +81,10 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
     editor = Editor(bundle).painting(args.region)
     modality = editor.modality(volume, args.modality, warnings.append)
     found["features"] = editor.extract(volume, mask, modality, warn=warnings.append)
-    found["settings"] = bundle.settings(modality).to_pyradiomics()
+    found["settings"] = at_scale(bundle, volume, modality).settings(modality).to_pyradiomics()
     found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
     found |= {"region": args.region} if args.region else {}
-    found["percentiles"] = _percentiles(editor.population(modality), found["features"])
+    found["percentiles"] = _percentiles(editor.population(modality, volume), found["features"])
     return found, warnings, Intensity.of(volume.array, modality, bundle).unit
 
 
@@ -166,16 +166,15 @@ def edit(args: argparse.Namespace) -> int:
         options, notes = options_of(args, entry)
         notes = threads + notes
         from TumorSynthLib.editor import Editor
+        from TumorSynthLib.volume import read_image
 
-        if args.model == AUTO and entry is None:
-            args.model, why = chosen_model(args)
-            notes.append(f"model {args.model}: {why}" if args.model else f"no model: {why}")
-        model = args.model or (entry["model"].get("id") if entry else None)
-        editor = Editor(model, args.device, model_settings(args, entry))
-        if editor.bundle is not None:
-            editor.bundle.verify()  # 0.1 s; also where the engine draws without it: the record names the model
+        settings = model_settings(args, entry)
         with noticed() as seen:
-            volume, mask, request = inputs(args, options, editor.bundle)
+            volume = read_image(args.image)
+            editor = Editor(model_of(args, entry, volume), args.device, settings)
+            if editor.bundle is not None:
+                editor.bundle.verify()  # 0.1 s; also where the engine draws without it: the record names the model
+            volume, mask, request = inputs(args, options, editor.bundle, volume)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
             from TumorSynthLib.provenance import check_repeatable
@@ -204,22 +203,35 @@ def with_warnings(result, texts: Sequence[str]):
     return replace(result, warnings=told, provenance={**result.provenance, "warnings": list(told)})
 
 
-def chosen_model(args: argparse.Namespace) -> tuple[str | None, str]:
-    """The installed model that suits the image and the tumour, None where none does; and why."""
-    from TumorSynthLib.edit.choose import choose
-    from TumorSynthLib.models import find, installed
-    from TumorSynthLib.volume import read_image, read_mask
+def model_of(args: argparse.Namespace, entry: Mapping[str, Any] | None, volume) -> str | None:
+    """The model to edit with: as named, as recorded, or the installed one that suits; `args.chosen` then says why.
 
-    volume = read_image(args.image)
-    mask = None
-    if getattr(args, "mask", None):
-        label = args.label[0] if isinstance(args.label, list) else args.label
-        mask = read_mask(args.mask, volume, label)
-    bundles = [find(one.id) for one in installed() if not one.error]
-    found = choose(
-        bundles, volume, mask, [Path(args.image).name, Path(str(getattr(args, "mask", "") or "")).name]
-    )
-    return found.model_id or None, found.reason
+    :param args: has `model`, `image`, and what else says of the tumour: `mask`, `label`, `modality`, `at`, `settings`.
+    :raises InputError: none suits, and the edit needs one.
+    """
+    if args.model not in (None, AUTO):
+        return None if args.model == NONE else args.model
+    if entry is not None:
+        return entry["model"].get("id")
+    if getattr(args, "settings", None):
+        return None
+    from TumorSynthLib.edit.choose import suited
+    from TumorSynthLib.volume import read_labelmap, read_mask
+
+    mask, path = None, getattr(args, "mask", None)
+    if path:
+        labels = args.label if isinstance(args.label, list) else [args.label]
+        with noticed(show=False):  # it is read again for the edit
+            known = labels[0] is not None
+            mask = read_mask(path, volume, labels[0]) if known else read_labelmap(path, volume) > 0
+    texts = [Path(str(name)).name for name in (args.image, path) if name]
+    found = suited(volume, mask, texts, getattr(args, "modality", None), getattr(args, "at", None))
+    if not found.model_id and args.command in EDITS and EDITS[args.command].model:
+        raise InputError(
+            f"{found.reason}: name a model (--model); `tumorsynth models list` shows what there is"
+        )
+    args.chosen = (f"model {found.model_id}" if found.model_id else "no model") + f": {found.reason}"
+    return found.model_id or None
 
 
 def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):
@@ -227,7 +239,7 @@ def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):
     from TumorSynthLib.radiomics.settings import Settings
 
     path, before = getattr(args, "settings", None), (entry or {}).get("plan", {}).get("settings")
-    if path and args.model:
+    if path and args.model not in (None, NONE):
         raise InputError("--settings and --model exclude each other: a model measures with its own settings")
     return Settings.from_file(path) if path else Settings.from_dict(before) if before else None
 
@@ -245,8 +257,8 @@ def _painted(editor, images, request):
 def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
     """The record of the edit to repeat, or None."""
     if not args.repeat:
-        if not args.model and EDITS[args.command].model:
-            raise InputError("--model is needed: `tumorsynth models list` shows what there is")
+        if args.model == NONE and EDITS[args.command].model:
+            raise InputError(f"{args.command} needs a model: `tumorsynth models list` shows what there is")
         place = EDITS[args.command].place
         if place and not hasattr(args, place):
             raise InputError(f"--{place} X Y Z is needed: the new centre of the tumour, LPS mm")
@@ -365,8 +377,11 @@ def read_features(path: str | Path) -> dict[str, float]:
     return inner
 
 
-def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
-    """Volume, mask (a labelmap for a bundle with several regions) and whole request of an edit."""
+def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, volume=None):
+    """Volume, mask (a labelmap for a bundle with several regions) and whole request of an edit.
+
+    :param volume: the image, where it was read already.
+    """
     import functools
 
     import numpy as np
@@ -379,7 +394,7 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None):
             return read_labelmap(path, like)
         return read_mask(path, like, label)
 
-    volume = read_image(args.image)
+    volume = read_image(args.image) if volume is None else volume
     mask = None
     if getattr(args, "mask", None):
         labels = args.label if isinstance(args.label, list) else [args.label]
@@ -420,7 +435,7 @@ def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> Non
 
             modality = result.provenance["modality"]
             edit = ReportEdit(
-                args.command.capitalize(), volume, result, mask, editor.population(modality), modality
+                args.command.capitalize(), volume, result, mask, editor.population(modality, volume), modality
             )
             title = f"{args.command.capitalize()}: {Path(args.image).name}"
             write_report(staging.folder(Path(args.report)), title, [edit])
@@ -466,6 +481,7 @@ def tell(
     args, paths: Mapping[str, Path], result, notes: list[str], timing: Mapping[str, float], said=()
 ) -> None:
     """Print the result; of its warnings, those that were `said` before it was drawn aren't printed again."""
+    tell_model(args)
     warnings = [*notes, *result.warnings]
     if args.json:
         shown: dict[str, Any] = {"edit": args.command, "outputs": paths}
@@ -487,6 +503,12 @@ def tell(
         print(_asked_table(result))
     for kind, path in paths.items():
         print(f"{kind}: {path}")
+
+
+def tell_model(args: argparse.Namespace) -> None:
+    """Say on stderr which model was chosen, and why."""
+    if getattr(args, "chosen", None):
+        print(args.chosen, file=sys.stderr)
 
 
 def _asked_table(result, rows: int = 12) -> str:

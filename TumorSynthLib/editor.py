@@ -20,6 +20,7 @@ import numpy as np
 from TumorSynthLib import provenance, series, suitability
 from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, measured, open_case
+from TumorSynthLib.edit.choose import LUNG_HU, shows_lung, suited
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import resolved, split, storable
 from TumorSynthLib.edit.miss import MEDIAN_FROM_FEATURES
@@ -38,7 +39,7 @@ from TumorSynthLib.edit.progress import Progress, Report
 from TumorSynthLib.edit.result import EditResult, ShapeResult
 from TumorSynthLib.edit.wish import Wish, nearest
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models import Bundle, find
+from TumorSynthLib.models import ANY, Bundle, find
 from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, grown, placed, window_of
@@ -52,6 +53,9 @@ from TumorSynthLib.texture import pipeline
 from TumorSynthLib.texture.engine import Engine, make_engine
 from TumorSynthLib.texture.exemplar.sliders import reachable
 from TumorSynthLib.volume import Volume, check_image, check_mask
+
+TONE_MM = 8.0
+"""Around the centre of a new tumour, whose tissue it has to differ from."""
 
 
 class Editor:
@@ -71,6 +75,17 @@ class Editor:
         self._populations: dict[str, Population | None] = {}
         self._shaper = Shaper(self.bundle, device)
         self._regions: dict[str, Editor] = {}
+
+    @classmethod
+    def auto(
+        cls, volume: Volume, mask: np.ndarray | None = None, texts: Sequence[str] = (), modality: str | None = None,
+        device: str = "auto",
+    ) -> Editor:  # fmt: skip
+        """An editor with the installed model that suits a tumour, or without one; `edit.choose.suited` says why.
+
+        :param mask: (K, J, I) bool. :param texts: what is said of image and tumour, e.g. "liver".
+        """
+        return cls(suited(volume, mask, texts, modality).model_id or None, device)
 
     @property
     def several(self) -> bool:
@@ -110,8 +125,15 @@ class Editor:
             warn(text)
         return modality
 
-    def population(self, modality: str) -> Population | None:
-        """Features of the model's training tumours; None where the model has none for the modality."""
+    def population(self, modality: str, volume: Volume | None = None) -> Population | None:
+        """Features of the model's training tumours; None where the model has none for the modality.
+
+        :param volume: in whose grey levels, where those of the modality have no unit and the model is for any image.
+        """
+        if volume is not None and self.bundle is not None:
+            fitted = suitability.at_scale(self.bundle, volume, modality)
+            if fitted is not self.bundle:
+                return fitted.population(modality)
         if self.bundle is not None and modality not in self._populations:
             there = (self.bundle.json.get("population") or {}).get(modality)
             there = there if len(self.bundle.regions) == 1 or self.bundle.painted else None
@@ -152,8 +174,9 @@ class Editor:
             return extract_image(volume, check_mask(mask, volume), self.settings or Settings(), classes)
         mask = check_mask(parts(self.bundle, mask, region)[0], volume)
         modality = self.modality(volume, modality)
-        region = Region.around(volume, mask, self.bundle.spacing)
-        return measured(region, region.native, self.bundle.settings(modality), classes, warn)
+        bundle = suitability.at_scale(self.bundle, volume, modality)
+        region = Region.around(volume, mask, bundle.spacing)
+        return measured(region, region.native, bundle.settings(modality), classes, warn)
 
     def nearest(
         self,
@@ -309,7 +332,7 @@ class Editor:
         else:
             lender, drawn = None, self._drawn(request, _lps_spacing(volume), told)
         with told.stage("request"):
-            plan = plan_insert(case, request, drawn, engine, lender and lender.case)
+            plan = plan_insert(case, request, drawn, engine, lender)
         return self._run(case, plan, told)
 
     def series(
@@ -437,7 +460,7 @@ class Editor:
         if self.bundle is None and EDITS[edit].model:
             raise InputError(f"{edit} needs a model: name one; `tumorsynth models list` shows what there is")
         case = open_case(self.bundle, volume, mask, request, told, settings=self.settings, copy=copy)
-        return replace(case, population=self.population(case.modality))
+        return replace(case, population=self.population(case.modality, volume))
 
     def _run(self, case: Case, plan: Plan, told: Progress) -> EditResult:
         shapes = self._shaper.spread() if plan.form is not None and plan.form.asked else {}
@@ -474,12 +497,17 @@ class Editor:
 
         :raises InputError: there is none of the image's modality.
         """
-        bank = None if self.bundle is None else Bank.of_bundle(self.bundle)
+        bank = None if case.bundle is None else Bank.of_bundle(case.bundle)
         texture, shape = split(request.features)
         volume_ml = (
             shape.get("original_shape_MeshVolume", shape.get("original_shape_VoxelVolume", 0.0)) / 1000
         )
-        found = bank and bank.nearest(case.modality, texture, case.spread(), volume_ml or None, request.seed)
+        lung = (
+            _meant_for_lung(case, request) if case.bundle is not None and case.bundle.organ == ANY else None
+        )
+        found = bank and bank.nearest(
+            case.modality, texture, case.spread(), volume_ml or None, request.seed, lung, _tone(case, request)
+        )
         if not found:
             raise InputError(
                 "there is no tumour here whose tissue could be used: name a donor, or a model with a bank of tumours or a network"
@@ -511,6 +539,30 @@ class Editor:
         asked, spacing = split(request.features)[1], _lps_spacing(case.volume)
         with told.stage("shape"):
             return self._shaper.reshape(part, asked, spacing, request.seed, lambda done: told("shape", done))
+
+
+def _tone(case: Case, request: EditRequest) -> float | None:
+    """The tissue's level where a new tumour comes, as a share of bright tissue's; None in CT, where levels are HU."""
+    if case.ct:
+        return None
+    volume, values = case.volume, suitability.looked_at(case.volume)
+    values = values[values > values.min()] if request.inside is None else volume.array[request.inside]
+    if request.at is not None and not isinstance(request.at, str):
+        index = np.rint(volume.indices(np.asarray(request.at, float))[::-1]).astype(int)
+        room = np.ceil(TONE_MM / np.array(volume.spacing[::-1])).astype(int)
+        there = volume.array[tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(index, room))]
+        values = there if there.size else values
+    return float(np.median(values)) / suitability.level_of(volume)
+
+
+def _meant_for_lung(case: Case, request: EditRequest) -> bool:
+    """Whether a new tumour comes into a CT's lung, by what is at its place, or in its organ."""
+    volume, organ = case.volume, request.inside
+    if not case.ct or (isinstance(request.at, str) and organ is None):
+        return False
+    if isinstance(request.at, str):
+        return bool(np.median(volume.array[organ]) < LUNG_HU)
+    return shows_lung(volume, None, "CT", request.at)
 
 
 def _lps_spacing(volume: Volume) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ def measure(editor, volume: Volume, mask: np.ndarray, modality: str | None = Non
     """Features of a tumour and what is to be said of them; unlike an edit, an image that doesn't suit is only warned of.
 
     :param editor: an `Editor`; None measures with pyradiomics' default settings, without a population.
-    :returns: features, percentiles, model, modality, unit, voxels, warnings, seconds.
+    :returns: features, percentiles, model, modality, scale, unit, voxels, warnings, seconds.
     :raises InputError: the image or the mask can't be measured at all.
     """
     start = time.perf_counter()
@@ -47,7 +47,7 @@ def _plain(volume: Volume, mask: np.ndarray) -> dict[str, Any]:
     warnings = ["no model suits this image: measured with pyradiomics' default settings, without percentiles"]
     features = extract_image(volume, mask, Settings(), warn=warnings.append)
     return {
-        "features": features, "percentiles": {}, "model": "", "modality": "", "unit": "", "warnings": warnings,
+        "features": features, "percentiles": {}, "model": "", "modality": "", "scale": 1.0, "unit": "", "warnings": warnings,
     }  # fmt: skip
 
 
@@ -67,12 +67,14 @@ def _with_model(editor, volume: Volume, mask: np.ndarray, modality: str | None) 
         warnings.append(
             f"{error}; the model can't draw in it, but the tumour can be measured, and edited with its own tissue"
         )
+    bundle = suitability.at_scale(bundle, volume, modality)
     features = _extracted(bundle, volume, mask, modality, warnings.append)
-    population = editor.population(modality)
+    population = editor.population(modality, volume)
     warnings += _unlike(bundle, population, features)
     return {
         "features": features, "percentiles": percentiles(population, features), "model": bundle.id,
-        "modality": modality, "unit": Intensity.of(volume.array, modality, bundle).unit, "warnings": warnings,
+        "modality": modality, "scale": bundle.scale, "unit": Intensity.of(volume.array, modality, bundle).unit,
+        "warnings": warnings,
     }  # fmt: skip
 
 

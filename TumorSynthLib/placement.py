@@ -13,6 +13,7 @@ import numpy as np
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame
 from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.suitability import stands_out
 
 GRID_MM = 3.0
 BODY_HU = -500.0  # soft tissue above it, air and lung below
@@ -28,6 +29,7 @@ OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's round
 BONE_HU, BONE_SHARE = 250.0, 0.03  # in a CT, part of the tumour that may replace bone without a word
 RIM_MM, NEW_SHARE = 3.0, 0.1  # part of it beyond the old tumour and its rim; of less nothing is said
 LUNG_HU = -600.0  # of a coarse, smoothed CT: lung below it, vessels and chest wall above
+MOST_TRIED = 200  # places that are looked at for something that is there already
 CALM_MM, CALMEST, BUSY_SD = (
     4.0,
     0.2,
@@ -236,11 +238,15 @@ class _Places(_Grid):
 
 
 def found_place(
-    volume, part: Part, ct: bool, inside: np.ndarray | None = None, seed: int = 0, lung: bool = False
-) -> np.ndarray:
+    volume, part: Part, ct: bool, inside: np.ndarray | None = None, seed: int = 0, lung: bool = False,
+    avoid: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """A point (x, y, z) LPS mm where a tumour fits, by seed: one of the calmest places, away from vessels, bone and borders.
 
+    Where something stands out already, a tumour above all, is taken only if there is no other place.
+
     :param lung: it is to lie in the lung, where the image shows one and no organ is given.
+    :param avoid: (K, J, I) bool, tumours that it stays away from.
     :raises InputError: it fits nowhere. Other parameters as in `placed`.
     """
     from scipy import ndimage
@@ -259,6 +265,9 @@ def found_place(
     if lung and ct and not places.organ:
         air = ndimage.gaussian_filter(seen, 1.0) < LUNG_HU
         allowed = allowed & air if (allowed & air).mean() > LEAST / 5 else allowed
+    if avoid is not None and avoid.any():
+        near = grown(avoid, volume.spacing, CALM_MM)
+        allowed = allowed & ~places.frame.view(near)[tuple(slice(None, None, s) for s in places.steps)]
     busy = _busy(seen, allowed, ct)
     around = np.ceil((np.array(part.mask.shape) * places.spacing + 2 * CALM_MM) / step_mm).astype(int)
     window = np.minimum(np.maximum(around, 1), seen.shape)
@@ -275,10 +284,16 @@ def found_place(
         )
     cost = score[tuple((found + np.array(coarse.shape) // 2).T)]
     order = np.argsort(cost, kind="stable")[: max(1, int(np.ceil(CALMEST * len(found))))]
-    for index in np.random.default_rng(seed).permutation(order):
+    second = None
+    for index in np.random.default_rng(seed).permutation(order)[:MOST_TRIED]:
         start = np.minimum(found[index] * places.steps, places.size - part.mask.shape)
-        if not places.problem(start):
+        if places.problem(start):
+            continue
+        if not stands_out(volume, places.mask(start), ct):
             return places.centre(start)
+        second = start if second is None else second
+    if second is not None:
+        return places.centre(second)
     raise InputError("the tumour fits nowhere in the organ or body: make it smaller, or name another organ")
 
 

@@ -172,6 +172,7 @@ def model(bundle: Bundle) -> dict[str, Any]:
         "files": files,
         "sampler": bundle.json.get("sampler"),
         "licence": bundle.json.get("licence"),
+        **({"scale": bundle.scale} if bundle.scale != 1 else {}),
     }
 
 

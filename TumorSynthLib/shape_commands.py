@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from TumorSynthLib.commands import (
+    AUTO,
     given,
     input_files,
     inputs,
+    model_of,
     model_settings,
     option_files,
     option_mask,
@@ -21,6 +23,7 @@ from TumorSynthLib.commands import (
     recorded,
     reuse_memory,
     tell,
+    tell_model,
     with_warnings,
     write_edit,
 )
@@ -58,9 +61,14 @@ def draw(args: argparse.Namespace) -> int:
     with Bar(args.quiet) as bar:
         from TumorSynthLib.editor import Editor
 
-        editor = Editor(args.model or entry["model"]["id"], args.device)
         with noticed() as seen:
             like = read_image(args.like) if args.like else None
+            args.image = args.like
+            if like is None and entry is None and args.model in (None, AUTO):
+                raise InputError(
+                    "a mask alone shows no organ: name a model (--model; `tumorsynth models list`), or an image (--like)"
+                )
+            editor = Editor(model_of(args, entry, like), args.device)
             masks = {
                 name: option_mask(OPTIONS[name], value, like, getattr(args, f"{name}_label", None))
                 for name, value in given(args).items()
@@ -144,10 +152,13 @@ def run_series(args: argparse.Namespace) -> int:
     )
     with Bar(args.quiet) as bar:
         from TumorSynthLib.editor import Editor
+        from TumorSynthLib.volume import read_image
 
-        editor = Editor(args.model, args.device, model_settings(args, None))
+        settings = model_settings(args, None)
         with noticed() as seen:
-            volume, mask, request = inputs(args, options)
+            volume = read_image(args.image)
+            editor = Editor(model_of(args, None, volume), args.device, settings)
+            volume, mask, request = inputs(args, options, None, volume)
         read = time.perf_counter()
         bar.pace = Pace.of("series", request, len(values))
         found = editor.series(volume, mask, args.feature, values, request, bar)
@@ -201,7 +212,7 @@ def _write_series(args, paths: Mapping[str, Any], editor, volume, mask, results:
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report
 
-            population = editor.population(modality)
+            population = editor.population(modality, volume)
             edits = [
                 ReportEdit(f"{args.feature} {number(value)}", volume, result, mask, population, modality)
                 for value, result in zip(values, results)
@@ -215,6 +226,7 @@ def _tell_series(
     args, paths: Mapping[str, Any], results: Sequence[Any], notes: list[str], timing, said
 ) -> None:
     """Print what was made; of the warnings, those that were `said` before aren't printed again."""
+    tell_model(args)
     from TumorSynthLib.series import table as series_table
 
     warnings = list(dict.fromkeys([*notes, *(text for result in results for text in result.warnings)]))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models import Bundle
+from TumorSynthLib.models import ANY, Bundle
 from TumorSynthLib.placement import Part
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape
@@ -137,6 +137,8 @@ class Shaper:
     def _beyond(self, asked: Mapping[str, float]) -> list[str]:
         """Warnings of asked values that are far from those of all the model's tumours."""
         population, warnings = getattr(self.model, "population", None), []
+        if self.bundle is not None and self.bundle.organ == ANY:
+            return []
         for name, value in asked.items() if population is not None else ():
             low, high = population.quantiles(name, (0, 100))
             if not low / BEYOND <= value <= high * BEYOND:

@@ -5,6 +5,7 @@ What can't work is an InputError; what may work less well is a warning.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def modality_of(bundle, wanted: str | None, volume) -> tuple[str, list[str]]:
     :raises InputError: the intensities don't fit, or contradict the header; `ModelError` where the model doesn't know the
         modality.
     """
-    values = _look(volume.array)
+    values = looked_at(volume)
     if values.min() == values.max() and volume.array.min() == volume.array.max():
         modality = bundle.modality(wanted) if wanted or len(bundle.modalities) == 1 else bundle.modalities[0]
         raise InputError(
@@ -153,12 +154,39 @@ def _is_kind(header: str, modality: str, bundle) -> bool:
     return header == ("PT" if pet else "MR")
 
 
+LEVEL = 95  # percentile of an image's tissue that grey levels without a unit are told by
+
+
+def level_of(volume) -> float:
+    """A bright tissue's grey level: what MR, which has no unit, can be compared by."""
+    values = looked_at(volume)
+    tissue = values[values > values.min()]
+    return float(np.percentile(tissue, LEVEL)) if tissue.size else float(values.max())
+
+
+def at_scale(bundle, volume, modality: str):
+    """The model with its numbers in an image's grey levels: as it is, but for one whose numbers are relative to `level_of`.
+
+    Steps are factors of two, so that an edit doesn't change them.
+    """
+    known = bundle.json["intensity"][modality].get("level") if bundle is not None else None
+    level = level_of(volume) if known else 0.0
+    if not known or level <= 0:
+        return bundle
+    return bundle.at_scale(modality, scale_of(level, known))
+
+
+def scale_of(level: float, known: float) -> float:
+    """How many times as large an image's grey levels are as a model's, by the levels of both: a power of two."""
+    return 2.0 ** round(math.log2(level / known))
+
+
 def modality_without_model(volume, wanted: str | None) -> tuple[str, list[str]]:
     """CT, MR or PT, or as the user says, and warnings; believed are the user, the DICOM header, the intensities, in this order.
 
     :raises InputError: the image has no contrast, or intensities that can't be what is said.
     """
-    values = _look(volume.array)
+    values = looked_at(volume)
     if values.min() == values.max() and volume.array.min() == volume.array.max():
         raise InputError(
             f"all voxels of the image have the value {values.min():g}: give an image with contrast"
@@ -284,8 +312,9 @@ def _ratios(volume, spacing) -> list[float]:
     return [a / b for a, b in zip(native, spacing[::-1])]
 
 
-def _look(array: np.ndarray) -> np.ndarray:
+def looked_at(volume) -> np.ndarray:
     """Evenly spaced voxels of an image."""
+    array = volume.array
     step = max(1, int(np.ceil((array.size / LOOKED_AT) ** (1 / 3))))
     return array[::step, ::step, ::step]
 
@@ -361,10 +390,32 @@ LUNG_RING_MM, LUNG_RING_SHARE, LUNG_RING_HU, DENSER_HU = 8.0, 0.3, -500.0, 200.0
 """A mask lies in lung where this share of the voxels within so many mm of it is below -500 HU; a tumour is denser by 200 HU."""
 
 
+STANDS_OUT_SD = 2.0
+"""Robust standard deviations of what is around, by which a place differs from it where something is there already."""
+
+
 def holds_tumour(volume, mask: np.ndarray, ct: bool) -> bool:
     """Whether a mask (K, J, I) holds a tumour, and not healthy lung; of other tissue that can't be told: it does."""
     if not ct:
         return True
+    inside, ring = _inside_and_ring(volume, mask)
+    return not _is_lung(ring) or _denser(inside, ring)
+
+
+def stands_out(volume, mask: np.ndarray, ct: bool) -> bool:
+    """Whether something is there already, where a new tumour is to come: darker or brighter than what is around the place."""
+    inside, ring = _inside_and_ring(volume, mask)
+    if not ring.size:
+        return False
+    if ct and _is_lung(ring):
+        return _denser(inside, ring)
+    middle = float(np.median(ring))
+    unit = max(1.4826 * float(np.median(np.abs(ring - middle))), 1e-6)
+    return abs(float(np.median(inside)) - middle) > STANDS_OUT_SD * unit
+
+
+def _inside_and_ring(volume, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intensities in a mask (K, J, I), and within some mm of it."""
     from scipy import ndimage
 
     spacing = volume.spacing[::-1]
@@ -372,9 +423,12 @@ def holds_tumour(volume, mask: np.ndarray, ct: bool) -> bool:
     box = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(bounding_box(mask), margin))
     inside, values = mask[box], volume.array[box]
     ring = (ndimage.distance_transform_edt(~inside, spacing) <= LUNG_RING_MM) & ~inside
-    if not ring.any() or (values[ring] < LUNG_RING_HU).mean() <= LUNG_RING_SHARE:
-        return True
-    return (
-        float(np.median(values[inside]))
-        > float(np.median(values[ring & (values < LUNG_RING_HU)])) + DENSER_HU
-    )
+    return values[inside].astype(np.float32), values[ring].astype(np.float32)
+
+
+def _is_lung(ring: np.ndarray) -> bool:
+    return bool(ring.size) and bool((ring < LUNG_RING_HU).mean() > LUNG_RING_SHARE)
+
+
+def _denser(inside: np.ndarray, ring: np.ndarray) -> bool:
+    return float(np.median(inside)) > float(np.median(ring[ring < LUNG_RING_HU])) + DENSER_HU

@@ -18,6 +18,8 @@ from TumorSynthLib.errors import ModelError
 
 FILE = "bank.safetensors"
 KINDS = ("mask", "opacity", "colour", "voxels")
+SEEN, UNSEEN = 0.2, 4.0
+"""Share of bright tissue's level by which a tumour differs from what is around, to be seen; and what less than that costs."""
 MAX_VOXELS = 4_000_000
 """Of one tumour's box; a bank's are a hundredth of it."""
 
@@ -37,6 +39,20 @@ class Lender:
     volume_ml: float
     features: Mapping[str, float]
     entry: Mapping[str, Any]
+
+    @property
+    def level(self) -> float | None:
+        """`suitability.level_of` of its scan, where grey levels have no unit; None where they are taken as they are."""
+        return float(self.entry["level"]) if self.entry.get("level") else None
+
+    @property
+    def tone(self) -> float | None:
+        """Its median intensity as a share of `level`; None where intensities are taken as they are."""
+        return float(self.entry["tone"]) if self.entry.get("tone") is not None else None
+
+    @property
+    def in_lung(self) -> bool:
+        return bool(self.entry.get("in_lung"))
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -79,12 +95,18 @@ class Bank:
         spread: Mapping[str, float],
         volume_ml: float | None,
         seed: int,
+        lung: bool | None = None,
+        tone: float | None = None,
     ) -> Lender | None:
         """The tumour most like a request, one of them by seed where nothing is asked; None where there is none.
 
         Size counts by its logarithm: a factor of two is as far as a standard deviation.
+
+        :param lung: it is to be one of the lung, or none of it, where there are such; None takes any.
+        :param tone: of the tissue around its place, as `Lender.tone`: a tumour that is as bright would hardly be seen there.
         """
         there = self.of(modality)
+        there = tuple(one for one in there if lung is None or one.in_lung == lung) or there
         if not there:
             return None
 
@@ -96,9 +118,13 @@ class Bank:
             ]
             texture = float(np.mean(off)) if off else 0.0
             size = 0.0 if volume_ml is None else abs(np.log2(one.volume_ml / volume_ml))
-            return texture + size
+            alike = 0.0 if None in (tone, one.tone) else max(0.0, 1 - abs(one.tone - tone) / SEEN)
+            return texture + size + UNSEEN * alike
 
-        if not asked and volume_ml is None:
+        if not asked and volume_ml is None and tone is None:
+            return there[int(np.random.default_rng(seed).integers(len(there)))]
+        if not asked and volume_ml is None:  # any that will be seen
+            there = tuple(one for one in there if far(one) < UNSEEN / 2) or there
             return there[int(np.random.default_rng(seed).integers(len(there)))]
         return min(there, key=far)
 

@@ -147,6 +147,7 @@ def open_case(
             settings = settings or Settings()
         else:
             modality, warnings = suitability.modality_of(bundle, request.modality, volume)
+            bundle = suitability.at_scale(bundle, volume, modality)
             settings = bundle.settings(modality)
         ct = Intensity.of(volume.array, modality, bundle).is_ct
         case = Case(

@@ -250,7 +250,7 @@ class EditRequest:
     )  # fmt: skip
     avoid: np.ndarray | None = option(
         None, "mask", "mask of other tumours (all its labels): they are neither copied nor changed",
-        _CLEARED, engines=("exemplar",), labels="all", flag="--avoid", slicer="avoid",
+        (*_CLEARED, "insert"), engines=("exemplar",), labels="all", flag="--avoid", slicer="avoid",
     )  # fmt: skip
     strength: float | None = option(
         None, "number",

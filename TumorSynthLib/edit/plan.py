@@ -15,8 +15,7 @@ from TumorSynthLib.edit.features import resolved, split
 from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused, unused_text
 from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models.bundle import Bundle
-from TumorSynthLib.models.parts import engine_of
+from TumorSynthLib.models.parts import draws
 from TumorSynthLib.painted import parts
 from TumorSynthLib.placement import Part, centre_of_mass, found_place, grown, moved_mask, placed
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
@@ -94,11 +93,6 @@ def choose_engine(edit: str, case: Case, request: EditRequest) -> str:
         return "bridge"
     bound = bound_to(request)
     return next(iter(bound)) if len(bound) == 1 else _best_engine(edit, case, request)
-
-
-def draws(bundle: Bundle | None) -> bool:
-    """Whether there is a model with a network that draws textures."""
-    return bundle is not None and engine_of(bundle.json) == "bridge"
 
 
 def _best_engine(edit: str, case: Case, request: EditRequest) -> str:
@@ -202,7 +196,7 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
 
 
 def plan_insert(
-    case: Case, request: EditRequest, drawn: Drawn, engine: str, lender: str | None = None
+    case: Case, request: EditRequest, drawn: Drawn, engine: str, lender: Lender | None = None
 ) -> Plan:
     """A new tumour in healthy tissue.
 
@@ -211,15 +205,21 @@ def plan_insert(
     part, form, told = drawn
     at = request.at
     if isinstance(at, str):
-        lung = case.bundle is not None and case.bundle.organ == "lung"
-        at = found_place(case.volume, part, case.ct, request.inside, request.seed, lung)
+        lung = case.bundle is not None and (
+            case.bundle.organ == "lung" or (lender is not None and lender.in_lung)
+        )
+        at = found_place(case.volume, part, case.ct, request.inside, request.seed, lung, request.avoid)
     new, note = placed(case.volume, part, at, case.ct, request.inside, nearest=request.nearest)
+    if request.avoid is not None and (new & request.avoid).any():
+        raise InputError(
+            "the new tumour would cover one that is to be avoided: give another place, or make it smaller"
+        )
     warnings = (*told, note, *_checked(case, new, engine))
     texture = split(request.features)[0]
     if engine == "exemplar":
         return _told(case, Plan(
-            "insert", request, engine, new, form=form, texture_from="donor", asked=texture, used=texture, lender=lender,
-            warnings=warnings,
+            "insert", request, engine, new, form=form, texture_from="donor", asked=texture, used=texture,
+            lender=lender and lender.case, warnings=warnings,
         ))  # fmt: skip
     asked = edited(case.population, donor_texture(case, request, new), texture)
     wish = nearest(case.population, asked, case.region(new)) if asked else Wish({})

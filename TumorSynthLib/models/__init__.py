@@ -8,7 +8,7 @@ user asked for.
     weights = bundle.tensors("model.safetensors")   # checked by SHA-256, then parsed
 """
 
-from .bundle import Bundle, load_bundle, verify_folder
+from .bundle import ANY, Bundle, load_bundle, verify_folder
 from .catalogue import RELEASE_URL, Catalogue, Entry, load_catalogue
 from .folders import bundled_folder, user_folder
 from .installation import InstallPlan, install, plan_install, remove
@@ -16,6 +16,7 @@ from .params import pyradiomics_params
 from .store import Installed, Listing, find, info, installed, list_models, verify
 
 __all__ = [
+    "ANY",
     "RELEASE_URL",
     "Bundle",
     "Catalogue",

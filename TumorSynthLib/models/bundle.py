@@ -27,6 +27,8 @@ GRID_MULTIPLE = (
     8,
 )  # voxels (z, y, x) of a working region: codec factor 2, then (1, 2, 2) and (2, 2, 2) between levels
 POPULATION_FILE = "population.safetensors"
+ANY = "any"  # organ of a model that is for all
+SEQUENCES = ("T1", "T2", "PD", "FLAIR", "DWI", "ADC", "SWI")  # of MR: a model for MR takes them all
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Bundle:
 
     `json` is ``bundle.json``; `sha256` is that of ``bundle.json``, which holds the hashes of all other files
     and so identifies the model; `ignored` names files in the folder that the manifest doesn't list, with the
-    reason why they are not used; `painted` is the region that it was opened for (see `painting`).
+    reason why they are not used; `painted` is the region that it was opened for (see `painting`), `scale` see `at_scale`.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Bundle:
     sha256: str
     ignored: dict[str, str] = field(default_factory=dict)
     painted: BundleRegion | None = None
+    scale: float = 1.0
 
     @property
     def id(self) -> str:
@@ -110,6 +113,25 @@ class Bundle:
         found = (self.json.get("population") or {}).items()
         population = {modality: entry[region.name] for modality, entry in found if region.name in entry}
         return replace(self, json={**self.json, "population": population}, painted=region)
+
+    def at_scale(self, modality: str, factor: float) -> Bundle:
+        """This model for images of a modality whose grey levels are so many times as large as those of its tumours."""
+        if factor == 1:
+            return self
+        settings = {
+            **self.json["extraction"][modality],
+            "binWidth": factor * self.settings(modality).binWidth,
+        }
+        changed: dict[str, Any] = {"extraction": {**self.json["extraction"], modality: settings}}
+        if self.json.get("bank"):
+            from ..radiomics.table import power_of
+
+            tumours = [
+                {**t, "features": {n: v * factor ** power_of(n) for n, v in t["features"].items()}}
+                for t in self.json["bank"]["tumours"]
+            ]
+            changed["bank"] = {**self.json["bank"], "tumours": tumours}
+        return replace(self, json={**self.json, **changed}, scale=factor)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -194,6 +216,8 @@ class Bundle:
         for modality in self.modalities:
             if name is not None and modality.lower() == name.lower():
                 return modality
+        if name is not None and "MR" in self.modalities and name.upper().startswith(SEQUENCES):
+            return "MR"
         known = ", ".join(self.modalities)
         if name is None:
             raise ModelError(
@@ -230,7 +254,8 @@ class Bundle:
                     f"tensor {entry['tensor']!r} is {found}; bundle.json says {shape}",
                 )
             )
-        return Population(tuple(entry["names"]), values.astype(np.float64), tuple(entry["cases"]))
+        found = Population(tuple(entry["names"]), values.astype(np.float64), tuple(entry["cases"]))
+        return found.scaled(self.scale) if self.scale != 1 else found
 
     def settings(self, modality: str | None = None) -> Settings:
         """pyradiomics settings with which the model's features are defined."""

@@ -88,7 +88,7 @@ def _check_modalities(manifest: dict[str, Any], where: str) -> None:
         key = f"intensity.{modality}"
         if not isinstance(mapping, dict) or not _is_text(mapping.get("kind")):
             raise ModelError(_wrong(where, key, mapping, "an object with 'kind'"))
-        for name in ("center", "scale"):
+        for name in ("center", "scale", "level"):
             if name in mapping and not _is_number(mapping[name]):
                 raise ModelError(_wrong(where, f"{key}.{name}", mapping[name], "a number"))
         if "range" in mapping and not _is_range(mapping["range"]):

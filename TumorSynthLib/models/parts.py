@@ -23,6 +23,11 @@ def engine_of(manifest: dict[str, Any]) -> str | None:
     return manifest.get("engine") or (ENGINES[0] if manifest.get("network") is not None else None)
 
 
+def draws(bundle: Any) -> bool:
+    """Whether there is a model with a network that draws textures."""
+    return bundle is not None and engine_of(bundle.json) == ENGINES[0]
+
+
 def check_contents(manifest: Any, where: str) -> None:
     """Refuse what no manifest holds: halves of characters and control characters, numbers beyond a float, deep nesting.
 

@@ -238,6 +238,12 @@ def resolve(name: str) -> tuple[str, float]:
     raise InputError(f"Unknown feature '{name}'. {hint}")
 
 
+def power_of(name: str) -> int:
+    """Power of the intensities' unit in a feature's: it is multiplied by that of a factor that intensities and bins are."""
+    unit = FEATURES[name].unit if name in FEATURES else ""
+    return 2 if "intensity²" in unit else int("intensity" in unit)
+
+
 def unit_of(name: str, intensity: str = "") -> str:
     """Unit of a feature for an image whose intensities have the unit `intensity` ('HU', or '' for none).
 

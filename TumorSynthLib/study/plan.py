@@ -25,6 +25,7 @@ from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.small_files import read_small
 
+AUTO = "auto"  # as a model: the one that suits
 EXTRACT = "extract"  # the edit that changes nothing: features are measured
 DONE_BY_BATCH = (EXTRACT, *(e.name for e in EDITS.values() if e.changes and e.name != "series"))
 MAX_BYTES = 64 * 2**20  # of a table; 100,000 rows have 20 MB
@@ -276,14 +277,14 @@ def _jobs(
                 f"{name[:60]!r} can't name a file: use letters, digits, _ . and -, and at most 120 of them"
             )
     options, seeds = _options(row, edit, folder)
-    asked_model = str(row.get("model") or model or "")
-    if edit != EXTRACT and not asked_model:
-        raise InputError("which model? Give a column model, or --model")
+    asked_model = str(row.get("model") or model or ("" if edit == EXTRACT else AUTO))
     settings = row.get("settings")
     if settings and (edit != EXTRACT or row.get("model")):
         raise InputError("settings are for extract without a model: leave one of them out")
     if settings:
         asked_model = ""
+    if asked_model == AUTO:
+        asked_model = _suited(row, edit, options, folder)
     where, model_id, sha256 = _model(asked_model, models) if asked_model else ("", "", "")
     for seed in seeds:
         yield Job(
@@ -300,6 +301,27 @@ def _jobs(
             settings=_path(settings, folder) if settings else None,
             name=str(row.get("name") or "") + (f"_s{seed}" if row.get("name") and len(seeds) > 1 else ""),
         )
+
+
+def _suited(row: Mapping[str, Any], edit: str, options: Mapping[str, Any], folder: str) -> str:
+    """The installed model that suits a row's image and tumour.
+
+    :raises InputError: there is none.
+    """
+    from types import SimpleNamespace
+
+    from TumorSynthLib.commands import model_of
+    from TumorSynthLib.volume import read_image
+
+    image, mask = _path(row["image"], folder), _path(row["mask"], folder) if row.get("mask") else None
+    asked = SimpleNamespace(
+        model=AUTO, image=image, mask=mask, label=_label(row.get("label")), command=edit,
+        modality=options.get("modality"), at=options.get("at"),
+    )  # fmt: skip
+    found = model_of(asked, None, read_image(image))
+    if found is None:
+        raise InputError(f"{asked.chosen}: give a column model, or --model")
+    return found
 
 
 def _model(name: str, models: dict[str, tuple[str, str, str]]) -> tuple[str, str, str]:

@@ -117,12 +117,14 @@ class Logic(Protocol):
         """
 
     def features(
-        self, modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
-    ) -> list[FeatureRow]:
+        self, modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None,
+        scale: float = 1.0,
+    ) -> list[FeatureRow]:  # fmt: skip
         """Rows of the feature table for a model, drivers first.
 
         :param edit: leave only those that this edit can be asked for (texture or shape).
         :param region: whose tumours are meant, where the model has several; None is the first.
+        :param scale: of the image's grey levels to the model's, as `Measurement` has it.
 
         >>> row = logic.features("lung-nodule-ct")[0]
         >>> row.key, row.unit, row.cls

@@ -15,6 +15,7 @@ from TumorSynthLib.edit.edits import EDITS as TABLE
 from TumorSynthLib.edit.options import IMAGES, of_edit
 from TumorSynthLib.edit.options import OPTIONS as ROWS
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models.parts import draws
 from TumorSynthLib.radiomics.table import FEATURES, resolve
 from TumorSynthLib.requests import EditRequest, resolved, split
 
@@ -107,7 +108,8 @@ def needsTorch(edit: str, request: EditRequest, bundle, feature: str | None = No
     """
     drawn = edit in DRAW_SHAPES or bool(split(request.features)[1])
     drawn = drawn or (feature is not None and FEATURES[resolve(feature)[0]].cls == "shape")
-    return drawn or engineOf(edit, request, bundle) == "bridge"
+    formed = bundle is None or bool((bundle.json.get("shape") or {}).get("network")) or draws(bundle)
+    return (drawn and formed) or engineOf(edit, request, bundle) == "bridge"
 
 
 def check(

@@ -373,7 +373,7 @@ def measurement(found: Mapping[str, Any], region: str = "") -> Measurement:
     """`api.Measurement` of what the engine measured."""
     return Measurement(
         found["features"], found["percentiles"], found["model"], found["modality"], found["unit"], found["voxels"],
-        tuple(found["warnings"]), found["seconds"], region,
+        tuple(found["warnings"]), found["seconds"], region, found["scale"],
     )  # fmt: skip
 
 

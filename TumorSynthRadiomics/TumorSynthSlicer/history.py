@@ -120,6 +120,8 @@ class Entry:
         if self.record["modelID"] == NO_MODEL:
             raise ModelError(_("this edit was done without a model"))
         found, region = models.find(self.record["modelID"]), self.record.get("region")
+        made = self.record["provenance"]
+        found = found.at_scale(made.get("modality"), float(made.get("model", {}).get("scale", 1)))
         return found.painting(region) if region else found
 
     def change(self, array: np.ndarray) -> None:

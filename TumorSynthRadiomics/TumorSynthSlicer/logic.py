@@ -83,9 +83,10 @@ class EditLogic(Logic):
         models.remove(modelID)
 
     def features(
-        self, modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
-    ) -> list[FeatureRow]:
-        return model_rows.featureRows(modelID, modality, edit, region)
+        self, modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None,
+        scale: float = 1.0,
+    ) -> list[FeatureRow]:  # fmt: skip
+        return model_rows.featureRows(modelID, modality, edit, region, scale)
 
     def suggestModel(self, volumeNode, segmentationNode=None, segmentID: str = "") -> str:
         found = self.chooseModel(volumeNode, segmentationNode, segmentID).modelID
@@ -103,10 +104,9 @@ class EditLogic(Logic):
 
     @staticmethod
     def _chosen(volume, mask, texts) -> ModelChoice:
-        part = None
-        if mask is not None:
-            volume, part = nodes.around(volume, mask, edits.MARGIN)
-        return model_rows.choose(volume, part, texts)
+        if mask is None:
+            return model_rows.choose(volume, None, texts)
+        return model_rows.choose(*nodes.around(volume, mask, edits.MARGIN), texts, volume)
 
     def assignRegions(
         self, modelID: str, segmentationNode, regions: Mapping[str, str] | None = None

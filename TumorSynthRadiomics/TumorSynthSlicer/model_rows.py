@@ -8,9 +8,10 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from TumorSynthLib import models
-from TumorSynthLib.edit.choose import choose as chosen
+from TumorSynthLib.edit.choose import suited
 from TumorSynthLib.models import Bundle
 from TumorSynthLib.models.intensity import Intensity
+from TumorSynthLib.models.parts import draws
 from TumorSynthLib.radiomics.table import DRIVERS, FEATURES, Feature, unit_of
 from TumorSynthLib.requests import STEERABLE
 
@@ -29,13 +30,13 @@ def modelRows() -> list[ModelRow]:
 
 def _row(entry: dict) -> ModelRow:
     scores: dict = {}
-    error = ""
+    error, network = "", True
     edits: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     if entry["status"] in ("bundled", "installed"):
         bundle = models.find(entry["id"])
         scores, edits = bundle.json.get("scores") or {}, editsOf(bundle)
-        parts = regions.namesOf(bundle)
+        parts, network = regions.namesOf(bundle), draws(bundle)
     elif entry["status"] == "damaged":
         error = next((text for name, text in models.verify() if name == entry["id"]), "")
     return ModelRow(
@@ -53,6 +54,7 @@ def _row(entry: dict) -> ModelRow:
         scores=scores,
         edits=edits,
         regions=parts,
+        network=network,
     )
 
 
@@ -71,9 +73,9 @@ def editsOf(bundle: Bundle | None) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=16)
-def _features(folder: str, sha256: str, modality: str, region: str) -> tuple[FeatureRow, ...]:
+def _features(folder: str, sha256: str, modality: str, region: str, scale: float) -> tuple[FeatureRow, ...]:
     """Rows of one model; its hash is there so that another version is read anew."""
-    bundle = models.load_bundle(folder).painting(region)
+    bundle = models.load_bundle(folder).at_scale(modality, scale).painting(region)
     there = (bundle.json.get("population") or {}).get(modality)
     population = bundle.population(modality) if there else None
     unit = Intensity.of(None, modality, bundle).unit
@@ -94,7 +96,11 @@ def _withoutModel(modality: str) -> tuple[FeatureRow, ...]:
 
 
 def featureRows(
-    modelID: str, modality: str | None = None, edit: str | None = None, region: str | None = None
+    modelID: str,
+    modality: str | None = None,
+    edit: str | None = None,
+    region: str | None = None,
+    scale: float = 1.0,
 ) -> list[FeatureRow]:
     """See `api.Logic.features`."""
     if modelID == NO_MODEL:
@@ -102,7 +108,7 @@ def featureRows(
         return list(rows) if edit in (None, "measure") else [r for r in rows if r.kind == "texture"]
     bundle = models.find(modelID)
     region = region or bundle.regions[0].name
-    rows = _features(str(bundle.folder), bundle.sha256, modality or bundle.modalities[0], region)
+    rows = _features(str(bundle.folder), bundle.sha256, modality or bundle.modalities[0], region, scale)
     if edit is None or edit == "measure":
         return list(rows)
     kinds = {"shape", "texture"} if edit in (*SHAPE_EDITS, "series") else {"texture"}
@@ -173,11 +179,11 @@ def _words(short: str) -> str:
     return "".join(words)
 
 
-def choose(volume, mask=None, texts=()) -> ModelChoice:
+def choose(volume, mask=None, texts=(), whole=None) -> ModelChoice:
     """See `api.Logic.chooseModel`.
 
     :param volume: the engine's. :param mask: (K, J, I) bool of the tumour. :param texts: what is said of them.
+    :param whole: the image that `volume` is a part of.
     """
-    here = [models.find(model.id) for model in models.installed() if not model.error]
-    found = chosen(here, volume, mask, texts)
+    found = suited(volume, mask, texts, whole=whole)
     return ModelChoice(found.model_id or NO_MODEL, found.reason)

@@ -275,9 +275,12 @@ class Panel(VTKObservationMixin):
             return []
         measurement = self.tumour.measurement
         modality = measurement.modality if measurement is not None and measurement.modelID == chosen else None
-        key = (chosen, modality, self.tumour.regions.edited)
+        scale = measurement.scale if modality is not None else 1.0
+        key = (chosen, modality, self.tumour.regions.edited, scale)
         if key not in self._rows:
-            self._rows = {key: list(self.logic.features(chosen, modality, region=key[2] or None))}
+            self._rows = {
+                key: list(self.logic.features(chosen, modality, region=key[2] or None, scale=scale))
+            }
         return self._rows[key]
 
     def missingInput(self, segment: bool = True) -> str:

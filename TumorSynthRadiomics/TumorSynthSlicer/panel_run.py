@@ -50,7 +50,9 @@ class Run:
         """Whether a model's network draws, which alone has samples, steps and a solver."""
         p, edit = self._panel.parameters, self._panel.editSection.edit
         anew = p.useDonor or p.keepPattern == 0
-        return p.modelID != NO_MODEL and edit != "remove" and (edit != "retexture" or anew)
+        row = next((row for row in self._panel.models() if row.id == p.modelID), None)
+        has = row.network if row is not None else p.modelID != NO_MODEL
+        return has and edit != "remove" and (edit != "retexture" or anew)
 
     def checkNow(self) -> None:
         """Ask the logic what the edit would take."""

@@ -21,7 +21,7 @@ from TumorSynthSlicer.panel_widgets import (
     setAvailable,
     setMessage,
 )
-from TumorSynthSlicer.rows import NO_MODEL
+from TumorSynthSlicer.rows import ANY, NO_MODEL
 
 VARIANCE, DEVIATION = "original_firstorder_Variance", "original_firstorder_StandardDeviation"
 DELAY = 200  # ms after the last change of the selection before it is measured
@@ -188,9 +188,14 @@ class TumourSection(VTKObservationMixin):
 
     @property
     def modelReason(self) -> str:
-        """Why there is no model, where none was chosen."""
+        """Why there is no model, where none was chosen; or why it is the one for any organ."""
         parameters = self._panel.parameters
-        if parameters is None or parameters.modelID != NO_MODEL or not self._reason:
+        if parameters is None or not self._reason:
+            return ""
+        row = next((row for row in self._panel.models() if row.id == parameters.modelID), None)
+        if row is not None and row.organ == ANY:
+            return _("{title}: {reason}.").format(title=row.title or row.id, reason=self._reason)
+        if parameters.modelID != NO_MODEL:
             return ""
         return _(
             "No model is used, as {reason}. A tumour can be measured, removed and changed without one."

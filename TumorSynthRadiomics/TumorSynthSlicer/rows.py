@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NO_MODEL = "none"  # in place of a model's id: the image's own tissue and the tumour's own pattern, no network
+ANY = "any"  # organ of a model that is for all
 NO_MODEL_EDITS = ("measure", "remove", "synthesize", "retexture", "move")
 
 
@@ -29,6 +30,7 @@ class ModelRow:
     :param bytes: size on disk. :param scores: as measured by the model's makers, name to number or text.
     :param update: the newer version that can be installed, or empty. :param removable: the user installed it.
     :param edits: which of `EDITS` the model can do. :param regions: which it paints one at a time; empty where it has one.
+    :param network: it has one, which draws textures.
     """
 
     id: str
@@ -45,6 +47,7 @@ class ModelRow:
     scores: Mapping[str, Any] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
+    network: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Measurement:
 
     :param percentiles: share in percent of the model's tumours below the value; only for what the model knows.
     :param warnings: e.g. that the image doesn't suit the model. :param unit: of the intensities ("HU" or "").
-    :param region: of a model with several.
+    :param region: of a model with several. :param scale: of the image's grey levels to the model's (see `Bundle.at_scale`).
     """
 
     features: Mapping[str, float]
@@ -93,6 +96,7 @@ class Measurement:
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     region: str = ""
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from TumorSynthLib.edit.plan import Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Patch, quantise
+from TumorSynthLib.suitability import level_of
 from TumorSynthLib.texture.exemplar.axes import Axes
 from TumorSynthLib.texture.exemplar.bank import matte_of
 from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
@@ -56,14 +57,14 @@ def carried(case: Case, plan: Plan, progress: Progress) -> Planted:
     if plan.form is None:
         offset = _offset(mask, new)
         laid = moved(source, offset, onto)
-        made = _planted(case, axes, laid, laid.tissue, plan.target, {})
+        made = _planted(case, plan, axes, laid, laid.tissue, plan.target, {})
         return replace(made, was=axes.back(shifted(view(made.mask), -offset)))
     shift = np.zeros(3, int)
     if plan.request.to is not None:
         shift = np.round(_centre(new) - _centre(mask)).astype(int)
     home = shifted(new, -shift - _held_on_wall(source, mask, new, bool(shift.any())))
     laid = reshaped(source, home, shift, onto)
-    return _planted(case, axes, laid, laid.mask, axes.back(shifted(home, shift)), {})
+    return _planted(case, plan, axes, laid, laid.mask, axes.back(shifted(home, shift)), {})
 
 
 def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> Planted:
@@ -77,12 +78,13 @@ def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> P
         assert bank is not None and plan.lender is not None
         lender = bank.named(plan.lender, case.modality)
         matte, blur, facts = matte_of(bank, lender), lender.blur_mm, {"lender": lender.case}
+        level = level_of(case.volume) / lender.level if lender.level else 1.0
     progress("texture", 0.5)
     matte = matte.turned(axes.order)
     laid = grafted(
         axes.view(case.volume.array), axes.spacing, axes.view(plan.target), matte, blur, case.ct, level
     )
-    return _planted(case, axes, laid, laid.mask, plan.target, facts)
+    return _planted(case, plan, axes, laid, laid.mask, plan.target, facts)
 
 
 def _of_donor(image: Volume, mask: np.ndarray, ct: bool) -> tuple[Matte, float]:
@@ -96,7 +98,13 @@ def _of_donor(image: Volume, mask: np.ndarray, ct: bool) -> tuple[Matte, float]:
 
 
 def _planted(
-    case: Case, axes: Axes, laid: Laid, tumour: np.ndarray, wanted: np.ndarray, facts: Mapping[str, Any]
+    case: Case,
+    plan: Plan,
+    axes: Axes,
+    laid: Laid,
+    tumour: np.ndarray,
+    wanted: np.ndarray,
+    facts: Mapping[str, Any],
 ) -> Planted:
     """The change of the file's voxels.
 
@@ -105,11 +113,14 @@ def _planted(
     shape = case.volume.array.shape
     box = axes.file_box(laid.box, shape)
     before = case.volume.array[box].copy()
-    inside = axes.back(laid.changed)
+    inside, tumour = axes.back(laid.changed), axes.back(tumour)
+    if plan.request.avoid is not None:
+        free = ~plan.request.avoid[box]
+        inside, tumour = inside & free, tumour & free
     after = before.copy()
     after[inside] = quantise(axes.back(laid.values)[inside], before.dtype)
     mask, changed = np.zeros(shape, bool), np.zeros(shape, bool)
-    mask[box], changed[box] = axes.back(tumour), inside
+    mask[box], changed[box] = tumour, inside
     planned = max(int(wanted.sum()), 1)
     share, left = mask.sum() / planned, laid.mask.sum() / planned
     if left < LEAST_LEFT:

@@ -10,7 +10,9 @@ import numpy as np
 from TumorSynthLib.edit.case import Case, measured
 from TumorSynthLib.edit.plan import KEPT, Plan
 from TumorSynthLib.edit.progress import Progress
+from TumorSynthLib.models import ANY
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image
+from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.region import Region
 from TumorSynthLib.texture.engine import Draft
 from TumorSynthLib.texture.exemplar.retexture import Slider
@@ -33,15 +35,16 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
     progress("measure", 0.0)
     with progress.stage("measure"):
         reached = _measure(case, region, made.values, TEXTURE_CLASSES)
+    kind = _of_kind(case)
     facts = {
         **made.facts(),
         "strength": strength,
-        "spread_from": "population" if case.population else "sub-windows of the tumour",
+        "spread_from": "population" if kind else "sub-windows of the tumour",
         **({"zone": "mask"} if plan.edit == "synthesize" else {}),
         **({"reachable": ranges} if ranges else {}),
         **({"limits": made.limits} if made.limits else {}),
     }
-    spread = {} if case.population else dict(slider.spread)
+    spread = {} if kind else dict(slider.spread)
     return Draft(
         region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=facts, spread=spread,
         used=made.limits,
@@ -62,12 +65,23 @@ def slider_of(case: Case, progress: Progress) -> tuple[Region, Slider]:
         progress("solve", 1 - 1 / (1 + next(calls) / USUAL_MEASURES))
         return _measure(case, region, values, classes)
 
-    bounds = bounds_of(case.population, dtype)
-    spread = case.spread() or _spread(case, region)
+    kind = _of_kind(case)
+    spread = (case.spread() if kind else {}) or _spread(case, region) or case.spread()
     slider = Slider(
-        region.native, region.native_mask, region.native_spacing, measure, spread, case.population, bounds
+        region.native,
+        region.native_mask,
+        region.native_spacing,
+        measure,
+        spread,
+        kind,
+        bounds_of(kind, dtype),
     )
     return region, slider
+
+
+def _of_kind(case: Case) -> Population | None:
+    """Tumours like the case's; those of other organs tell neither what its tissue allows nor what is little of a feature."""
+    return None if case.bundle is not None and case.bundle.organ == ANY else case.population
 
 
 def _plain(case: Case) -> bool:

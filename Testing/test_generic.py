@@ -13,7 +13,7 @@ from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.edit.choose import suited
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models import ANY, bundled_folder, find, installed
+from TumorSynthLib.models import ANY, bundled_folder, find, info, installed
 from TumorSynthLib.models.parts import draws
 from TumorSynthLib.suitability import at_scale, level_of
 from TumorSynthLib.volume import Volume, read_image, read_labelmap
@@ -91,6 +91,13 @@ def test_cards_say_licence_memorisation_and_what_they_cannot_do(name):
     assert len(lenders) >= 6 and all(t.entry["licence"].startswith("CC BY") for t in lenders)
     cases = [*(t.case for t in lenders), *bundle.json["population"][bundle.modalities[0]]["cases"]]
     assert not [c for c in cases if any(c == p or c.startswith(p + "_") for p in kept)]
+
+
+@pytest.mark.parametrize("name", [*GENERIC, "lung-nodule-ct", "soft-tissue-sarcoma"])
+def test_info_says_what_a_bank_holds_of_patients_without_its_numbers(name):
+    told = info(name)["bank"]
+    assert "real tumours" in told["what"] and len(told["tumours"]) >= 6 and "CC BY 3.0" in told["licence"]
+    assert set(told) == {"what", "tumours", "data", "licence"}
 
 
 def test_every_edit_works(case):

@@ -129,7 +129,7 @@ def list_models(catalogue: Catalogue | None = None) -> Listing:
 
 
 def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
-    """All that is known of a model, for display: the manifest without the population's numbers, or its
+    """All that is known of a model, for display: the manifest without the numbers of population and bank, or its
     catalogue entry.
 
     :raises ModelError: if it is neither on this machine nor in the catalogue, or damaged.
@@ -143,7 +143,9 @@ def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
         if entry is None:
             raise
         return {"status": "available", **asdict(entry)}
-    shown = {key: value for key, value in bundle.json.items() if key != "population"}
+    shown = {key: value for key, value in bundle.json.items() if key not in ("population", "bank")}
+    if bundle.json.get("bank"):
+        shown["bank"] = _lenders(bundle.json["bank"]["tumours"])
     population = {
         modality: _counts(entry)
         if "names" in entry
@@ -158,6 +160,16 @@ def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
         **shown,
         "population": population,
         "ignored": bundle.ignored,
+    }
+
+
+def _lenders(tumours: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a bank holds of patients, and by which licence."""
+    return {
+        "what": "voxels of real tumours of training patients, 8 bit, which insertions show again",
+        "tumours": [str(tumour.get("case")) for tumour in tumours],
+        "data": sorted({str(tumour.get("data")) for tumour in tumours}),
+        "licence": sorted({str(tumour.get("licence")) for tumour in tumours}),
     }
 
 

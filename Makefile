@@ -31,6 +31,7 @@ quick: lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python Testing/support/type_errors.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -49,7 +49,7 @@ def addTumour(name: str = "lung1"):
     return volume, segmentation, segmentID
 
 
-def wait(until=None, seconds: float = 30.0) -> None:
+def wait(until=None, seconds: float = 120.0) -> None:
     """Let timers fire until a condition holds, by default until none is running any more."""
     import qt
 

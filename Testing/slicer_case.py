@@ -87,7 +87,7 @@ def rotated(degrees: float, scale: float = 1.0, shift=(0.0, 0.0, 0.0)) -> np.nda
     return slicer.util.arrayFromVTKMatrix(transform.GetMatrix())
 
 
-def drain(logic, job, seconds: float = 60.0) -> None:
+def drain(logic, job, seconds: float = 120.0) -> None:
     """What the event loop does: poll until an edit has ended."""
     import time
 

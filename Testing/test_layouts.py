@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from TumorSynthLib.errors import InputError
+from TumorSynthLib.errors import ImageWarning, InputError
 from TumorSynthLib.volume import Volume, read_image
 
 TRAINING = Path(__file__).resolve().parents[1] / "Training"
@@ -123,7 +123,8 @@ def test_a_mask_on_another_grid_is_brought_to_the_image(tmp_path):
     labels = labelled((12, 12, 12), l2=(2, 10), l1=(4, 8))
     nifti(tmp_path / "B_01/T1.nii.gz", np.ones((24, 24, 24), np.int16), (0.5, 0.5, 0.5))
     nifti(tmp_path / "B_01/mask.nii.gz", labels)
-    (_, _, there) = loaded("folder", tmp_path)["B_01 T1"]
+    with pytest.warns(ImageWarning, match="another grid"):
+        (_, _, there) = loaded("folder", tmp_path)["B_01 T1"]
     assert set(np.unique(there)) == {0, 1, 2} and abs((there == 1).sum() / 8 - 64) < 12
 
 

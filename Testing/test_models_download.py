@@ -13,7 +13,7 @@ from TumorSynthLib.models.download import Rules, check_address, download, fetch,
 
 DATA = bytes(range(256)) * 4096  # 1 MiB, so that several reads are needed
 SHA = hashlib.sha256(DATA).hexdigest()
-RULES = Rules(attempts=3, first_pause_s=0.001, timeout_s=5, allow_loopback_http=True)
+RULES = Rules(attempts=3, first_pause_s=0.001, timeout_s=60, allow_loopback_http=True)
 
 
 @pytest.fixture

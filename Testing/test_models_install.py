@@ -22,7 +22,7 @@ from TumorSynthLib.models.download import Rules
 from TumorSynthLib.models.lock import locked
 from TumorSynthLib.models.write import pack
 
-RULES = Rules(attempts=3, first_pause_s=0.001, timeout_s=5, allow_loopback_http=True)
+RULES = Rules(attempts=3, first_pause_s=0.001, timeout_s=60, allow_loopback_http=True)
 
 
 @pytest.fixture(autouse=True)

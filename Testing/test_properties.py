@@ -91,7 +91,9 @@ def test_simpleitk_has_the_same_positions(volume, index):
 @few
 @given(volumes(), triples)
 def test_slicer_s_geometry_is_the_engine_s(volume, index):
-    matrix = geometry.rasMatrix(volume.spacing, volume.origin, volume.direction)
+    matrix = np.eye(4)
+    matrix[:3] = np.column_stack([volume.matrix, volume.origin])
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix  # index to RAS, as Slicer has it
     ras = (matrix @ [*index, 1.0])[:3]
     assert np.allclose(geometry.toLPS(ras), volume.points(np.array(index)), atol=1e-6)
     assert geometry.toRAS(geometry.toLPS(ras)) == tuple(ras)
@@ -177,7 +179,7 @@ def values_of(row) -> st.SearchStrategy:
         "text": lambda: st.text(max_size=20),
         "point": lambda: st.one_of(triples, *(st.just(word) for word in row.words)),
         "features": lambda: st.fixed_dictionaries({}, optional={
-            "original_glcm_Contrast": numbers, "original_firstorder_Mean": numbers,
+            "original_glcm_Contrast": st.floats(0.0, 1000.0), "original_firstorder_Mean": numbers,
         }),
         "box": lambda: st.tuples(*[st.builds(slice, st.integers(0, 9), st.integers(10, 20))] * 3),
     }  # fmt: skip

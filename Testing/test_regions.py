@@ -12,7 +12,7 @@ from training_case import call, common, export_bundle, one_thread, prepare, trai
 
 from TumorSynthLib import cli
 from TumorSynthLib.editor import Editor, EditRequest
-from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.errors import ImageWarning, InputError, ModelError
 from TumorSynthLib.models.bundle import load_bundle
 from TumorSynthLib.radiomics.extract import extract, extract_image
 from TumorSynthLib.radiomics.settings import Settings
@@ -372,7 +372,8 @@ def test_a_labelmap_on_another_grid_and_a_damaged_one(files, case, tmp_path):
     finer = Volume(labels.repeat(2, 0).repeat(2, 1).repeat(2, 2), tuple(s / 2 for s in volume.spacing),
                    tuple(volume.points([-0.25] * 3)), volume.direction)  # fmt: skip
     write_volume(finer, tmp_path / "fine.nii.gz")
-    assert np.array_equal(read_labelmap(tmp_path / "fine.nii.gz", volume), labels)
+    with pytest.warns(ImageWarning, match="another grid"):
+        assert np.array_equal(read_labelmap(tmp_path / "fine.nii.gz", volume), labels)
     write_volume(volume.with_array(labels.astype(np.float32) + 0.5), tmp_path / "half.nii.gz")
     with pytest.raises(InputError, match="whole numbers"):
         read_labelmap(tmp_path / "half.nii.gz", volume)

@@ -1,5 +1,6 @@
 """The repository stays small enough for Slicer's Extensions Index, which refuses 100 MB; its quick tests cover every package."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -47,3 +48,14 @@ def test_the_quick_tests_cover_every_package():
         if not re.search(rf"(from|import) {re.escape(name)}\b", text)
     ]
     assert not missing and "from TumorSynthSlicer" in text and "TRAINING" in text and len(packages) > 7
+
+
+def test_errors_of_type_only_get_fewer():
+    """A new file has none, an old one no more than it had; and the list loses what is gone."""
+    from support.type_errors import ALLOWED, compared
+
+    old = {"a.py": 2, "b.py": 1, "c.py": 1}
+    worse, lower = compared({"a.py": ["1"], "b.py": ["1", "2"], "new.py": ["1"]}, old)
+    assert [text.split(":")[0] for text in worse] == ["b.py", "new.py"] and lower == {"a.py": 1, "b.py": 1}
+    listed = json.loads(ALLOWED.read_text(encoding="utf-8"))
+    assert all((ROOT / name).is_file() and count > 0 for name, count in listed.items())

@@ -38,7 +38,7 @@ def volumeOf(node) -> float:
     return mass.GetVolume()
 
 
-def pollUntil(logic, condition, seconds: float = 60.0) -> None:
+def pollUntil(logic, condition, seconds: float = 120.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "it took too long"

@@ -271,7 +271,7 @@ def detect(
     :param count: folds; `steps` of the patch network's training, 0 leaves it out; `repeats` with other folds, averaged.
     """
     items = [(i, None) for i in sorted({i for i, _ in made})] + list(made)
-    x, image, y, cases = [], [], [], [i for i, _ in items]
+    rows, crops, made_up, cases = [], [], [], [i for i, _ in items]
     patients = np.array([bench.tumours[i].case.patient for i in cases])
     lenders = np.array(
         [bench.tumours[d.donor if d and d.donor is not None else i].case.patient for i, d in items]
@@ -280,11 +280,11 @@ def detect(
         tumour = bench.tumours[i]
         array, mask = window(bench, tumour, drawn)
         found = numbers(array, mask, bench.bundle.spacing)
-        x.append(np.concatenate([found, audit(drawn.features if drawn else tumour.own)]))
+        rows.append(np.concatenate([found, audit(drawn.features if drawn else tumour.own)]))
         mapped = bench.bundle.json["intensity"][tumour.case.modality]
-        image.append(patches(array, mask, i, lambda v, m=mapped: np.arcsinh((v - m["center"]) / m["scale"])))
-        y.append(int(drawn is not None))
-    x, y, image = np.nan_to_num(np.array(x)), np.array(y), np.stack(image)
+        crops.append(patches(array, mask, i, lambda v, m=mapped: np.arcsinh((v - m["center"]) / m["scale"])))
+        made_up.append(int(drawn is not None))
+    x, y, image = np.nan_to_num(np.array(rows)), np.array(made_up), np.stack(crops)
     count = min(count, len(set(patients)))
     scores, trained = {"numbers": np.zeros(len(y)), "patches": np.zeros(len(y))}, []
     for r in range(repeats):

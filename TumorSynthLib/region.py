@@ -70,8 +70,8 @@ class Frame:
     :param flip: which LPS array axes run against the file.
     """
 
-    order: tuple[int, int, int]
-    flip: tuple[bool, bool, bool]
+    order: tuple[int, ...]
+    flip: tuple[bool, ...]
 
     @classmethod
     def of(cls, direction: tuple[float, ...]) -> Frame:
@@ -136,23 +136,23 @@ class Region:
     array: np.ndarray
     mask: np.ndarray
     valid: np.ndarray
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, ...]
     operators: Matrices | None
     native: np.ndarray
     native_mask: np.ndarray
     frame: Frame
-    start: tuple[int, int, int]
-    window: tuple[int, int, int]
-    lattices: tuple[Lattice, Lattice, Lattice]
+    start: tuple[int, ...]
+    window: tuple[int, ...]
+    lattices: tuple[Lattice, ...]
 
     @classmethod
     def around(
         cls,
         volume,
         mask: np.ndarray,
-        spacing: tuple[float, float, float] | None = None,
+        spacing: tuple[float, ...] | None = None,
         margin_mm: float = 0.0,
-        multiple: tuple[int, int, int] = (1, 1, 1),
+        multiple: tuple[int, ...] = (1, 1, 1),
         window: tuple[slice, ...] | None = None,
     ) -> Region:
         """Region of the working grid that holds a mask and a margin.
@@ -187,7 +187,7 @@ class Region:
                 "resampling; use a larger mask or a model with a finer grid"
             )
         valid = all_inside(lattices, samples)
-        window = tuple(int(s[0]) for s in samples)
+        first = tuple(int(s[0]) for s in samples)
         spacing_xyz = tuple(float(s) for s in working[::-1])
         return cls(
             volume,
@@ -200,17 +200,17 @@ class Region:
             native_mask,
             frame,
             tuple(int(s) for s in start),
-            window,
+            first,
             tuple(lattices),
         )
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(D, H, W) of the working grid."""
         return self.array.shape
 
     @property
-    def native_spacing(self) -> tuple[float, float, float]:
+    def native_spacing(self) -> tuple[float, ...]:
         """(x, y, z) mm of the native box, along LPS."""
         return tuple(s * lattice.ratio for s, lattice in zip(self.spacing, self.lattices[::-1]))
 

@@ -16,7 +16,7 @@ SUPPORT = 14
 """Native voxels kept beyond the window. The B-spline prefilter decays by 0.268 a voxel, so that what is cut off
 weighs less than 1e-7."""
 
-Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
+Matrices = tuple[np.ndarray, ...]  # one an axis: (z, y, x)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,11 @@ class HoleConfig:
     """So far from the skin, on both sides, tissue and air are lent along the surface."""
     air_zone_mm: float = 2.0
     """The zone reaches so far out of the skin: its blur."""
+    wall_hu: float = -400.0
+    """CT of lung: what is denser and at least twice `wall_mm` thick is no lung."""
+    wall_mm: float = 4.0
+    wall_smooth_mm: float = 1.5
+    """Gaussian of the distance to the wall: dents that a contour leaves are evened."""
     outside_hu: float = -960.0
     """CT: air around the mask that is mostly lower than this is outside of the patient, no lung."""
 
@@ -92,9 +97,22 @@ def surroundings(
     bone = _bone(image, mask, config) if is_ct else np.zeros_like(mask)
     if in_air:
         everywhere = np.ones_like(mask)
-        return Surroundings(everywhere, everywhere, np.full(mask.shape, FAR_MM, np.float32), bone, True)
+        depth = _off_wall(image, mask, spacing, config) if is_ct else np.full(mask.shape, FAR_MM, np.float32)
+        return Surroundings(everywhere, everywhere, depth, bone, True)
     body, depth = blur(air, (0, 1, 1)) <= 0.3, _depth(air, spacing, config)
     return Surroundings(body, body | (np.abs(depth) <= config.surface_mm), depth, bone, False)
+
+
+def _off_wall(image, mask, spacing, config: HoleConfig) -> np.ndarray:
+    """Distance (mm) in the lung to what bounds it (chest wall, mediastinum, diaphragm), negative in there; the tumour
+    counts as lung. What is as thin as a vessel is no wall."""
+    soft = (blur(image, (0, 0.7, 0.7)) > config.wall_hu) & ~mask
+    core = edt(np.pad(soft, 1), spacing)[1:-1, 1:-1, 1:-1] > config.wall_mm
+    if not core.any():
+        return np.full(mask.shape, FAR_MM, np.float32)
+    wall = soft & dilate(core, spacing, config.wall_mm + spacing[1])
+    apart = edt(~wall, spacing) - edt(wall, spacing)
+    return blur(apart, [config.wall_smooth_mm / s for s in spacing])
 
 
 def _depth(air, spacing, config: HoleConfig) -> np.ndarray:

@@ -23,9 +23,9 @@ from TumorSynthLib.texture.exemplar.scan import level_between
 from TumorSynthLib.texture.exemplar.sliders import slider_of
 from TumorSynthLib.volume import Volume
 
-LEVEL, MOST_NOISE = 2.0, 4.0
-"""In-plane voxels of the Gaussian that parts a donor's level from its detail, and by how much at most detail is made stronger or
-weaker for the recipient's noise."""
+LEVEL, MOST_NOISE, NOISE_SD = 2.0, 4.0, 3.0
+"""In-plane voxels of the Gaussian that parts a donor's level from its detail, by how much at most its noise is made stronger or
+weaker for the recipient's, and its standard deviations up to which detail is noise."""
 NOISE_TOLD = 0.2
 """Logarithm of the ratio of noise from which on it is said."""
 RING_VOXELS = 3
@@ -146,7 +146,9 @@ def _features_of(
     theirs = Bands(region.native, region.native_mask, region.native_spacing)
     noisier = theirs.noise / max(slider.bands.noise, 1e-6)
     level = theirs.smooth(theirs.image, LEVEL)[theirs.mask]
-    detail = (theirs.own - level) / np.clip(noisier, 1 / MOST_NOISE, MOST_NOISE)
+    detail, bound = theirs.own - level, NOISE_SD * theirs.noise
+    more = 1 / np.clip(noisier, 1 / MOST_NOISE, MOST_NOISE) - 1
+    detail = detail + more * bound * np.tanh(detail / bound)  # edges stay
     held = theirs.put(np.clip(level, slider.limits.low, slider.limits.high) + detail, region.native)
     found = measured(region, held, case.settings, ("firstorder", "glcm", "glrlm", "glszm"))
     return texture_of(case.population, found, image.volume_of(lent), case.volume.volume_of(tissue)), noisier

@@ -616,6 +616,37 @@ def test_segments_of_a_seg_nrrd(tmp_path):
     assert "no layer 7" in refusal(broken, VOLUME)
 
 
+def without(path, *lines):
+    """A .seg.nrrd without some lines of its header."""
+    content = path.read_bytes()
+    for line in lines:
+        assert line in content
+        content = content.replace(line, b"", 1)
+    path.write_bytes(content)
+    return path
+
+
+def test_segments_of_slicer_before_layers(tmp_path):
+    """Each segment was read from the first layer."""
+    two = [("tumour", 1, 0), ("node", 1, 1)]
+    lost = [
+        b"Segment0_Layer:=0\n",
+        b"Segment1_Layer:=1\n",
+        b"Segment0_LabelValue:=1\n",
+        b"Segment1_LabelValue:=1\n",
+    ]
+    path = without(seg_nrrd(tmp_path / "a.seg.nrrd", [TUMOUR * 1, NODE * 1], two), *lost)
+    assert np.array_equal(read_mask(path, VOLUME, "node"), NODE)
+    assert np.array_equal(read_mask(path, VOLUME, "tumour"), TUMOUR)
+    path = without(seg_nrrd(tmp_path / "b.seg.nrrd", [TUMOUR * 1, NODE * 1], two), lost[1])
+    assert "nothing says the Layer of its segment 'node'" in refusal(path, VOLUME, "node")
+    one = [("tumour", 1, 0), ("node", 2, 0)]
+    path = seg_nrrd(tmp_path / "c.seg.nrrd", [TUMOUR + NODE * 2], one)
+    assert "the LabelValue of its segment 'node'" in refusal(
+        without(path, b"Segment1_LabelValue:=2\n"), VOLUME, "node"
+    )
+
+
 def test_labels_that_rounding_has_moved(tmp_path):
     labels = np.where(NODE, np.float32(1.9999998), np.where(TUMOUR, np.float32(1.0000001), np.float32(0)))
     path = write_volume(VOLUME.with_array(labels), tmp_path / "floats.nii")

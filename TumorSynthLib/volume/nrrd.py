@@ -92,7 +92,7 @@ def read_content(path: Path) -> Content:
         guard.check_sizes(path, sizes)
     if guard.whole_numbers(path, fields.get("dimension", str(len(sizes))), "dimension") != (len(sizes),):
         raise guard.damaged(path, "its fields 'dimension' and 'sizes' don't fit together")
-    segments = _segments(path, texts)
+    segments = _segments(path, texts, sizes)
     axes = _space_axes(path, fields, len(sizes))
     inner = [sizes[a] for a in axes]
     outer = [n for axis, n in enumerate(sizes) if axis not in axes and axis > min(axes, default=0) and n > 1]
@@ -304,22 +304,30 @@ def _skip(path: Path, fields: Mapping[str, str], file: BinaryIO, claimed: int, p
         file.seek(count, 1)
 
 
-def _segments(path: Path, texts: Mapping[str, str]) -> tuple[Segment, ...]:
-    """Segments of a .seg.nrrd, in the order of their numbers."""
+def _segments(path: Path, texts: Mapping[str, str], sizes: Sequence[int]) -> tuple[Segment, ...]:
+    """Segments of a .seg.nrrd of these sizes, in the order of their numbers.
+
+    Slicer wrote neither layers nor values before 4.11: there each segment has a layer of its own, in their order.
+    """
     found: dict[int, dict[str, str]] = {}
     for key, value in texts.items():
         match = _SEGMENT.match(key)
         if match:
             found.setdefault(int(match[1][:9]), {})[match[2]] = value
-    return tuple(
-        Segment(
-            one.get("Name", f"Segment {n}"),
-            guard.whole_numbers(path, one.get("LabelValue", "1"), f"Segment{n}_LabelValue", 1)[0],
-            guard.whole_numbers(path, one.get("Layer", "0"), f"Segment{n}_Layer", 1)[0],
-        )
-        for n, one in sorted(found.items())
-        if "Name" in one or "LabelValue" in one
-    )
+    found = {n: one for n, one in sorted(found.items()) if "Name" in one or "LabelValue" in one}
+    layers = sizes[0] if len(sizes) == 4 else 1
+    old = layers == len(found) and not any("Layer" in one for one in found.values())
+    kept = []
+    for place, (n, one) in enumerate(found.items()):
+        layer = str(place) if old else one.get("Layer", "0" if layers == 1 else None)
+        value = one.get("LabelValue", "1" if old or layers > 1 or len(found) == 1 else None)
+        numbers = []
+        for name, text in (("LabelValue", value), ("Layer", layer)):
+            if text is None:
+                raise guard.damaged(path, f"nothing says the {name} of its segment {one.get('Name', n)!r}")
+            numbers.append(guard.whole_numbers(path, text, f"Segment{n}_{name}", 1)[0])
+        kept.append(Segment(one.get("Name", f"Segment {n}"), *numbers))
+    return tuple(kept)
 
 
 def chunks(volume: Volume, fields: Mapping[str, str]) -> Iterator[bytes]:

@@ -6,9 +6,11 @@ import editor_case
 import numpy as np
 import pytest
 
+from TumorSynthLib.edit.features import steerable
 from TumorSynthLib.edit.plan import KEPT, choose_engine, of_existing
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import Cancelled, InputError
+from TumorSynthLib.phantom import chest
 from TumorSynthLib.provenance import check_repeatable, request_of
 from TumorSynthLib.suitability import holds_tumour
 from TumorSynthLib.texture.engine import ENGINES, make_engine
@@ -207,6 +209,20 @@ def test_a_synthesize_of_which_only_the_mask_is_known_keeps_the_tumour_that_is_t
     assert Editor(None).on_tumour(volume, mask, asked).strength == KEPT
     for request in (EditRequest(), EditRequest(features={CONTRAST: 4.0}, strength=1.0)):
         assert Editor(None).on_tumour(volume, mask, request) is request
+
+
+def test_many_features_are_another_tumours_unless_most_are_its_own():
+    """A features file: with a few values changed the tumour keeps its voxels, another tumour's is drawn by the network."""
+    volume, mask = chest(seed=1)
+    editor = Editor("lung-nodule-ct")
+    population = editor.population("CT")
+    own = {n: v for n, v in steerable(editor.extract(volume, mask))[0].items() if n in population.names}
+    changed = EditRequest(features={**own, CONTRAST: 1.3 * own[CONTRAST]})
+    assert len(own) > 20 and editor.on_tumour(volume, mask, changed).strength == KEPT
+    typical = {n: population.quantiles(n, (25,))[0] for n in own}
+    other = EditRequest(features=typical)
+    assert editor.on_tumour(volume, mask, other) is other
+    assert Editor("generic-ct").on_tumour(volume, mask, other).strength == KEPT  # it has no network
 
 
 def test_a_donor_lends_its_tissue_and_is_needed_again_for_a_repetition(case):

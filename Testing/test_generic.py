@@ -134,6 +134,9 @@ def test_insertions_by_bank_or_donor_stay_off_the_tumour_that_is_there(case, don
     made = Editor(name).insert(volume, EditRequest(at="auto", avoid=mask, seed=1, **lent))
     assert made.mask.any() and not (made.mask & mask).any()
     assert (made.volume.array[mask] == volume.array[mask]).all()
+    if name == "generic-mr":  # what is inserted is seen
+        new, old = (float(np.median(v.array[made.mask])) for v in (made.volume, volume))
+        assert abs(new - old) > 0.05 * level_of(volume)  # three times the grain
 
 
 def test_a_place_that_is_to_be_avoided_is_refused(ct):

@@ -23,7 +23,7 @@ from TumorSynthLib.edit.case import Case, measured, open_case
 from TumorSynthLib.edit.choose import LUNG_HU, shows_lung, suited
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import resolved, split, storable
-from TumorSynthLib.edit.miss import MEDIAN_FROM_FEATURES
+from TumorSynthLib.edit.miss import MEDIAN_FROM_FEATURES, NEARLY_OWN, Miss
 from TumorSynthLib.edit.options import EditRequest, check_used
 from TumorSynthLib.edit.plan import (
     Drawn,
@@ -41,9 +41,10 @@ from TumorSynthLib.edit.wish import Wish, nearest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import ANY, Bundle, find
 from TumorSynthLib.models.intensity import Intensity
+from TumorSynthLib.models.parts import draws
 from TumorSynthLib.painted import parts
-from TumorSynthLib.placement import Part, grown, placed, window_of
-from TumorSynthLib.radiomics.extract import extract_image
+from TumorSynthLib.placement import BODY_SHARE, Part, grown, placed, window_of
+from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.radiomics.table import FEATURES, resolve
@@ -217,17 +218,27 @@ class Editor:
     def on_tumour(self, volume: Volume, mask: np.ndarray, request: EditRequest) -> EditRequest:
         """The request of a `synthesize` where a mask is all that is known: a tumour in it keeps its own pattern.
 
-        Without features and donor, with so many features that they are another tumour's, or where the request speaks of how
-        to draw (strength, engine, steps …), it is drawn.
+        Without features and donor, with many features that are another tumour's (its own network reaches those far better than
+        its voxels), or where the request speaks of how to draw (strength, engine, steps …), it is drawn.
         """
         kept = of_existing(request) if request.features or request.donor is not None else request
         if kept is request or self.several:
             return request
-        if self.bundle is not None and len(request.features or ()) >= MEDIAN_FROM_FEATURES:
-            return request
         modality = self.modality(volume, request.modality)
+        many = len(request.features or ()) >= MEDIAN_FROM_FEATURES
+        if many and draws(self.bundle) and not self._nearly_own(volume, mask, modality, request.features):
+            return request
         ct = Intensity.of(volume.array, modality, self.bundle).is_ct
         return kept if suitability.holds_tumour(volume, check_mask(mask, volume), ct) else request
+
+    def _nearly_own(
+        self, volume: Volume, mask: np.ndarray, modality: str, features: Mapping[str, float]
+    ) -> bool:
+        """Whether most of the asked features are the tumour's own, as after a change of some in its features file."""
+        population = self.population(modality, volume)
+        spread = dict(zip(population.names, population.std)) if population else {}
+        own = self.extract(volume, mask, modality, TEXTURE_CLASSES)
+        return Miss.of(resolved(features), own, spread).median < NEARLY_OWN
 
     def retexture(
         self, volume: Volume, mask: np.ndarray, request: EditRequest, progress: Report | None = None
@@ -546,7 +557,8 @@ def _tone(case: Case, request: EditRequest) -> float | None:
     if case.ct:
         return None
     volume, values = case.volume, suitability.looked_at(case.volume)
-    values = values[values > values.min()] if request.inside is None else volume.array[request.inside]
+    values = values[values > BODY_SHARE * np.percentile(values, 99)]
+    values = values if request.inside is None else volume.array[request.inside]
     if request.at is not None and not isinstance(request.at, str):
         index = np.rint(volume.indices(np.asarray(request.at, float))[::-1]).astype(int)
         room = np.ceil(TONE_MM / np.array(volume.spacing[::-1])).astype(int)

@@ -12,6 +12,7 @@ from TumorSynthLib.edit.result import differences
 
 REACHED = 0.25  # population standard deviations within which a feature counts as reached
 MEDIAN_FROM_FEATURES = 10  # asked features, from which their median tells if they are reached
+NEARLY_OWN = 0.1  # population standard deviations: median of asked features' differences from a tumour's own, if they are meant
 MIN_MISS_UNIT_SD = 0.01  # population standard deviations that a unit of error is at least
 
 

@@ -366,6 +366,32 @@ def test_the_page_says_which_detector_proves_nothing():
     assert "| CT own, bridge | 5; 30 mm | ×0.50 (0.40-0.60) |" in tumours and "c7" in tumours
 
 
+def test_the_page_shows_what_strength_does(tmp_path):
+    outs = []
+    for engine, strength, pattern, off in (
+        ("exemplar", 0.0, 1.0, 0.3),
+        ("exemplar", 0.3, 0.9, 0.2),
+        ("bridge", None, 0.7, 0.0),
+    ):
+        out = placed_results(engine, 0.9, "slider+") | {"strength": strength}
+        found = out["results"]["CT slider+"]
+        found["numbers"]["pattern"] = found["numbers"]["pattern"] | {"made": pattern}
+        found["reach"] = {"within": 0.5, "said": 1.0, "off": off, "worst": {"value": 1.0}}
+        outs.append(out)
+    curves = judge_page.strengths(outs)
+    assert list(curves.values()) == [[(0.0, 1.0, 0.3), (0.3, 0.9, 0.2), (1.0, 0.7, 0.0)]]
+    judge_pictures.strength_figure(tmp_path / "s.png", curves)
+    assert (tmp_path / "s.png").stat().st_size < 40000
+    assert any("0.3: 0.900, 0.20" in line for line in judge_page.section(outs))
+
+
+def test_salt_and_pepper_proves_a_detector_where_it_was_judged():
+    first, better = placed_results("bridge", 0.7, "slider+"), placed_results("exemplar", 0.6, "slider+")
+    better["results"]["CT speckled"] = placed_results("exemplar", 0.95, "speckled")["results"]["CT speckled"]
+    rows = [line for line in judge_page.section([first, better]) if line.startswith("| CT slider+")]
+    assert len(rows) == 2 and not any("†" in row for row in rows)
+
+
 def test_the_page_has_the_readings():
     reading = {
         "task": "reading",

@@ -301,7 +301,7 @@ def measured(a) -> Iterator[dict]:
     modalities = [m for m in bundle.modalities if not a.modality or m in a.modality]
     count = QUICK_PLACES if a.quick and a.places is None else a.places
     found = judged(a.data, modalities, count, a.choosing)
-    places = load(found, is_lung(bundle), a.seed, a.scale)
+    places = load(found, is_lung(bundle), a.seed, a.scale, holes=not set(a.edits) <= set(SAME_MASK))
     judge = Judge(
         Maker(Editor(bundle, a.device), places, a.engine, a.strength, a.seed, a.cache), a.out, detectors(a)
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from goals import span
 
 PROVES = 0.85  # AUC that a detector needs on the first engine's edits, to say something of the others
+FOUND = 0.8  # the same on salt and pepper, where that was judged
+SLID = ("slider+", "slider-")
+FIGURE = "place-strength.png"
 FIRST = ("bridge", "default")  # engines that a detector is proved on
 SEEN = 3
 HEAD = """## Is the edit seen?
@@ -19,8 +22,8 @@ from `train`. In brackets: 95 % interval by patient of the comparison case by ca
   less that around. Of tumours: made / real, and differences of correlations; *pattern*: correlation with the real tumour, both
   smoothed.
 - *AUC*: boosted trees on patches / patch network / the named numbers, folds by patient; .5: not seen. †: the same detector
-  doesn't tell the edits of the engine `bridge` apart by .85, so it proves nothing. *seen*: the single features of patches that
-  tell most (AUC; above .5: higher where edited).
+  doesn't find salt and pepper by .8 or, where that wasn't judged, the edits of the engine `bridge` by .85: it proves nothing.
+  *seen*: the single features of patches that tell most (AUC; above .5: higher where edited).
 - *untouched*: real tumours, those of every other patient passing for edited; *speckled*: salt and pepper, which any detector of
   worth finds: the two ends of the scale.
 - *reached*: share of asked features within .05 sd / share within that of what was asked or of the limit that was said before the
@@ -38,7 +41,7 @@ def section(outs: list[dict]) -> list[str]:
     for data in sorted({o["data"] for o in places}):
         mine = sorted((o for o in places if o["data"] == data), key=lambda o: o["engine"] not in FIRST)
         lines += _data(data, mine)
-    return lines + (_readings(readings) if readings else [])
+    return lines + _strengths(places) + (_readings(readings) if readings else [])
 
 
 def _data(data: str, outs: list[dict]) -> list[str]:
@@ -47,6 +50,9 @@ def _data(data: str, outs: list[dict]) -> list[str]:
     weak = {
         key: _weak(found) for key, o, found in reversed(rows) if o["engine"] in FIRST and "numbers" in found
     }
+    for key, _, found in rows:
+        if key.endswith(" speckled"):
+            weak |= {f"{key.split()[0]} {edit}": _weak(found, FOUND) for edit in (*SLID, "own")}
     lines = [f"### {data}", ""]
     for columns, healthy in ((HEALTHY_COLUMNS, True), (TUMOUR_COLUMNS, False)):
         part = [r for r in rows if "numbers" in r[2] and ("level" in r[2]["numbers"]) == healthy]
@@ -63,10 +69,39 @@ def _engine(out: dict) -> str:
     return out["engine"] + (f", strength {out['strength']:g}" if out.get("strength") is not None else "")
 
 
-def _weak(found: dict) -> set[str]:
-    """Detectors that don't tell the first engine's edits."""
+def _weak(found: dict, proves: float = PROVES) -> set[str]:
+    """Detectors that don't tell the first engine's edits, or salt and pepper."""
     detectors = found.get("detectors", {})
-    return {n for n in ("trees", "network", "numbers") if n in detectors and detectors[n]["auc"] < PROVES}
+    return {n for n in ("trees", "network", "numbers") if n in detectors and detectors[n]["auc"] < proves}
+
+
+def strengths(outs: list[dict]) -> dict[str, list[tuple[float, float, float]]]:
+    """Strength, pattern kept and mean miss (sd) of sliders, by data set and modality; strength 1 is the network's, drawn anew."""
+    curves: dict[str, dict[float, list]] = {}
+    for o in outs:
+        strength = 1.0 if o.get("engine") == "bridge" else o.get("strength")
+        for key, found in o.get("results", {}).items() if strength is not None else ():
+            modality, edit = key.split(" ", 1)
+            if edit in SLID and "off" in found.get("reach", {}):
+                point = (found["numbers"]["pattern"]["made"], found["reach"]["off"])
+                curves.setdefault(f"{o['data']}, {modality}", {}).setdefault(strength, []).append(point)
+    return {
+        name: [(s, *(sum(v) / len(v) for v in zip(*points[s]))) for s in sorted(points)]
+        for name, points in sorted(curves.items())
+        if len(points) > 2
+    }
+
+
+def _strengths(outs: list[dict]) -> list[str]:
+    curves = strengths(outs)
+    if not curves:
+        return []
+    lines = ["### What `strength` does to sliders", ""]
+    lines += ["| data | strength: pattern kept, mean miss in sd |", "|---|---|"]
+    for name, points in curves.items():
+        told = "; ".join(f"{s:g}: {pattern:.3f}, {off:.2f}" for s, pattern, off in points)
+        lines.append(f"| {name} | {told} |")
+    return [*lines, "", f"![What strength does]({FIGURE})", ""]
 
 
 def beside(name: str):

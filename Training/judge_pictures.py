@@ -52,6 +52,23 @@ def _square(picture: np.ndarray) -> np.ndarray:
     return out
 
 
+def strength_figure(path: Path, curves: dict[str, list[tuple[float, float, float]]]):
+    """Pattern kept and mean miss over `strength`, a line for each data set (`judge_page.strengths`)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for name, points in curves.items():
+        strength, *values = zip(*points)
+        for axis, value in zip(axes, values):
+            axis.plot(strength, value, "o-", markersize=3, label=name)
+    for axis, title in zip(axes, ("pattern kept (correlation)", "asked feature missed by (sd, mean)")):
+        axis.set(title=title, xlabel="strength", xticks=(0, 0.3, 0.6, 1), ylim=(0, None))
+        axis.title.set_fontsize(9)
+    axes[0].legend(fontsize=8, loc="lower left")
+    figure.savefig(path, dpi=72)
+
+
 def stacked(path: Path, rows: list[np.ndarray]):
     """Pictures of one width below each other."""
     gap = np.full((GAP, rows[0].shape[1]), 255, np.uint8)

@@ -112,17 +112,20 @@ def judged(folder: Path, modalities, patients: int | None = None, choosing: bool
     return [first[n, m] for n in names for m in modalities if (n, m) in first]
 
 
-def load(found: list[Case], lung: bool, seed: int = 0, largest: float = 1.0) -> list[Place]:
+def load(
+    found: list[Case], lung: bool, seed: int = 0, largest: float = 1.0, holes: bool = True
+) -> list[Place]:
     """The cases in memory, each with its healthy place.
 
     :param largest: scale at which holes are tried first.
+    :param holes: look for healthy places, which takes long in large images.
     """
     places = []
     for case in found:
         volume, labels = case.load()
         places.append(Place(case, volume, labels > 0, lung))
     shapes = [(p.mask[ndimage.find_objects(p.mask.astype(np.uint8))[0]], p.spacing) for p in places]
-    for place in places:
+    for place in places if holes else ():
         rng = np.random.default_rng([seed, *place.key.encode()])
         place.hole, place.scale = healthy_place(place, shapes, rng, largest)
     return places

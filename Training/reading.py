@@ -24,7 +24,7 @@ from pathlib import Path
 
 import common  # noqa: F401  (puts the checkout on the path)
 import numpy as np
-from judge_edits import EDITS, HEALTHY, Maker
+from judge_edits import EDITS, HEALTHY, SAME_MASK, Maker
 from judge_pictures import planes, window_of
 from judged_cases import Place, extent_mm, judged, load
 from removal import is_lung
@@ -217,7 +217,8 @@ def make(a) -> None:
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
     bundle = bundle.painting(bundle.regions[0].name)
     modalities = [m for m in bundle.modalities if not a.modality or m in a.modality]
-    places = load(judged(a.data, modalities, a.places), is_lung(bundle), a.seed, a.scale)
+    holes = not set(a.edits) <= set(SAME_MASK)
+    places = load(judged(a.data, modalities, a.places), is_lung(bundle), a.seed, a.scale, holes)
     maker = Maker(Editor(bundle, a.device), places, a.engine, a.strength, a.seed, a.cache)
     words = [
         "python Training/reading.py make --model",

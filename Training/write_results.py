@@ -391,6 +391,11 @@ def main():
             f"write_results: {target} isn't a results page; move it, or the results to a folder of their own"
         )
     outs = [json.loads(path.read_text()) for path in paths]
+    curves = judge_page.strengths(outs)
+    if curves:
+        from judge_pictures import strength_figure
+
+        strength_figure(folder / judge_page.FIGURE, curves)
     target.write_text(page(outs, notes.read_text() if notes.exists() else ""))
 
 

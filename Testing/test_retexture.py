@@ -24,8 +24,8 @@ def tumour():
 
 
 def measure_in(mask):
-    def measure(box, classes):
-        assert classes == ("firstorder",)
+    def measure(box, names):
+        assert all(name.startswith("original_firstorder_") for name in names)
         values = box[mask].astype(float)
         return {"original_firstorder_Mean": values.mean(), "original_firstorder_Variance": values.var()}
 
@@ -177,8 +177,9 @@ def test_strength_brings_features_nearer_and_keeps_less_of_the_pattern(tumour):
     image, mask = tumour
     settings, name = Settings(binWidth=10.0), "original_glcm_Correlation"
 
-    def measure(box, classes):
-        return extract(np.rint(box).astype(int), mask, SPACING, settings, classes)
+    def measure(box, names):
+        assert names == (name,)  # no other feature is computed
+        return extract(np.rint(box).astype(int), mask, SPACING, settings, names)
 
     slider = Slider(image, mask, SPACING, measure, {name: 0.1})
     off, kept, most = [], [], []

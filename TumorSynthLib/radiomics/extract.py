@@ -146,7 +146,7 @@ class _Place:
             _check_finite(values[self.region], image)
             levels = discretise(values, self.region, settings)
             for name, only in texture.items():
-                found = _COMPUTE[name](values, self.region, levels, self.spacing, settings)
+                found = _COMPUTE[name](values, self.region, levels, self.spacing, settings, only)
                 features |= _named(f"{image}_{name}", found, only)
             spread = np.ptp(values[self.region].astype(float))
             if spread == 0 or (len(levels.gray) <= FEW_LEVELS and settings.binCount is None):
@@ -266,22 +266,22 @@ def _box(mask: np.ndarray, settings: Settings) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _firstorder(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str, float]:
+def _firstorder(array, mask, levels: Levels, spacing, settings: Settings, only) -> dict[str, float]:
     return firstorder(array[mask], levels.counts, spacing, settings.voxelArrayShift)
 
 
-def _glcm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str, float]:
+def _glcm(array, mask, levels: Levels, spacing, settings: Settings, only) -> dict[str, float]:
     counts, offsets = matrices.glcm(levels, settings)
     weights = None
     if settings.weightingNorm is not None:
         lengths = texture_features.direction_weights(offsets, spacing, settings.weightingNorm)
         weights = lengths if settings.weightingNorm == "no_weighting" else np.exp(-(lengths**2))
     return texture_features.glcm_features(
-        counts, levels.gray, symmetrical=settings.symmetricalGLCM, weights=weights
+        counts, levels.gray, symmetrical=settings.symmetricalGLCM, weights=weights, mcc="MCC" in only
     )
 
 
-def _glrlm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str, float]:
+def _glrlm(array, mask, levels: Levels, spacing, settings: Settings, only) -> dict[str, float]:
     counts, offsets = matrices.glrlm(levels, settings)
     weights = None
     if settings.weightingNorm is not None:
@@ -290,17 +290,17 @@ def _glrlm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str
     return texture_features.size_features(counts, levels.gray, lengths, texture_features.RUN_NAMES, weights)
 
 
-def _glszm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str, float]:
+def _glszm(array, mask, levels: Levels, spacing, settings: Settings, only) -> dict[str, float]:
     counts, sizes = matrices.glszm(levels, settings)
     return texture_features.size_features(counts[None], levels.gray, sizes, texture_features.ZONE_NAMES)
 
 
-def _gldm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str, float]:
+def _gldm(array, mask, levels: Levels, spacing, settings: Settings, only) -> dict[str, float]:
     counts, sizes = matrices.gldm(levels, settings)
     return texture_features.size_features(counts[None], levels.gray, sizes, texture_features.DEPENDENCE_NAMES)
 
 
-def _ngtdm(array, mask, levels: Levels, spacing, settings: Settings) -> dict[str, float]:
+def _ngtdm(array, mask, levels: Levels, spacing, settings: Settings, only) -> dict[str, float]:
     return texture_features.ngtdm_features(levels.counts, matrices.ngtdm(levels, settings), levels.gray)
 
 

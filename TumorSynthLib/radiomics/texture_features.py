@@ -37,15 +37,19 @@ def _mean(values: np.ndarray) -> float:
 
 
 def glcm_features(
-    counts: np.ndarray, gray: np.ndarray, *, symmetrical: bool = True, weights: np.ndarray | None = None
-) -> dict[str, float]:
-    """24 co-occurrence features from counts (direction, level, level); `gray` are the levels' numbers."""
+    counts: np.ndarray, gray: np.ndarray, *, symmetrical: bool = True, weights: np.ndarray | None = None,
+    mcc: bool = True,
+) -> dict[str, float]:  # fmt: skip
+    """24 co-occurrence features from counts (direction, level, level); `gray` are the levels' numbers.
+
+    :param mcc: MCC too, which takes longer than all others together.
+    """
     if symmetrical:
         counts = counts + counts.transpose(0, 2, 1)
     counts = _directions(counts, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = counts / counts.sum(axis=(1, 2), keepdims=True)
-        features = _pair_features(p, gray) | _sum_difference_features(p, gray) | _information_features(p)
+        features = _pair_features(p, gray) | _sum_difference_features(p, gray) | _information_features(p, mcc)
         return {name: _mean(values) for name, values in features.items()}
 
 
@@ -103,7 +107,7 @@ def _collect(p: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(size, dtype=float), sums
 
 
-def _information_features(p: np.ndarray) -> dict[str, np.ndarray]:
+def _information_features(p: np.ndarray, mcc: bool) -> dict[str, np.ndarray]:
     """Entropies, informational measures of correlation, maximal correlation coefficient."""
     px, py = p.sum(2), p.sum(1)
     product = px[:, :, None] * py[:, None, :]
@@ -116,7 +120,7 @@ def _information_features(p: np.ndarray) -> dict[str, np.ndarray]:
         "JointEntropy": joint,
         "Imc1": np.where(largest == 0, 0.0, gain1 / largest),
         "Imc2": np.where(joint2 == joint, 0.0, np.sqrt(1 - np.exp(-2 * (joint2 - joint)))),
-        "MCC": _maximal_correlation(p, px, py),
+        **({"MCC": _maximal_correlation(p, px, py)} if mcc else {}),
     }
 
 

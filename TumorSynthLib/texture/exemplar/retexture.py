@@ -24,7 +24,7 @@ from TumorSynthLib.texture.exemplar.voxels import Voxels
 from TumorSynthLib.texture.request import scales_of, sigma
 
 Measure = Callable[[np.ndarray, tuple[str, ...]], Mapping[str, float]]
-"""Features of a native box (D, H, W) float32 as it would be stored, of the named classes, by pyradiomics' names."""
+"""Features of a native box (D, H, W) float32 as it would be stored, by pyradiomics' names, of those named."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ class Slider:
 
     def measured(self, values: np.ndarray, names) -> dict[str, float]:
         """Features by name of voxels (n,) in the mask."""
-        classes = tuple(dict.fromkeys(n.split("_")[1] for n in names))
-        found = self._measure(self.bands.put(values, self.image), classes)
+        found = self._measure(self.bands.put(values, self.image), tuple(names))
         return {n: float(found[n]) for n in names}
 
     def moved(self, asked: Mapping[str, float], strength: float = 0.0, seed: int = 0) -> Retextured:
@@ -162,9 +161,10 @@ class Slider:
         return Goal(names, np.array([asked[n] for n in names]), np.array([scale[n] for n in names]), exact)
 
     def own(self, names) -> dict[str, float]:
-        """The tumour's own features by name, each class measured once."""
-        if not all(n in self._own for n in names):
-            self._own.update(self._measure(self.image, tuple(dict.fromkeys(n.split("_")[1] for n in names))))
+        """The tumour's own features by name, each measured once."""
+        new = tuple(n for n in names if n not in self._own)
+        if new:
+            self._own.update(self._measure(self.image, new))
         return {n: float(self._own[n]) for n in names}
 
     def _solved(self, goal: Goal) -> tuple[str, np.ndarray, Solution]:

@@ -61,9 +61,9 @@ def slider_of(case: Case, progress: Progress) -> tuple[Region, Slider]:
     """The window of the tumour on the grid that it is measured on, and its slider."""
     region, calls, dtype = _region(case), count(1), case.volume.array.dtype
 
-    def measure(values: np.ndarray, classes: tuple[str, ...]) -> Mapping[str, float]:
+    def measure(values: np.ndarray, names: tuple[str, ...]) -> Mapping[str, float]:
         progress("solve", 1 - 1 / (1 + next(calls) / USUAL_MEASURES))
-        return _measure(case, region, values, classes)
+        return _measure(case, region, values, names)
 
     kind = _of_kind(case)
     spread = (case.spread() if kind else {}) or _spread(case, region) or case.spread()

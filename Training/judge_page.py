@@ -84,7 +84,8 @@ def strengths(outs: list[dict]) -> dict[str, list[tuple[float, float, float]]]:
             modality, edit = key.split(" ", 1)
             if edit in SLID and "off" in found.get("reach", {}):
                 point = (found["numbers"]["pattern"]["made"], found["reach"]["off"])
-                curves.setdefault(f"{o['data']}, {modality}", {}).setdefault(strength, []).append(point)
+                name = f"{o['data']}, {modality}, {found['patients']} patients"  # the same at all strengths
+                curves.setdefault(name, {}).setdefault(strength, []).append(point)
     return {
         name: [(s, *(sum(v) / len(v) for v in zip(*points[s]))) for s in sorted(points)]
         for name, points in sorted(curves.items())

@@ -63,9 +63,10 @@ def strength_figure(path: Path, curves: dict[str, list[tuple[float, float, float
         for axis, value in zip(axes, values):
             axis.plot(strength, value, "o-", markersize=3, label=name)
     for axis, title in zip(axes, ("pattern kept (correlation)", "asked feature missed by (sd, mean)")):
-        axis.set(title=title, xlabel="strength", xticks=(0, 0.3, 0.6, 1), ylim=(0, None))
+        axis.set(title=title, xlabel="strength", xticks=(0, 0.3, 0.6, 1))
         axis.title.set_fontsize(9)
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[1].set_ylim(0, None)
+    axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=72)
 
 

@@ -474,6 +474,30 @@ def test_a_place_is_found_for_a_new_tumour():
         )
 
 
+def test_where_no_model_is_made_for_the_organ_the_one_for_any_is_taken_and_says_why():
+    """It has no network, so that nothing of one is offered."""
+    from panel_double import FakeLogic, api
+
+    logic = FakeLogic()
+    logic.modelRows = [
+        *logic.modelRows,
+        api.ModelRow(
+            "generic-mr", "Any organ (MR)", organ="any", modalities=("MR",), edits=api.EDITS, network=False
+        ),
+    ]
+    logic.suggestModel = lambda volume, *rest: "generic-mr"
+    logic.chooseModel = lambda *case: api.ModelChoice("generic-mr", "nothing says which organ this is")
+    with measured(logic) as case:
+        assert case.panel.parameters.modelID == "generic-mr"
+        case.task("removeButton")
+        assert "Any organ (MR): nothing says which organ this is." in case.ui.warningLabel.text
+        assert case.ui.generateButton.enabled
+        selector = case.ui.modelSelector
+        selector.activated.emit(selector.findData("lung-nodule-ct"))
+        case.settle()
+        assert "Any organ" not in case.ui.warningLabel.text
+
+
 def test_the_model_follows_the_case():
     from panel_double import FakeLogic, api
 

@@ -24,6 +24,7 @@ prepare_shapes = pytest.importorskip("prepare_shapes")
 shape_networks = pytest.importorskip("shape_networks")
 train_shape = pytest.importorskip("train_shape")
 export_shape = pytest.importorskip("export_shape")
+write_results = pytest.importorskip("write_results")
 SPACING = (1.0, 1.0, 1.0)
 
 
@@ -236,7 +237,14 @@ def test_looks_of_balls_and_stars():
     rng = np.random.default_rng(0)
     x, label, who = rng.normal(size=(120, 4)), np.arange(40).repeat(3) % 2, np.arange(20).repeat(6)
     assert shape_scoring.told_apart(x + 2 * label[:, None], label, who)["auc"] > 0.9
-    assert 0.25 < shape_scoring.told_apart(x, label, who)["auc"] < 0.75
+    told = shape_scoring.told_apart(x, label, who)
+    assert 0.25 < told["auc"] < 0.75
+    row = {"real 5, 50, 95": [0.1, 0.2, 0.3], "made 5, 50, 95": [0.2, 0.3, 0.4], "made within": 0.5}
+    page = write_results.shape_looks(
+        {"tumours": 3, "patients": 2, "features": {"opening": row}, "silhouettes": told}
+    )
+    assert f"AUC {told['auc']:.2f}" in page[0]
+    assert "| opening | 0.100 0.200 0.300 | 0.200 0.300 0.400 | 0.50 |" in page
 
 
 def test_network_forms_are_solved(prepared, trained, tmp_path):
@@ -294,6 +302,8 @@ def test_parts_of_an_evaluation_add_up(prepared, tmp_path):
     told = json.loads(out.read_text())
     assert told["results"]["solved"]["cases"] == 3 and told["timings"]["preview"]["times"] > 3
     assert "grid" not in told and told["timings"]["solved at 1 mm, all 17"]["times"] == 3
+    page = "\n".join(write_results.shape({k: v for k, v in told.items() if k != "timings"}))
+    assert "| solved | 3 (" in page and "Timings" not in page and "grid" not in page
     shape_scoring.main([*command, "--seed", "1", "--parts", "timings"])
     assert "results" not in json.loads(out.read_text())
 

@@ -136,7 +136,7 @@ def test_a_removal_needs_no_model(client):
     client.send(
         **{k: v for k, v in given.items() if k != "mask"}, edit="insert", request={"at": [0.0, 0.0, 0.0]}
     )
-    assert "no tumour lends its tissue" in client.answer()[0]["message"]
+    assert "whose tissue could be used" in client.answer()[0]["message"]
 
 
 def test_ranges_are_told_one_by_one_and_given_up(client):

@@ -146,7 +146,7 @@ def test_package_list_is_complete():
 
 #: Rooms of the engine, lower ones first: a module imports its own room and those above it in this list, inside functions too.
 ORDER = (
-    ("errors", "numeric", "terminal", "threads", "memory", "locks", "small_files", "png", "delta"),
+    ("errors", "engines", "numeric", "terminal", "threads", "memory", "locks", "small_files", "png", "delta"),
     ("volume", "region", "resampling", "phantom"),
     ("radiomics",),
     ("models",),

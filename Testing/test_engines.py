@@ -9,11 +9,12 @@ import pytest
 from TumorSynthLib.edit.features import steerable
 from TumorSynthLib.edit.plan import KEPT, choose_engine, of_existing
 from TumorSynthLib.editor import Editor, EditRequest
+from TumorSynthLib.engines import ENGINES
 from TumorSynthLib.errors import Cancelled, InputError
 from TumorSynthLib.phantom import chest
 from TumorSynthLib.provenance import check_repeatable, request_of
 from TumorSynthLib.suitability import holds_tumour
-from TumorSynthLib.texture.engine import ENGINES, make_engine
+from TumorSynthLib.texture.engine import make_engine
 
 CONTRAST = "original_glcm_Contrast"
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from TumorSynthLib.texture.painter import Painter  # noqa: E402
 from TumorSynthLib.texture.touches import LARGEST  # noqa: E402
-from TumorSynthLib.threads import WAITING, cores_allowed, restored, share_cores  # noqa: E402
+from TumorSynthLib.threads import WAITING, blas_threads, cores_allowed, restored, share_cores  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,6 +72,14 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise():
         assert {k: v for k, v in environment.items() if k in WAITING} == own
 
 
+def test_openblas_takes_one_thread_unless_the_user_says_otherwise():
+    """Its threads spin while they wait: on two cores they took two thirds of the processor time of an edit."""
+    for given, threads in (({}, "1"), ({"OMP_NUM_THREADS": "4"}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
+        share_cores(given)
+        assert given["OPENBLAS_NUM_THREADS"] == threads
+    assert blas_threads({"OPENBLAS_NUM_THREADS": "3"}) == 3 and blas_threads({}) is None
+
+
 @pytest.mark.parametrize(
     ("files", "cores"),
     [
@@ -107,8 +115,11 @@ def test_it_is_set_before_torch_is_loaded(module):
     assert done.stdout.split() == ["False"] and not done.returncode
 
 
-def test_a_repetition_takes_as_many_threads_as_the_edit_and_says_so():
-    entry = {"plan": {"engine": "bridge", "threads": 3}}
+@pytest.mark.parametrize(
+    "more, blas", [({}, "3"), ({"blas_threads": 1}, "1")]
+)  # earlier versions let OpenBLAS follow
+def test_a_repetition_takes_as_many_threads_as_the_edit_and_says_so(more, blas):
+    entry = {"plan": {"engine": "bridge", "threads": 3, **more}}
     assert restored(entry, {"OMP_NUM_THREADS": "3"}) == restored(None) == restored({"plan": {}}) == []
     assert "may differ" in restored(entry, {"OMP_NUM_THREADS": "1"})[0]  # numpy is loaded here
     code = (
@@ -120,4 +131,4 @@ def test_a_repetition_takes_as_many_threads_as_the_edit_and_says_so():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["3", "3", "True"]
+    assert done.stdout.split() == ["3", blas, "True"]

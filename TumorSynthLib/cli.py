@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from TumorSynthLib import NOTICE, __version__
-from TumorSynthLib.edit.edits import EDITS
+from TumorSynthLib.edit.edits import EDITS, names
 from TumorSynthLib.edit.options import Option, of_edit
 from TumorSynthLib.errors import Cancelled, ImageWarning, InputError, TumorSynthError
 from TumorSynthLib.terminal import sturdy_streams
@@ -156,8 +156,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"tumorsynth {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_extract(commands)
-    for name in ("synthesize", "remove", "reshape", "move", "insert"):
-        _add_edit(commands, name)
+    for name in names(changes=True, command=True):
+        if name != "series":
+            _add_edit(commands, name)
     _add_shape(commands)
     _add_series(commands)
     _add_batch(commands)

@@ -39,7 +39,7 @@ class Pace:
         left_out = set()
         if not request.solve or not EDITS[edit].texture:
             left_out.add("solve")
-        if edit not in ("reshape", "insert", "series"):
+        if not (EDITS[edit].draws or edit == "series"):
             left_out.add("shape")
         if not request.mass_effect:
             left_out.add("mass effect")

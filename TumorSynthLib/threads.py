@@ -13,17 +13,23 @@ from TumorSynthLib.errors import ModelError
 
 #: Variables by which a user says how OpenMP's threads wait; if any is set, nothing here changes it.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-COUNTS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")  # OpenBLAS and MKL follow the first one
-BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+COUNTS = (
+    "OMP_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)  # MKL, which torch has, follows the first one
+BLAS = "OPENBLAS_NUM_THREADS"  # of numpy and scipy
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have OpenMP's threads sleep, not spin, while they wait, and take no more threads than the process may use cores.
+    """Have threads sleep, not spin, while they wait, and take no more of them than the process may use cores.
 
     Spinning threads hold the cores that other programs' threads need: beside one busy process per core an edit took
-    four times as long. It has an effect only before torch is loaded; variables that are set already are kept.
+    four times as long. OpenBLAS's always spin for a while, two thirds of the processor time of an edit without the network, and
+    matrices here are small: it gets one thread, with which it also computes the same on any machine.
+    It has an effect only before numpy and torch are loaded; variables that are set already are kept.
     """
+    environment.setdefault(BLAS, "1")
     if not any(name in environment for name in WAITING):
         environment["OMP_WAIT_POLICY"] = "PASSIVE"  # GNU's OpenMP (torch on Linux)
         environment["KMP_BLOCKTIME"] = (
@@ -69,15 +75,19 @@ def restored(
     :param entry: the record; None, or one that holds no number, changes nothing.
     :returns: a note for the user where the number is another one than here.
     """
-    count = ((entry or {}).get("plan") or {}).get("threads")
-    here = environment.get(COUNTS[0]) or str(os.cpu_count() or 1)
+    plan = (entry or {}).get("plan") or {}
+    count, here = plan.get("threads"), environment.get(COUNTS[0]) or str(os.cpu_count() or 1)
+    loaded = bool({"numpy", "torch"} & sys.modules.keys())
+    blas = plan.get("blas_threads", count)  # earlier versions let it follow torch's
+    if isinstance(blas, int) and not loaded:
+        environment[BLAS] = str(blas)
     if not isinstance(count, int) or str(count) == here:
         return []
-    if {"numpy", "torch"} & sys.modules.keys():
+    if loaded:
         return [
             f"made with {count} of torch's threads, but {here} are in use here: the voxels may differ slightly"
         ]
-    environment.update(dict.fromkeys((*COUNTS, *BLAS), str(count)))
+    environment.update(dict.fromkeys((*COUNTS, "MKL_NUM_THREADS"), str(count)))
     return [f"made with {count} of torch's threads, which this repetition takes, too, in place of {here}"]
 
 
@@ -108,6 +118,12 @@ def one_thread(small: bool = True):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def blas_threads(environment: Mapping[str, str] = os.environ) -> int | None:
+    """How many threads OpenBLAS was told to take; None where nobody told it."""
+    told = environment.get(BLAS, "")
+    return int(told) if told.isdigit() else None
 
 
 def threads_now() -> int:

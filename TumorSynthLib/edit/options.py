@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from TumorSynthLib.edit.edits import EDITS, names
+from TumorSynthLib.engines import ENGINES
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.numeric import is_finite
 
@@ -26,7 +27,6 @@ FARTHEST_MM = 1e6  # of a place: no scanner's coordinates go beyond a few metres
 MARGIN_MM = 20.0  # of the mass effect without a number: far enough for a tumour of twice the volume
 KINDS = ("number", "whole", "switch", "choice", "text", "point", "features", "donor", "mask", "box")
 IMAGES = ("donor", "mask")  # kinds whose voxels go by files, and into the record as a hash or not at all
-ENGINES = ("bridge", "exemplar")
 
 _CHANGES = names(changes=True)
 _ON_TUMOUR = names(changes=True, mask=True)
@@ -269,7 +269,7 @@ class EditRequest:
     engine: str | None = option(
         None, "choice",
         "exemplar copies tissue from the image or a donor, bridge is the model's network (default: what suits the edit)",
-        _CHANGES, choices=ENGINES, flag="--engine", slicer="engine",
+        _CHANGES, choices=tuple(ENGINES), flag="--engine", slicer="engine",
     )  # fmt: skip
     mass_effect: float = option(
         0.0, "number",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..engines import ENGINES
 from ..errors import ModelError
 from ..numeric import is_finite
 
-ENGINES = ("bridge", "exemplar")  # `engine` of a manifest; without it, a model with a network is of the first
 INTENSITY_KINDS = ("asinh",)  # maps from intensities to the range of a bridge's network
 MAX_DEPTH = 32  # containers within each other; a manifest has 6
 MAX_WIDTH = 4096  # channels, tokens, features; the paper's network has 512
@@ -20,12 +20,12 @@ FLOAT_MAX = 1.7976931348623157e308
 
 def engine_of(manifest: dict[str, Any]) -> str | None:
     """The engine that a model is made for; None for one that only makes shapes, or lends tissue."""
-    return manifest.get("engine") or (ENGINES[0] if manifest.get("network") is not None else None)
+    return manifest.get("engine") or ("bridge" if manifest.get("network") is not None else None)
 
 
 def draws(bundle: Any) -> bool:
     """Whether there is a model with a network that draws textures."""
-    return bundle is not None and engine_of(bundle.json) == ENGINES[0]
+    return bundle is not None and engine_of(bundle.json) == "bridge"
 
 
 def check_contents(manifest: Any, where: str) -> None:

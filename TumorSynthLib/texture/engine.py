@@ -1,4 +1,4 @@
-"""What draws voxels: the door behind which each engine works, and the list of those that there are. No torch here."""
+"""What draws voxels: the door behind which each engine works; `engines` lists them. No torch here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from TumorSynthLib.edit.case import Case
 from TumorSynthLib.edit.plan import Plan
 from TumorSynthLib.edit.progress import Progress
+from TumorSynthLib.engines import ENGINES
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Patch
 
@@ -60,13 +61,6 @@ class Engine(Protocol):
 
     def draw(self, case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
         """:raises InputError: it can't be drawn."""
-
-
-#: Engine to the class that makes it; imported when it is first used.
-ENGINES = {
-    "bridge": "TumorSynthLib.texture.painter:Painter",
-    "exemplar": "TumorSynthLib.texture.exemplar.engine:Exemplar",
-}
 
 
 def make_engine(name: str, bundle, device: str, parent: Engine | None = None) -> Engine:

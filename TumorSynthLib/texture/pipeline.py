@@ -19,6 +19,7 @@ from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame, Patch, quantise
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.engine import Draft, Engine
+from TumorSynthLib.threads import blas_threads
 
 Box = tuple[slice, ...]
 
@@ -115,6 +116,8 @@ def record(
     progress("measure", 1.0)
     source = SimpleNamespace(volume=case.volume, mask=case.mask, request=plan.request, modality=case.modality)
     decided = {**plan.as_record(), **draft.facts}
+    if (blas := blas_threads()) is not None:
+        decided["blas_threads"] = blas
     if case.bundle is None:
         decided["settings"] = case.settings.to_pyradiomics()
     origin = case.origin.result() if case.origin else None

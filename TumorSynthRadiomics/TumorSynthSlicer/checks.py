@@ -22,7 +22,6 @@ from TumorSynthLib.requests import EditRequest, resolved, split
 from .api import EDITS, OPTIONS, Check
 from .geometry import toLPS
 
-DRAW_SHAPES = ("reshape", "insert")  # edits that draw a new shape, which the models' networks do
 OUTPUTS = ("inPlace", "newVolume", "syntheticCopy")
 
 
@@ -106,7 +105,7 @@ def needsTorch(edit: str, request: EditRequest, bundle, feature: str | None = No
 
     :param feature: which a series changes.
     """
-    drawn = edit in DRAW_SHAPES or bool(split(request.features)[1])
+    drawn = TABLE[edit].draws or bool(split(request.features)[1])
     drawn = drawn or (feature is not None and FEATURES[resolve(feature)[0]].cls == "shape")
     formed = bundle is None or bool((bundle.json.get("shape") or {}).get("network")) or draws(bundle)
     return (drawn and formed) or engineOf(edit, request, bundle) == "bridge"

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from TumorSynthLib import models
 from TumorSynthLib.edit.choose import suited
+from TumorSynthLib.edit.edits import names as editsWith
 from TumorSynthLib.models import Bundle
 from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.parts import draws
@@ -19,7 +20,7 @@ from . import regions
 from .api import EDITS, NO_MODEL, NO_MODEL_EDITS, FeatureRow, ModelChoice, ModelRow
 
 LEVELS = (5, 25, 50, 75, 95)
-SHAPE_EDITS = ("reshape", "insert")  # edits that ask for shape features
+SHAPE_EDITS = editsWith(draws=True)
 DEVIATION, VARIANCE = "original_firstorder_StandardDeviation", "original_firstorder_Variance"
 
 

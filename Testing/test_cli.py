@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -573,6 +574,41 @@ def test_bar_only_on_a_terminal(capsys, monkeypatch):
     with Bar(quiet=True) as bar:
         bar("texture", 0.5)
     assert capsys.readouterr().err == ""
+
+
+def test_a_repetition_takes_no_option_beside_its_record(run, data, tmp_path):
+    assert run("remove", *data, "--out", tmp_path / "a.nii")[0] == 0
+    again = ("--repeat", tmp_path / "a.json", "--out", tmp_path / "b.nii")
+    for more in (("--grow", 3), ("--seed", 9), ("--engine", "bridge"), ("--zone", 1)):
+        code, _, err = run("remove", *data, *again, *more)
+        assert code == 2 and err == [
+            f"tumorsynth: --repeat takes the whole request from its file: leave out {more[0]}"
+        ]
+    assert not (tmp_path / "b.nii").exists()
+
+
+def test_the_bar_never_goes_back(capsys, monkeypatch):
+    """Stages come again: a series' steps, a second solve, tissue that moves after something was drawn."""
+    from TumorSynthLib.console import Bar
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Bar() as bar:
+        for stage in (
+            "prepare",
+            "texture",
+            "mass effect",
+            "model",
+            "texture",
+            "solve",
+            "measure",
+            "solve",
+            "step",
+            "texture",
+        ):
+            for fraction in (0.0, 0.5, 1.0):
+                bar(stage, fraction)
+    shown = [int(share) for share in re.findall(r"(\d+)%", capsys.readouterr().err)]
+    assert len(shown) > 5 and shown == sorted(shown)
 
 
 def test_models_commands(run, models, tmp_path):

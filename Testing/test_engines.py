@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from TumorSynthLib.edit.features import steerable
-from TumorSynthLib.edit.plan import KEPT, choose_engine, of_existing
+from TumorSynthLib.edit.plan import KEPT, _texture_from, choose_engine, of_existing
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.engines import ENGINES
 from TumorSynthLib.errors import Cancelled, InputError
@@ -59,6 +59,19 @@ def test_a_tumour_that_is_there_keeps_its_pattern_unless_something_speaks_agains
         EditRequest(strength=1.0),
     ):
         assert of_existing(request) is request
+
+
+def test_a_moved_tumour_keeps_its_voxels_whatever_features_are_asked_for():
+    """A full features file once made a move draw the tumour anew, without a word: key sets were compared."""
+    asked = EditRequest(to=(0.0, 0.0, 0.0), features={"contrast": 4.0, "mean_intensity": 30.0})
+    donor = EditRequest(to=(0.0, 0.0, 0.0), donor=editor_case.ct())
+    assert [_texture_from(r, None) for r in (EditRequest(to=(0.0, 0.0, 0.0)), asked, donor)] == [
+        "own",
+        "own",
+        "donor",
+    ]
+    assert _texture_from(asked, object()) == "request"  # with a shape of its own
+    assert _texture_from(EditRequest(texture_from="request"), None) == "request"  # as a repetition says it
 
 
 def test_engines_say_who_they_are_and_what_they_need():

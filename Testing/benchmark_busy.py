@@ -1,6 +1,6 @@
 """How much slower an edit gets beside one busy process per core, and what waiting without spinning costs on a quiet machine.
 
-    python Testing/benchmark_busy.py            # exit code 1 if it is more than 2.5 times as slow as quiet
+    python Testing/benchmark_busy.py [--anew]   # exit code 1 if it is more than 2.5 times as slow as quiet
 
 All calls are the same edit of the phantom in processes of their own, in turns, so that a machine that gets slower or
 faster doesn't change the ratios; medians of the turns.
@@ -46,13 +46,13 @@ def busy(processes: int):
             other.wait()
 
 
-def seconds(files: tuple[str, str], folder: Path, code: str = COMMAND) -> float:
+def seconds(files: tuple[str, str], folder: Path, more: list[str], code: str = COMMAND) -> float:
     """Wall clock of one edit from the shell."""
     environment = {k: v for k, v in os.environ.items() if k not in WAITING}
     command = ["synthesize", *files, "--model", "lung-nodule-ct", "--set", "contrast=30", "--device", "cpu"]
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", code, *command, "--quiet", "--out", str(folder / "out.nii.gz")],
+        [sys.executable, "-c", code, *command, *more, "--quiet", "--out", str(folder / "out.nii.gz")],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -66,7 +66,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--anew", action="store_true", help="draw the tumour anew by the network, not of its own tissue"
+    )
     args = parser.parse_args()
+    more = ["--strength", "1"] if args.anew else []
     found: dict[str, list[float]] = {"quiet": [], "busy": [], "quiet, spinning": []}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
@@ -76,10 +80,10 @@ def main() -> int:
         write_volume(volume, Path(files[0]))
         write_volume(volume.with_array(mask.astype("uint8")), Path(files[1]))
         for _ in range(args.turns):
-            found["quiet"].append(seconds(files, folder))
-            found["quiet, spinning"].append(seconds(files, folder, SPINNING))
+            found["quiet"].append(seconds(files, folder, more))
+            found["quiet, spinning"].append(seconds(files, folder, more, SPINNING))
             with busy(cores):
-                found["busy"].append(seconds(files, folder))
+                found["busy"].append(seconds(files, folder, more))
     medians = {kind: statistics.median(times) for kind, times in found.items()}
     slower = medians["busy"] / medians["quiet"]
     row = {"cores": cores, "load": os.getloadavg() if hasattr(os, "getloadavg") else None, "seconds": medians}

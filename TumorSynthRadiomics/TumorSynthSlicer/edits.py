@@ -11,13 +11,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from TumorSynthLib import delta, wire
+from TumorSynthLib.edit.options import to_message
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.exchange import Exchange
 from TumorSynthLib.provenance import request_of
+from TumorSynthLib.requests import EditRequest
 
 from . import history, nodes, segments, subject
 from .api import Measurement, Outcome
-from .checks import checkOptions, checkRequest, engineOf, engineOptions, runsOf
+from .checks import checkOptions, checkRequest, engineOf, runsOf
 from .geometry import volumeMatrix, worldMatrix
 from .rows import NO_MODEL
 
@@ -31,7 +33,7 @@ DONE = tuple(name for name in wire.TOLD if name != "warnings")
 class Input:
     """The checked input of an edit.
 
-    :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's options, without images.
+    :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's, without images.
     :param copied: the volume is a copy already, so that the segment stays for the original.
     :param region: the one that is edited, where the model has several. :param labels: all of them (see `regions.assign`).
     :param masks: those of `MASKS` that were given, on the volume's grid.
@@ -45,7 +47,7 @@ class Input:
     volume: Any
     mask: nodes.Mask | None
     options: dict[str, Any]
-    request: dict[str, Any] = field(default_factory=dict)
+    request: EditRequest
     copied: bool = False
     region: str = ""
     labels: nodes.Mask | None = None
@@ -60,7 +62,7 @@ class Input:
         :raises InputError: with the reason.
         """
         checkOptions(edit, options)
-        checkRequest(edit, options)
+        request = checkRequest(edit, options)
         volume = nodes.volumeOf(volumeNode)
         mask = None
         if edit == "insert":
@@ -69,7 +71,6 @@ class Input:
             segment = nodes.segmentID(segmentationNode, segment)
             mask = nodes.maskOf(segmentationNode, segment, volumeNode)
         masks = {name: maskOf(options[name], volumeNode) for name in MASKS if options.get(name)}
-        request = engineOptions(edit, options)
         return cls(
             edit,
             volumeNode,
@@ -83,19 +84,13 @@ class Input:
             masks=masks,
         )
 
-    def wanted(self):
-        """The engine's request, without images: which engine takes it and what it costs."""
-        from TumorSynthLib.requests import EditRequest
-
-        return EditRequest(**{n: v for n, v in self.request.items() if n not in IMAGE_OPTIONS})
-
     def estimate(self, bundle) -> float | None:
         """Rough seconds of a network's edit; None where they can't be told."""
         from TumorSynthLib import suitability
 
         if self.edit in ("measure", "insert") or bundle is None:
             return None
-        request = self.wanted()
+        request = self.request
         if engineOf(self.edit, request, bundle) == "exemplar":
             return None
         part, mask = nodes.around(self.volume, self.mask, MARGIN)
@@ -127,7 +122,7 @@ class Transfer:
     def message(self) -> wire.Request:
         """The request, once the voxels are over."""
         given, exchange = self._given, self._exchange
-        request = dict(given.request)
+        request = to_message(given.request, None)  # which holds no image
         if given.edit == "series":
             request |= {
                 "feature": given.options["feature"],
@@ -270,7 +265,7 @@ class Finisher:
         )
         return {
             "edit": given.edit, "title": title, "modelID": given.modelID, "volumeName": volumeNode.GetName(),
-            "segmentID": segment, "region": given.region, "seed": int(given.request.get("seed", 0)), "box": result["box"],
+            "segmentID": segment, "region": given.region, "seed": given.request.seed, "box": result["box"],
             "checksums": result["checksums"], "options": plainOptions(given.options),
             **{name: result[name] for name in (*DONE, "warnings")},
         }  # fmt: skip
@@ -286,7 +281,7 @@ def repetition(entry) -> Input:
     name = subject.resultName(entry.volumeNode.GetName(), "repeat")
     node = subject.cloneVolume(entry.volumeNode, name, subject.imageOf(history.arrayAt(entry, after=False)))
     history.inherit(node, history.recordsUpTo(entry, after=False))
-    request = request_of(entry.record["provenance"])
+    request = EditRequest(**request_of(entry.record["provenance"]))
     record = entry.record
     options = {"device": record["options"].get("device")}
     return Input(

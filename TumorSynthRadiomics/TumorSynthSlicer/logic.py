@@ -138,7 +138,7 @@ class EditLogic(Logic):
             found = checks.check(edit, editor, volume, mask, options, device, modality)
         except (TumorSynthError, ValueError, TypeError) as error:
             return Check(reason=str(error))
-        if not checks.needsTorch(edit, given.wanted(), editor.bundle, options.get("feature")):
+        if not checks.needsTorch(edit, given.request, editor.bundle, options.get("feature")):
             return found
         return replace(found, missing=tuple(self.missingDependencies()))
 
@@ -247,7 +247,7 @@ class EditLogic(Logic):
         bundle = models.find(given.modelID) if given.modelID != NO_MODEL else None
         if given.edit != "measure":
             self._checkCan(given.edit, bundle)
-            if checks.needsTorch(given.edit, given.wanted(), bundle, given.options.get("feature")):
+            if checks.needsTorch(given.edit, given.request, bundle, given.options.get("feature")):
                 self._checkInstalled()
         if given.labels is None:  # a repetition has them already
             assign(given, bundle)

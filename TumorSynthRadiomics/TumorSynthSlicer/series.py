@@ -83,7 +83,7 @@ def _noted(given, results: Sequence[Mapping[str, Any]], made: tuple, seconds: fl
     title = _("{edit}: {volume}").format(edit=subject.editName("series"), volume=given.volumeNode.GetName())
     record = {
         "edit": "series", "title": title, "modelID": given.modelID, "volumeName": given.volumeNode.GetName(),
-        "segmentID": given.segmentID, "seed": int(given.request.get("seed", 0)), "box": None, "checksums": None,
+        "segmentID": given.segmentID, "seed": given.request.seed, "box": None, "checksums": None,
         "options": edits.plainOptions(given.options), **{name: last[name] for name in (*edits.DONE, "warnings")},
         "steps": [{"asked": r["asked"], "reached": r["reached"]} for r in results],
     }  # fmt: skip

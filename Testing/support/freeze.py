@@ -25,11 +25,14 @@ EDITS = ("remove", "own", "donor", "slider", "reshape", "insert")
 EDITS_OF_TINY = ("remove", "own", "donor", "slider", "move")  # it draws no shapes
 STEPS = 2  # evaluations of the network: enough to see a change
 #: Case: model, image and mask in the data folder; None is a generated image. "tiny" is the tests' model, which takes seconds.
-CASES: dict[str, tuple[str, str | None]] = {
-    "tiny": ("tiny", None),
-    "phantom": ("lung-nodule-ct", None),
-    "nodule": ("lung-nodule-ct", "lidc_ct/val/LIDC-IDRI-0015_R_1_CT"),
-    "sarcoma": ("soft-tissue-sarcoma", "sts/val/STS_041_T1"),
+#: The real crops get voxels of the model's size, or of another one: until the grid followed pyradiomics' own rule, sizes within
+#: 1 % of the model's, as these crops have, counted as equal to it, and all their voxels would differ.
+CASES: dict[str, tuple[str, str | None, float]] = {
+    "tiny": ("tiny", None, 1.0),
+    "phantom": ("lung-nodule-ct", None, 1.0),
+    "nodule": ("lung-nodule-ct", "lidc_ct/val/LIDC-IDRI-0015_R_1_CT", 1.0),
+    "nodule-resampled": ("lung-nodule-ct", "lidc_ct/val/LIDC-IDRI-0015_R_1_CT", 1.1),
+    "sarcoma": ("soft-tissue-sarcoma", "sts/val/STS_041_T1", 1.0),
 }
 
 
@@ -90,7 +93,7 @@ def run(out: Path, cases: list[str], data: Path) -> None:
     from TumorSynthLib.editor import Editor
 
     for case in cases:
-        model, source = CASES[case]
+        model, source, scale = CASES[case]
         if case == "tiny":
             sys.path.insert(0, str(Path.cwd() / "Testing"))  # of the tree that is run
             import editor_case
@@ -98,8 +101,8 @@ def run(out: Path, cases: list[str], data: Path) -> None:
             volume, mask = editor_case.ct()
             editor = Editor(editor_case.model(out / "tiny"), "cpu")
         else:
-            volume, mask = image_of(source, data)
             editor = Editor(model, "cpu")
+            volume, mask = image_of(source, data, tuple(scale * s for s in editor.bundle.spacing))
         for edit in edits_of(case):
             name, request = request_for(edit, editor, volume, mask)
             images = (volume,) if name == "insert" else (volume, mask)
@@ -111,7 +114,8 @@ def edits_of(case: str) -> tuple[str, ...]:
     return EDITS_OF_TINY if case == "tiny" else EDITS
 
 
-def image_of(source: str | None, data: Path):
+def image_of(source: str | None, data: Path, spacing: tuple[float, ...]):
+    """Image and mask (K, J, I); a real crop with voxels of that size, (x, y, z) mm."""
     if source is None:
         from TumorSynthLib.phantom import chest
 
@@ -119,7 +123,8 @@ def image_of(source: str | None, data: Path):
     from TumorSynthLib.volume import read_image, read_mask
 
     volume = read_image(data / f"{source}_image.nii.gz")
-    return volume, read_mask(data / f"{source}_mask.nii.gz", volume)
+    mask = read_mask(data / f"{source}_mask.nii.gz", volume)
+    return dataclasses.replace(volume, spacing=spacing), mask
 
 
 def request_for(edit: str, editor, volume, mask):

@@ -422,8 +422,13 @@ def from_message(given: Mapping[str, Any], image: Callable[[Option, Any], Any]) 
     return EditRequest(**found)
 
 
-def to_message(request: EditRequest, image: Callable[[Option, Any], Any]) -> dict[str, Any]:
-    """The inverse of `from_message`: what asks for something, as JSON."""
+def to_message(
+    request: EditRequest, image: Callable[[Option, Any], Any] = lambda row, value: None
+) -> dict[str, Any]:
+    """The inverse of `from_message`: what asks for something, as JSON.
+
+    :param image: makes the entry of an image; not needed where the request holds none.
+    """
     given = {n: getattr(request, n) for n, row in OPTIONS.items() if row.given(getattr(request, n))}
     return {
         n: image(OPTIONS[n], v) if OPTIONS[n].kind in IMAGES else OPTIONS[n].encode(v)

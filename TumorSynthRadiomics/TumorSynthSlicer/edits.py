@@ -122,7 +122,7 @@ class Transfer:
     def message(self) -> wire.Request:
         """The request, once the voxels are over."""
         given, exchange = self._given, self._exchange
-        request = to_message(given.request, None)  # which holds no image
+        request = to_message(given.request)  # which holds no image
         if given.edit == "series":
             request |= {
                 "feature": given.options["feature"],

@@ -1,10 +1,18 @@
-"""Pictures of places for readers: three planes through one point, in the windows that radiologists use, all cropped alike."""
+"""Pictures of places for readers: three planes through one point, in the windows that radiologists use, all cropped alike.
+
+    python Training/judge_pictures.py Training/results/place-worst.png PICTURE.png PICTURE.png ...
+
+puts pictures of `evaluate.py place --out` on one sheet, two beside each other, at two thirds of their size.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import common  # noqa: F401  (puts the checkout on the path)
 import numpy as np
+from scipy import ndimage
 
 from TumorSynthLib.png import write_png
 from TumorSynthLib.region import Frame
@@ -75,3 +83,20 @@ def stacked(path: Path, rows: list[np.ndarray]):
     gap = np.full((GAP, rows[0].shape[1]), 255, np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(np.concatenate([part for row in rows for part in (row, gap)][:-1], 0), path)
+
+
+def sheet(path: Path, pictures: list[Path]):
+    """Pictures (of two rows each) as one PNG, two beside each other, at two thirds of their size."""
+    from matplotlib.image import imread
+
+    rows = []
+    for pair in (pictures[i : i + 2] for i in range(0, len(pictures), 2)):
+        parts = [ndimage.zoom(ndimage.gaussian_filter(255 * imread(p), 0.5), 2 / 3, order=1) for p in pair]
+        parts += [np.zeros_like(parts[0])] * (2 - len(parts))
+        gap = np.full((parts[0].shape[0], 2 * GAP), 255)
+        rows.append(np.concatenate([parts[0], gap, parts[1]], 1).round().astype(np.uint8))
+    stacked(path, rows)
+
+
+if __name__ == "__main__":
+    sheet(Path(sys.argv[1]), [Path(p) for p in sys.argv[2:]])

@@ -80,7 +80,9 @@ def strengths(outs: list[dict]) -> dict[str, list[tuple[float, float, float]]]:
     curves: dict[str, dict[float, list]] = {}
     for o in outs:
         strength = 1.0 if o.get("engine") == "bridge" else o.get("strength")
-        for key, found in o.get("results", {}).items() if strength is not None else ():
+        if strength is None:
+            continue
+        for key, found in o.get("results", {}).items():
             modality, edit = key.split(" ", 1)
             if edit in SLID and "off" in found.get("reach", {}):
                 point = (found["numbers"]["pattern"]["made"], found["reach"]["off"])

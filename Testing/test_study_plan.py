@@ -156,7 +156,7 @@ HEAD = "image,mask,edit,"
         (HEAD + "options\na,m,remove,grow=99", "grow"),
         (HEAD + "options\na,m,remove,grow", "name=value"),
         (HEAD + "options\na,m,synthesize,kontrast=12", "contrast"),
-        (HEAD + "options\na,m,synthesize,sphericity=0.5", "Sphericity"),
+        (HEAD + "options\na,m,synthesize,sphericity=0.5", "sphericity can.t be asked"),
         (HEAD + 'options\na,m,synthesize,"{""grow"": "', "JSON"),
         (HEAD + "to\na,m,move,1 2", "to"),
         (HEAD + "seed\na,m,move,1", "'to'"),

@@ -98,16 +98,16 @@ def test_results_page_holds_the_numbers(tmp_path, monkeypatch):
     (tmp_path / "removal.json").write_text(json.dumps(out))
     monkeypatch.setattr(sys, "argv", ["write_results.py", str(tmp_path)])
     write_results.main()
-    page = (tmp_path / "README.md").read_text()
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"{found['classes']['glcm']['median']:.3f}" in page and "31.500" in page and "1.00" in page
     assert scoring.compact(out) == {"removal in toy/val, inside the hole + 5 mm": out["results"]}
     there = out | {"command": "evaluate.py removal --data DATA/toy/val --json OUT.json"}
     assert scoring.compact(there) == scoring.compact(out)
     (tmp_path / "notes.md").write_text("What is odd here.\n")
     write_results.main()
-    page = (tmp_path / "README.md").read_text()
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert page.index("## Goals") < page.index("What is odd here.") < page.index("## toy 1: texture")
     (tmp_path / "README.md").write_text("# Another page\n")
     with pytest.raises(SystemExit, match="isn't a results page"):
         write_results.main()
-    assert (tmp_path / "README.md").read_text() == "# Another page\n"
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# Another page\n"

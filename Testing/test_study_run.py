@@ -231,7 +231,13 @@ def test_a_stopped_batch_goes_on(data, tmp_path, number):
         ),
         tmp_path / "out",
     )
-    command = [sys.executable, "-m", "TumorSynthLib", "batch", table, "--out", out]
+    code = (  # after two rows it waits for the signal
+        "import sys, time; from TumorSynthLib import cli; from TumorSynthLib.study.ledger import Ledger\n"
+        "add = Ledger.add\n"
+        "Ledger.add = lambda self, row: (add(self, row), len(self.rows) > 1 and time.sleep(600))\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "batch", table, "--out", out]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300  # a second on a quiet machine
     while not (out / NAME).exists() or len(study_case.rows(out)) < 2:

@@ -386,17 +386,19 @@ def main():
     target, notes = folder / "README.md", folder / NOTES
     if not paths:
         raise SystemExit(f"write_results: no results of evaluate.py (*.json) in {folder}")
-    if target.exists() and not target.read_text().startswith(HEAD.splitlines()[0]):
+    if target.exists() and not target.read_text(encoding="utf-8").startswith(HEAD.splitlines()[0]):
         raise SystemExit(
             f"write_results: {target} isn't a results page; move it, or the results to a folder of their own"
         )
-    outs = [json.loads(path.read_text()) for path in paths]
+    outs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     curves = judge_page.strengths(outs)
     if curves:
         from judge_pictures import strength_figure
 
         strength_figure(folder / judge_page.FIGURE, curves)
-    target.write_text(page(outs, notes.read_text() if notes.exists() else ""))
+    target.write_text(
+        page(outs, notes.read_text(encoding="utf-8") if notes.exists() else ""), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

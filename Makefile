@@ -23,10 +23,10 @@ demo: $(READY)
 	$(BIN)/tumorsynth demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	PYTHONUTF8=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 quick: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(foreach n,$(QUICK),Testing/test_$(if $(findstring .py,$n),$n,$n.py))
+	PYTHONUTF8=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(foreach n,$(QUICK),Testing/test_$(if $(findstring .py,$n),$n,$n.py))
 
 lint: $(READY)
 	$(BIN)/ruff check .

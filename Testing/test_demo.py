@@ -145,7 +145,7 @@ def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, mon
     shown, err = capsys.readouterr()
     assert code == 0 and "GENERATED PHANTOM" in err and "Could not find a version" in err
     assert "not a patient" in shown and str(out / "report.html") in shown and "not for diagnosis" in shown
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "not a patient" in page
     names = [
         "removed",
@@ -169,8 +169,11 @@ def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, mon
     assert all(read_sidecar(out / f"{n}.json")["series"]["named"] == "volume_ml" for n in steps)
     assert str(out / "edits.png") in shown and (out / "edits.png").read_bytes().startswith(b"\x89PNG")
     assert {p.name for p in out.glob("series*.png")} == {"series.png", "series-contact-sheet.png"}
-    assert len((out / "series.csv").read_text().splitlines()) == 3 and "Series of volume_ml" in page
-    assert json.loads((out / "features.json").read_text())["features"]
+    assert (
+        len((out / "series.csv").read_text(encoding="utf-8").splitlines()) == 3
+        and "Series of volume_ml" in page
+    )
+    assert json.loads((out / "features.json").read_text(encoding="utf-8"))["features"]
     contrast = [
         read_sidecar(out / f"{n}.json")["features"]["reached"]["original_glcm_Contrast"] for n in names[2:4]
     ]

@@ -254,9 +254,9 @@ def test_series_command_writes_all(run, data, tmp_path):
     assert {p.name for p in out.iterdir()} == names | {"series.png", "contact-sheet.png", "features.csv"}
     masks = [voxels(out / f"step-0{i}-mask.nii.gz") for i in (1, 2)]
     assert masks[1].sum() == pytest.approx(1.3 * masks[0].sum(), rel=0.03)
-    record = json.loads((out / "step-02.json").read_text())
+    record = json.loads((out / "step-02.json").read_text(encoding="utf-8"))
     assert record["synthetic"] is True and record["series"]["step"] == 2
-    page = (report / "report.html").read_text()
+    page = (report / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") > 2 and "Series of volume_ml" in page
 
 

@@ -186,9 +186,4 @@ def test_what_can_not_be_done_says_why(logic):
     whole = tuple(slice(0, n) for n in labels.shape)
     nodes.setMask(segmentationNode, "core", nodes.Mask(whole, labels > 0), volumeNode)
     assert "overlap" in logic.check("synthesize", *given, regions={"necrosis": "core"}).reason
-    assert logic.suggestModel(volumeNode, segmentationNode, "rim") in (
-        "",
-        "lung-nodule-ct",
-        "soft-tissue-sarcoma",
-        ID,
-    )
+    assert logic.suggestModel(volumeNode, segmentationNode, "rim") in ("generic-ct", ID)

@@ -83,7 +83,7 @@ def test_commands_are_taken_by_their_scripts(name, capsys):
 def test_options_that_are_named_exist(name):
     """Whole names: an abbreviation that argparse takes today is ambiguous tomorrow."""
     for script, words in re.findall(r"`(?:python Training/)?(\w+)\.py\s([^`]*)`", TEXTS[name]):
-        task = "shape" if words.startswith("shape") else ""
+        task = next((t for t in ("shape", "place") if words.startswith(t)), "")
         known = parser_of(script, task)._option_string_actions
         for option in re.findall(r"(?<!\S)--[\w-]+", words):
             assert option in known, f"{script}.py {option}"

@@ -7,7 +7,7 @@ puts pictures of `evaluate.py place --out` on one sheet, two beside each other, 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import common  # noqa: F401  (puts the checkout on the path)
@@ -98,5 +98,14 @@ def sheet(path: Path, pictures: list[Path]):
     stacked(path, rows)
 
 
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="One sheet of pictures that evaluate.py place --pictures wrote."
+    )
+    parser.add_argument("path", type=Path, metavar="OUT.png")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE.png")
+    return parser
+
+
 if __name__ == "__main__":
-    sheet(Path(sys.argv[1]), [Path(p) for p in sys.argv[2:]])
+    sheet(**vars(make_parser().parse_args()))

@@ -189,6 +189,22 @@ def test_a_graft_on_another_grid_keeps_its_volume_and_level(case):
     assert np.argwhere(laid.mask).mean(0) + [s.start for s in laid.box] == pytest.approx([12, 30, 28], abs=1)
 
 
+def test_a_graft_has_the_grain_of_a_noisy_scan_without_the_fascia_under_it(case):
+    """Streaks as wide as a CT's, which a smooth donor would cover with a smooth disc."""
+    matte = case[3]
+    rng = np.random.default_rng(4)
+    streaks = ndimage.gaussian_filter(rng.normal(size=SHAPE), (0, 0.7, 0.7))
+    place = (streaks * 20 / streaks.std() + 40).astype(np.float32)
+    fascia = np.indices(SHAPE)[2] == 30
+    laid = grafted(place - 150 * fascia.astype(np.float32), SPACING, ball((12, 30, 30), 7), matte, 0.8)
+    middle, box = ndimage.binary_erosion(laid.mask, iterations=3), tuple(laid.box)
+    beside = middle & (abs(np.indices(SHAPE)[2][box] - 30) > 2)
+    fine = laid.values - ndimage.gaussian_filter(laid.values, (0, 1.2, 1.2))
+    there = (place - ndimage.gaussian_filter(place, (0, 1.2, 1.2)))[box]
+    assert 0.6 < fine[beside].std() / there[beside].std() < 1.3
+    assert abs(laid.values[middle & fascia[box]].mean() - laid.values[beside].mean()) < 60  # of 150
+
+
 def test_a_vessel_is_no_wall_and_a_tumour_on_the_wall_touches_it():
     lung = np.full(SHAPE, -850.0, np.float32)
     lung[:, :, :10] = 40

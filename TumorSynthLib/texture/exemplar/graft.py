@@ -13,8 +13,8 @@ from TumorSynthLib.texture.exemplar.scan import blur_mm, finest_of, without_grai
 from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
-FINE = 0.7
-"""Voxels in plane: Gaussian below which the recipient's own grain is taken, and the donor's left out."""
+FINE = 1.2
+"""Voxels in plane: Gaussian below which the recipient's own grain is taken, not the donor's. Streaks of CT are that wide."""
 BESIDE = 4
 """Voxels around a new shape in the box of a matte."""
 SAME_SHAPE = 0.97
@@ -22,8 +22,10 @@ SAME_SHAPE = 0.97
 BOUND_SD = 3.0
 """Robust standard deviations that the recipient's grain is held to: vessels are no noise."""
 NEAR = 2.0
-"""Voxels in plane: Gaussian within which the recipient's grain is no stronger than it usually is: fascia and the edges of bone
-under a new tumour would show through it."""
+"""Voxels in plane: Gaussian within which the strength of the recipient's grain is looked at."""
+LOUD_SD = {"CT": 2.0, "MR": 1.0}
+"""Robust standard deviations from which it is no grain but fascia and the edges of bone, which would show through a new tumour.
+In MR fascia is everywhere and noise weak."""
 
 
 def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
@@ -85,7 +87,7 @@ def grafted(
     matte = resampled(donor, spacing, soft)
     corner = np.round(np.argwhere(target).mean(0) - np.argwhere(matte.mask).mean(0)).astype(int)
     matte, corner = _in_shape(matte, corner, target)
-    own = _own_grain(image, corner, matte)
+    own = _own_grain(image, corner, matte, is_ct)
     grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + own
     # Nothing finer than the recipient's scan shows.
     opacity = np.clip(without_grain(matte.opacity), 0, 1)
@@ -116,7 +118,7 @@ def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Mat
     return warped(matte, new), corner
 
 
-def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarray:
+def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte, is_ct: bool) -> np.ndarray:
     """The recipient's fine grain at the place (D, H, W of the matte), without what is no noise."""
     index = [
         np.abs((np.arange(c, c + n) + s - 1) % (2 * s - 2) - (s - 1)) if s > 1 else np.zeros(n, int)
@@ -127,5 +129,5 @@ def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte) -> np.ndarra
     rest = here - blur(here, sigma_of(FINE, matte.spacing))
     usual = sd_of(rest)
     near = np.sqrt(blur(rest**2, sigma_of(NEAR, matte.spacing)))
-    rest = rest * np.minimum(1, usual / np.maximum(near, 1e-3))
+    rest = rest * np.minimum(1, LOUD_SD["CT" if is_ct else "MR"] * usual / np.maximum(near, 1e-3)) ** 2
     return BOUND_SD * usual * np.tanh(rest / (BOUND_SD * usual))

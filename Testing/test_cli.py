@@ -12,6 +12,7 @@ import editor_case
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from cli_case import data, edit, home, leftovers, models, run, voxels  # noqa: F401
 
 from TumorSynthLib import cli, commands
 from TumorSynthLib.errors import Cancelled
@@ -20,49 +21,6 @@ from TumorSynthLib.volume import read_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRAST, MEAN = "original_glcm_Contrast", "original_firstorder_Mean"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    return editor_case.files(folder)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    editor_case.model(folder / "tiny")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def home(models, monkeypatch):
-    monkeypatch.setenv("TUMORSYNTH_MODELS", str(models))
-    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; returns (exit code, stdout, lines of stderr)."""
-
-    def call(*args):
-        code = cli.main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return code, out, err.splitlines()
-
-    return call
-
-
-def edit(name, data, out, *more):
-    return [name, *data, "--model", "tiny", "--device", "cpu", "--out", out, *more]
-
-
-def voxels(path):
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
-def leftovers(folder):
-    return [p for p in folder.rglob("*") if p.name.startswith(".")]
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -296,52 +254,6 @@ def test_what_the_engine_does_not_use_is_one_line(run, data, tmp_path):
     assert code == 2 and len(err) == 1 and not (tmp_path / "x.nii").exists()
 
 
-def test_a_record_of_the_first_format_is_repeated(run, data, tmp_path):
-    """It had no plan, no engine, and told of options that the edit passed over; the network's voxels come again."""
-    out = tmp_path / "a.nii"
-    assert (
-        run(
-            *edit("synthesize", data, out, "--seed", 5, "--steps", 3, "--set", "contrast=4", "--strength", 1)
-        )[0]
-        == 0
-    )
-    record = json.loads((tmp_path / "a.json").read_text())
-    assert record["format"] == 2 and record["plan"]["engine"] == "bridge"
-    del record["plan"], record["request"]["strength"]
-    record["request"] |= {"grow": 0.0, "nearest": False, "mass_effect": 0.0}
-    (tmp_path / "old.json").write_text(json.dumps(record | {"format": 1}))
-    again = ("--repeat", tmp_path / "old.json", "--device", "cpu", "--out", tmp_path / "b.nii")
-    code, _, err = run("synthesize", *data, *again)
-    assert code == 0, err
-    assert np.array_equal(voxels(out), voxels(tmp_path / "b.nii"))
-    assert json.loads((tmp_path / "b.json").read_text())["plan"]["engine"] == "bridge"
-
-
-def test_what_readers_warn_of_is_on_stderr_once_in_the_json_and_in_the_record(run, data, tmp_path):
-    """A mask that had to be resampled was told on stderr alone, where nobody who reads the record sees it."""
-    mask = sitk.ReadImage(str(data[1]))
-    shifted = sitk.Resample(
-        mask, mask, sitk.TranslationTransform(3, (1.3, 0.0, 0.0)), sitk.sitkNearestNeighbor
-    )
-    shifted.SetOrigin([o - 1.3 * (i == 0) for i, o in enumerate(mask.GetOrigin())])
-    other = tmp_path / "other.nii"
-    sitk.WriteImage(shifted, str(other))
-    files = (data[0], other)
-    code, _, err = run("remove", *files, "--out", tmp_path / "a.nii")
-    told = [line for line in err if "another grid" in line]
-    assert code == 0 and len(told) == 1
-    code, out, err = run("remove", *files, "--out", tmp_path / "b.nii", "--json")
-    assert code == 0 and [line for line in err if "another grid" in line] == told
-    shown, (text,) = json.loads(out), [line.removeprefix("warning: ") for line in told]
-    for where in (
-        shown,
-        shown["provenance"],
-        *(json.loads((tmp_path / f"{n}.json").read_text()) for n in "ab"),
-    ):
-        assert where["warnings"].count(text) == 1
-    assert text in json.loads(run("extract", *files, "--json")[1])["warnings"]
-
-
 def test_move_writes_the_mask(run, data, tmp_path):
     image = sitk.ReadImage(str(data[0]))
     to = image.TransformIndexToPhysicalPoint((16, 24, 9))
@@ -353,70 +265,6 @@ def test_move_writes_the_mask(run, data, tmp_path):
     moved, mask = voxels(tmp_path / "m.nii.gz"), voxels(data[1])
     assert 0.9 * mask.sum() <= moved.sum() <= mask.sum() and not np.array_equal(moved, mask)
     assert np.allclose(np.argwhere(moved).mean(0), (9, 24, 16), atol=0.6)
-
-
-def test_seed(run, data, tmp_path):
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        run(*edit("synthesize", data, tmp_path / f"{name}.nii", "--seed", seed))
-    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
-    assert not np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "c.nii"))
-
-
-def test_sidecar_repeats_the_edit(run, data, tmp_path):
-    run(
-        *edit(
-            "synthesize",
-            data,
-            tmp_path / "a.nii",
-            "--seed",
-            5,
-            "--samples",
-            2,
-            "--steps",
-            3,
-            "--set",
-            "contrast=4",
-        )
-    )
-    again = ("--repeat", tmp_path / "a.json", "--device", "cpu")
-    code, _, err = run("synthesize", *data, *again, "--out", tmp_path / "b.nii")
-    assert code == 0, err
-    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
-    code, _, err = run(
-        "synthesize",
-        data[0],
-        tmp_path / "a.nii",
-        "--repeat",
-        tmp_path / "a.json",
-        "--out",
-        tmp_path / "c.nii",
-    )
-    assert code == 2 and not (tmp_path / "c.nii").exists()
-    code, _, err = run("remove", *data, "--repeat", tmp_path / "a.json", "--out", tmp_path / "c.nii")
-    assert code == 2 and "records `synthesize`" in err[0]
-
-
-@pytest.mark.parametrize("name", ["remove", "move"])
-def test_a_sidecar_repeats_what_was_taken_from_elsewhere(run, data, tmp_path, name):
-    """A grown mask, and another tumour's texture, which leaves nothing of the old one."""
-    volume, mask = editor_case.ct(seed=3, spread=60.0)
-    donor = tmp_path / "donor.nii", tmp_path / "donor-mask.nii"
-    write_volume(volume, donor[0])
-    write_volume(volume.with_array(mask.astype(np.uint8)), donor[1])
-    to = sitk.ReadImage(str(data[0])).TransformIndexToPhysicalPoint((16, 24, 9))
-    options = (
-        ("--grow", 2)
-        if name == "remove"
-        else ("--to", *to, "--donor", *donor, "--out-mask", tmp_path / "m.nii")
-    )
-    code, _, err = run(*edit(name, data, tmp_path / "a.nii", "--seed", 5, *options))
-    assert code == 0, err
-    mask = () if name == "remove" else ("--out-mask", tmp_path / "n.nii")
-    code, _, err = run(
-        name, *data, "--repeat", tmp_path / "a.json", "--device", "cpu", "--out", tmp_path / "b.nii", *mask
-    )
-    assert code == 0, err
-    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
 
 
 WRONG = [
@@ -576,17 +424,6 @@ def test_bar_only_on_a_terminal(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_a_repetition_takes_no_option_beside_its_record(run, data, tmp_path):
-    assert run("remove", *data, "--out", tmp_path / "a.nii")[0] == 0
-    again = ("--repeat", tmp_path / "a.json", "--out", tmp_path / "b.nii")
-    for more in (("--grow", 3), ("--seed", 9), ("--engine", "bridge"), ("--zone", 1)):
-        code, _, err = run("remove", *data, *again, *more)
-        assert code == 2 and err == [
-            f"tumorsynth: --repeat takes the whole request from its file: leave out {more[0]}"
-        ]
-    assert not (tmp_path / "b.nii").exists()
-
-
 def test_the_bar_never_goes_back(capsys, monkeypatch):
     """Stages come again: a series' steps, a second solve, tissue that moves after something was drawn."""
     from TumorSynthLib.console import Bar
@@ -644,24 +481,6 @@ def test_models_verify_damaged(run, tmp_path, monkeypatch):
     assert code == 3 and len(err) == 1 and "damaged" in err[0]
 
 
-@pytest.mark.parametrize(
-    "text", ['{"Manufacturer": "none", "EchoTime": 0.03}', "[1, 2]", "{not json", "", "\ufeff{}"]
-)
-def test_a_json_file_that_is_no_record_is_never_overwritten(run, data, tmp_path, text):
-    """BIDS, for one, keeps a file of that name."""
-    (tmp_path / "x.json").write_text(text, encoding="utf-8")
-    before = sorted(tmp_path.iterdir())
-    code, _, err = run(*edit("remove", data, tmp_path / "x.nii.gz"))
-    assert code == 2 and len(err) == 1 and "isn't the record of an edit" in err[0]
-    assert (tmp_path / "x.json").read_text(encoding="utf-8") == text and sorted(tmp_path.iterdir()) == before
-
-
-def test_an_own_record_is_replaced(run, data, tmp_path):
-    for seed in (1, 2):
-        assert run(*edit("remove", data, tmp_path / "x.nii.gz", "--seed", seed))[0] == 0
-        assert json.loads((tmp_path / "x.json").read_text())["request"]["seed"] == seed
-
-
 @pytest.mark.parametrize("name", ["f.csv", "f.tsv"])
 def test_extract_writes_a_table(run, data, tmp_path, name):
     import csv
@@ -679,17 +498,6 @@ def test_extract_writes_a_table(run, data, tmp_path, name):
 def test_extract_refuses_other_files_before_any_work(run, data, tmp_path, name):
     code, _, err = run("extract", "no-image", "no-mask", "--out", tmp_path / name)
     assert code == 2 and ".json, .csv or .tsv" in err[0]
-
-
-@pytest.mark.parametrize(
-    "damage", [{"software": "mine"}, {"software": {"packages": []}}, {"model": {"id": 5}}, {"request": []}]
-)
-def test_a_damaged_record_is_no_record(run, data, tmp_path, damage):
-    assert run(*edit("remove", data, tmp_path / "x.nii"))[0] == 0
-    entry = json.loads((tmp_path / "x.json").read_text())
-    (tmp_path / "odd.json").write_text(json.dumps({**entry, **damage}))
-    code, _, err = run("remove", *data, "--repeat", tmp_path / "odd.json", "--out", tmp_path / "y.nii")
-    assert code == 2 and "isn't the record of an edit" in err[0]
 
 
 def test_a_model_with_weights_that_are_no_numbers_is_refused_whatever_draws(run, data, tmp_path):

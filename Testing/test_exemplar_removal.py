@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage, sparse
 
 from TumorSynthLib.errors import Cancelled, InputError
-from TumorSynthLib.texture.exemplar.hole import HoleConfig, rim_width, surroundings
+from TumorSynthLib.texture.exemplar.hole import HoleConfig, next_slices, rim_width, surroundings
 from TumorSynthLib.texture.exemplar.lenders import Atlas, LenderConfig, describe
 from TumorSynthLib.texture.exemplar.membrane import conjugate_gradients
 from TumorSynthLib.texture.exemplar.propagation import propagate
@@ -271,6 +271,19 @@ def test_a_rim_of_haze_leaves_no_ghost_in_lung():
     image[mask] = 30
     made = remove(image, mask, (1.0, 1.0, 1.0), is_ct=True, grow_mm=2.0).values
     assert np.median(made[ndimage.binary_erosion(mask, iterations=2)]) < before + 25
+
+
+def test_the_faint_end_of_a_small_nodule_in_the_next_thick_slice_goes():
+    """The slice beyond shows a fifth of the nodule, under the mask but not under the wider hole."""
+    spacing = (5.0, 0.6, 0.6)
+    image = (-850 + 60 * np.random.default_rng(0).standard_normal((9, 60, 60))).astype(np.float32)
+    away = np.hypot(*(np.indices((60, 60)) - 30.0))
+    mask, hole = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+    mask[3:6], hole[3:6] = away < 5.5, away < 11
+    image[mask] = -50
+    image[6][away < 5.5] += 160
+    wider = next_slices(image, hole, mask, spacing, np.ones_like(mask), HoleConfig())
+    assert np.array_equal(wider[6], hole[5]) and not wider[2].any()
 
 
 def test_mirrored_banks_turn_about_the_centre():

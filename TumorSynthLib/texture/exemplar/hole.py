@@ -195,7 +195,8 @@ def _rays(image, mask, body, spacing, pixel, config: HoleConfig):
 
 
 def next_slices(image, hole, mask, spacing, body, config: HoleConfig) -> np.ndarray:
-    """Thick slices: where the hole ends, its outline goes on for a slice if the tumour still shows there."""
+    """Thick slices: where the hole ends, its outline goes on for a slice if the tumour still shows there: under
+    the mask itself, whose rim would dilute a small tumour's end."""
     smooth = blur(image, [min(1.5 / s, 1.5) for s in spacing])
     ring = dilate(hole, in_plane(spacing), 10.0) & ~dilate(hole, in_plane(spacing), 3.0) & body
     out, inside = hole.copy(), float(np.median(smooth[mask]))
@@ -204,8 +205,9 @@ def next_slices(image, hole, mask, spacing, body, config: HoleConfig) -> np.ndar
             if not 0 <= beside < len(hole):
                 continue
             tail = hole[beside] & ~hole[z] & body[z]
+            own = tail & mask[beside]
             if tail.any() and _still_shows(
-                smooth[z], tail, ring[beside] & body[z] & ~mask[z], inside, config
+                smooth[z], own if own.any() else tail, ring[beside] & body[z] & ~mask[z], inside, config
             ):
                 out[z] |= hole[beside] & body[z]
     return out

@@ -64,6 +64,26 @@ def test_those_who_judge_are_apart_from_those_to_choose_on(cases, monkeypatch):
         judged_cases.judged(cases, ("MR",))
 
 
+def test_without_reserved_patients_val_judges_and_a_model_for_any_sequence_takes_it(tmp_path):
+    """What a model of any organ learned from (train) doesn't judge it, and `T1GD` is its `MR`."""
+    tree(tmp_path / "train", 2, ("T1GD",))
+    tree(tmp_path / "val", 3, ("T1GD",))
+    found = judged_cases.judged(tmp_path, ("MR",))
+    assert len(found) == 3 and {c.modality for c in found} == {"MR"}
+    assert all("val" in c.image.parts for c in found)
+
+
+def test_a_model_for_any_organ_looks_whether_tumours_lie_in_lung(cases):
+    found = judged_cases.judged(cases, ("CT",), 1)
+    place = judged_cases.load(found, None, holes=False)[0]
+    assert not place.lung
+
+    def aerated(case):
+        return replace(place.volume, array=np.where(place.mask, 0, -850).astype(np.int16)), place.mask
+
+    assert judged_cases.load([replace(found[0], read=aerated)], None, holes=False)[0].lung
+
+
 def test_a_kept_edit_is_of_its_voxels(cases, model, tmp_path):
     place = judged_cases.load(judged_cases.judged(cases, ("CT",)), lung=False)[0]
     changed = replace(place, volume=place.volume.with_array(place.volume.array + 1))
@@ -221,7 +241,7 @@ def test_sliders_ask_by_turns_one_sd_up_or_down_within_what_texture_can_have(cas
     names = tuple(judge_edits.SLIDERS)
     own = dict(zip(names, (10.0, 400.0, 0.9, 4.0, 50.0)))
     population = SimpleNamespace(names=names, std=np.array([3.0, 900.0, 0.2, 0.5, 30.0]))
-    editor = SimpleNamespace(extract=lambda *_: own, population=lambda _: population)
+    editor = SimpleNamespace(extract=lambda *_: own, population=lambda _, volume: population)
     maker = judge_edits.Maker(editor, places * 5)
     up, down = ([maker._slid(i, sign) for i in range(5)] for sign in (1, -1))
     assert dict(up) == dict(

@@ -37,7 +37,7 @@ from scoring import interval, middle
 
 from TumorSynthLib.editor import Editor
 from TumorSynthLib.errors import InputError, TumorSynthError
-from TumorSynthLib.models import find, load_bundle
+from TumorSynthLib.models import ANY, find, load_bundle
 
 CROP_MM = 30.0  # beyond what numbers are taken of
 PATTERN_MM = {True: 2.0, False: 3.0}  # lung, other
@@ -172,7 +172,7 @@ class Judge:
         return found | {"refused": self.maker.refused[refused:]}
 
     def _row(self, place: Place, edit: str, sample: Sample, numbers: dict) -> dict:
-        population = self.maker.editor.population(place.case.modality)
+        population = self.maker.editor.population(place.case.modality, place.volume)
         row: dict = {
             "case": place.case.id,
             "patient": place.case.patient,
@@ -314,7 +314,9 @@ def measured(a) -> Iterator[dict]:
     }
     out |= {"engine": a.engine or "default", "strength": a.strength}
     out |= {
-        "data": a.data.name + (f", hidden places at {a.scale:g} of a tumour's size" if a.scale != 1 else "")
+        "data": a.data.name
+        + (f", model {bundle.id}" if bundle.organ == ANY else "")
+        + (f", hidden places at {a.scale:g} of a tumour's size" if a.scale != 1 else "")
     }
     out |= {
         "cases": [p.key for p in places],

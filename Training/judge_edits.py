@@ -200,7 +200,7 @@ class Maker:
         turn = sum(p.case.modality == place.case.modality for p in self.places[:i])
         name = list(SLIDERS)[(turn + (sign < 0)) % len(SLIDERS)]
         own = self.editor.extract(place.volume, place.mask, place.case.modality)[name]
-        population = self.editor.population(place.case.modality)
+        population = self.editor.population(place.case.modality, place.volume)
         sd = float(population.std[population.names.index(name)])
         low, high = (own * v if np.isfinite(v) else v for v in SLIDERS[name])
         if name.endswith("Correlation"):

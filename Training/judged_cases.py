@@ -1,22 +1,25 @@
 """Whom edits are judged on, and where: the reserved patients, and healthy places as large as real tumours.
 
 A place is a case with a hole: a real tumour's mask, of any case of the data set, laid where no tumour is: inside the lung for a
-model of the lung, else inside the body. It is the hole of *hidden* edits, where the truth is known, and what others are
-compared with. The same case and seed give the same place, whatever engine is judged.
+model of the lung, and for one of any organ where most of the tumours lie in lung; else inside the body. It is the hole of
+*hidden* edits, where the truth is known, and what others are compared with. The same case and seed give the same place, whatever
+engine is judged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from layouts import Case, cases
 from scipy import ndimage, signal
 
+from TumorSynthLib.edit.choose import shows_lung
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models.bundle import SEQUENCES
 from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.volume import Volume
 
@@ -90,16 +93,22 @@ def in_turn(names) -> list[str]:
 
 
 def judged(folder: Path, modalities, patients: int | None = None, choosing: bool = False) -> list[Case]:
-    """Cases to judge: of the reserved patients where the folder (or its `train` and `val`) has any of them, else of all.
+    """Cases to judge: of the reserved patients where the folder (or its `train` and `val`) has any of them, else of its `val`,
+    else of all.
 
-    :param modalities: those wanted; `patients` bounds their number. One case a patient and modality: the first.
+    :param modalities: those wanted, as the model calls them; `patients` bounds their number. One case a patient and modality:
+        the first.
     :param choosing: those of the patients that aren't reserved instead.
     :raises InputError: there is none.
     """
     folders = [folder / s for s in SPLITS if (folder / s).is_dir()] or [folder]
-    found = [c for f in folders for c in cases("sts", f) if c.modality in modalities]
+    found = {
+        f: [replace(c, modality=m) for c in cases("sts", f) if (m := _called(c.modality, modalities))]
+        for f in folders
+    }
     known = reserved()
-    kept = [c for c in found if (c.patient in known) != choosing] or ([] if choosing else found)
+    kept = [c for part in found.values() for c in part if (c.patient in known) != choosing]
+    kept = kept or ([] if choosing else found[folders[-1]])
     if not kept:
         raise InputError(
             f"{folder} has no images of {' or '.join(modalities)}: give the folder that holds "
@@ -112,18 +121,29 @@ def judged(folder: Path, modalities, patients: int | None = None, choosing: bool
     return [first[n, m] for n in names for m in modalities if (n, m) in first]
 
 
+def _called(name: str, modalities) -> str | None:
+    """What a model calls a case's modality; None where it doesn't have it."""
+    if name in modalities:
+        return name
+    return "MR" if "MR" in modalities and name.upper().startswith(SEQUENCES) else None
+
+
 def load(
-    found: list[Case], lung: bool, seed: int = 0, largest: float = 1.0, holes: bool = True
+    found: list[Case], lung: bool | None, seed: int = 0, largest: float = 1.0, holes: bool = True
 ) -> list[Place]:
     """The cases in memory, each with its healthy place.
 
+    :param lung: whether these are tumours of the lung; None looks at what most of them lie in.
     :param largest: scale at which holes are tried first.
     :param holes: look for healthy places, which takes long in large images.
     """
     places = []
     for case in found:
         volume, labels = case.load()
-        places.append(Place(case, volume, labels > 0, lung))
+        places.append(Place(case, volume, labels > 0, bool(lung)))
+    if lung is None:
+        within = [shows_lung(p.volume, p.mask, p.case.modality, None) for p in places]
+        places = [replace(p, lung=2 * sum(within) > len(within)) for p in places]
     shapes = [(p.mask[ndimage.find_objects(p.mask.astype(np.uint8))[0]], p.spacing) for p in places]
     for place in places if holes else ():
         rng = np.random.default_rng([seed, *place.key.encode()])

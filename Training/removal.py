@@ -14,14 +14,16 @@ from scoring import psnr_ssim, removal_summary
 
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
+from TumorSynthLib.models import ANY
 from TumorSynthLib.volume import read_image, read_mask
 
 WINDOWS = {"CT": {"sts": (-150.0, 250.0), "lung": (-1000.0, 400.0)}, "T1": {"sts": (0.0, 1200.0)}}
 QUICK_CASES = 12
 
 
-def is_lung(bundle) -> bool:
-    return "lung" in bundle.organ.lower()
+def is_lung(bundle) -> bool | None:
+    """Whether a model is of the lung; None for one of any organ, whose images tell."""
+    return None if bundle.organ == ANY else "lung" in bundle.organ.lower()
 
 
 def window_of(bundle, modality: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
 from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
 from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
-from TumorSynthLib.texture.exemplar.place import laid_over, wall_of
+from TumorSynthLib.texture.exemplar.place import detached, laid_over, wall_of
 from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
 from TumorSynthLib.texture.exemplar.warp import motion_between, warped
 
@@ -236,3 +236,43 @@ def test_bone_and_its_marrow_stay_when_a_tumour_is_moved_or_grown_onto_them():
 def test_ramp_is_monotone():
     values = ramp(np.linspace(-1, 2, 50), 0.0, 1.0)
     assert values[0] == 0 and values[-1] == 1 and (np.diff(values) >= 0).all()
+
+
+def wall_scene(jagged):
+    """A nodule cut by the chest's wall at x = 12, its removal, its mask; the contour ends on the wall slice by slice."""
+    rng = np.random.default_rng(7)
+    empty = rng.normal(-850, 12, SHAPE).astype(np.float32)
+    wall = np.indices(SHAPE)[2] < 12
+    empty[wall] = 40 + rng.normal(0, 12, int(wall.sum()))
+    whole = ball((12, 24, 12), 9)
+    image = np.where(whole, 50 + rng.normal(0, 12, SHAPE), empty).astype(np.float32)
+    mask = whole & ~wall
+    if jagged:
+        mask[::2] &= np.indices(SHAPE)[2][::2] >= 14
+    return image, empty, mask
+
+
+@pytest.mark.parametrize("jagged", [False, True])
+def test_a_flat_side_off_the_wall_is_rounded_and_brings_no_wall_along(jagged):
+    image, empty, mask = wall_scene(jagged)
+    matte, _ = Source(image, empty, mask, changed_of(mask), SPACING, True).matte()
+    free = detached(matte)
+    depth = depth_of(free.mask, SPACING)
+    assert 0.7 * matte.mask.sum() < free.mask.sum() < 0.97 * matte.mask.sum()
+    assert free.opacity[(depth < -2.5)].max() < 0.25, "pieces of the wall come along"
+    across = free.mask.sum((0, 1))
+    assert across[across > 0][0] < 0.6 * across.max() < across.max(), "still flat"
+    first = np.where(free.mask.any(2), free.mask.argmax(2), 99)[
+        4:21, 18:31
+    ]  # where it begins, over slices and rows
+    assert np.abs(np.diff(first, axis=0))[(first[1:] < 99) & (first[:-1] < 99)].max() <= 1, "slices jut out"
+
+
+def test_what_is_not_one_piece_with_a_nodule_stays_at_its_place():
+    image, empty, mask = scene(level=40.0, background=-850.0, noise=8.0)
+    beside = ball((12, 20, 30), 1)
+    image[beside], grown = 40.0, changed_of(mask)
+    free = detached(Source(image, empty, mask, grown, SPACING, True).matte()[0])
+    box = Source(image, empty, mask, grown, SPACING, True).matte()[1]
+    assert free.opacity[beside[box]].max() < 0.1
+    assert free.opacity[ndimage.binary_erosion(mask, iterations=2)[box]].min() > 0.9

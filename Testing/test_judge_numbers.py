@@ -134,3 +134,28 @@ def test_a_place_without_surroundings_has_no_numbers():
     found = numbers.healthy(noise(), np.ones(SHAPE, bool), SPACING, ct=True)
     assert all(math.isnan(v) for v in found.values())
     assert set(numbers.COMPARED) >= set(found)
+
+
+@pytest.mark.parametrize("spacing, shape", [((1.0, 1.0, 1.0), (50, 60, 60)), ((2.5, 0.7, 0.7), (20, 84, 84))])
+def test_vessels_that_run_up_to_a_tumour_count_as_whole_and_cut_ones_do_not(spacing, shape):
+    rng = np.random.default_rng(0)
+    z, y, x = (np.indices(shape) - (np.array(shape) / 2)[:, None, None, None]) * np.array(spacing)[
+        :, None, None, None
+    ]
+
+    def soft(where, mm):
+        return ndimage.gaussian_filter(where.astype(float), [mm / s for s in spacing])
+
+    lung = -850 + rng.normal(0, 30, shape)
+    before = lung + 850 * soft((np.hypot(z, y) < 1.6) | (np.hypot(z - 9, x - 3) < 1.2), 0.7)
+    mask, away = z**2 + y**2 + x**2 < 9**2, np.sqrt(z**2 + y**2 + x**2)
+    none, share = np.zeros(shape, bool), soft(mask, 1.0)
+
+    def ratio(around):
+        made, plain = numbers.vessels(before, 30 * share + (1 - share) * around, mask, none, spacing)
+        return made / plain
+
+    assert ratio(before) == pytest.approx(1, abs=0.05)
+    assert ratio(np.where(away < 11, lung, before)) < 0.9
+    assert ratio(np.where(away < 13, lung, before)) < 0.6
+    assert all(math.isnan(v) for v in numbers.vessels(lung, lung, mask, none, spacing))

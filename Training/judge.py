@@ -81,6 +81,10 @@ def compared(place: Place, edit: str, sample: Sample) -> dict[str, dict[str, flo
         mm = PATTERN_MM[place.lung]
         made["pattern"] = judge_numbers.pattern(before[box], image[box], place.mask[box], place.spacing, mm)
         control["pattern"] = 1.0
+    elif place.lung:
+        old = place.mask if edit != "inserted" else np.zeros_like(place.mask)
+        both = judge_numbers.vessels(before, image, sample.mask, old, place.spacing)
+        made["vessels"], control["vessels"] = both
     return {"made": made, "control": control}
 
 
@@ -106,7 +110,7 @@ def reach(facts: dict, population) -> dict[str, float]:
 
 
 def looks(place: Place, edit: str, sample: Sample, case: int, numbers: dict) -> tuple[Look, ...]:
-    """The untouched place and the made one, as detectors see them: without the pattern, of which the untouched one has all."""
+    """The untouched place and the made one, as detectors see them: without what compares it with the untouched one."""
     patient, lender = place.case.patient, sample.facts.get("lender", place.case.patient)
     rim = None if edit in HEALTHY else rim_of(place.spacing, place.lung, edit not in SAME_MASK)
     old = place.hole if edit in HEALTHY else place.mask
@@ -118,7 +122,10 @@ def looks(place: Place, edit: str, sample: Sample, case: int, numbers: dict) -> 
         )  # fmt: skip
     pair = ((place.volume.array, old, False, "control"), (sample.image(place), sample.mask, True, "made"))
     avoid = place.mask if edit in HEALTHY else None
-    seen = {of: {k: v for k, v in found.items() if k != "pattern"} for of, found in numbers.items()}
+    seen = {
+        of: {k: v for k, v in found.items() if k not in ("pattern", "vessels")}
+        for of, found in numbers.items()
+    }
     return tuple(
         look(
             image, mask, place.spacing, None if avoid is None else avoid & ~mask, rim,

@@ -3,6 +3,7 @@
     healthy(image, hole, spacing, ct)       level off, grain, power, step, correlations, against the tissue around
     tumour(image, mask, spacing)            power, specks, step and width of the border, grain and its correlations
     pattern(real, made, mask, spacing, mm)  how much of the tumour's coarse pattern was kept
+    vessels(real, made, mask, old, spacing) how much of the lung's vessels beside a new tumour goes on
 
 Arrays are (z, y, x); spacing is (z, y, x) mm. Nothing here knows what was edited: what is judged and its control go through the
 same functions, and `COMPARED` says how they are compared. nan where a place is too small for a number.
@@ -39,6 +40,12 @@ class NumberConfig:
     speck_sd: float = 4.0
     profile_voxels: float = 5.0
     shell_voxels: tuple[float, float] = (3.0, 7.0)  # what a border's outer level is taken from
+    vessel_mm: tuple[float, float] = (1.0, 1.5)  # Gaussians at which vessels are looked for
+    vessel_hu: float = 60.0  # tubeness of a vessel, several times that of noise
+    vessel_reach_mm: float = 8.0  # how far from the border vessels are followed
+    vessel_length_mm: float = 6.0  # shorter paths are nodes of noise
+    plain_voxels: float = 0.8  # Gaussian of a plain tumour's border
+    wall_mm: float = 4.0  # half of the thickness from which dense tissue is no vessel
 
 
 NUMBERS = NumberConfig()
@@ -46,6 +53,7 @@ NUMBERS = NumberConfig()
 COMPARED = {
     "level": "difference", "level_90": "difference", "grain": "ratio", "power": "ratio", "step": "ratio",
     "specks": "ratio", "width": "ratio", "lag_plane": "difference", "lag_slice": "difference", "pattern": "difference",
+    "vessels": "ratio",
 }  # fmt: skip
 
 
@@ -367,3 +375,75 @@ def pattern(real: np.ndarray, made: np.ndarray, mask: np.ndarray, spacing, mm: f
     if min(s.std() for s in smooth) < 1e-9:
         return 0.0
     return float(np.corrcoef(*smooth)[0, 1])
+
+
+# Vessels
+
+
+def tubeness(image: np.ndarray, spacing, where: np.ndarray, config: NumberConfig = NUMBERS) -> np.ndarray:
+    """How much like a bright tube each voxel is (Sato et al., Medical Image Analysis 1998): the second largest curvature
+    downwards, in the image's unit, the largest over `vessel_mm`; 0 for plates, and outside the bool array `where`."""
+    found = np.zeros(int(where.sum()))
+    for mm in config.vessel_mm:
+        sigma = [max(mm / s, 0.7) for s in spacing]  # differences over less are no curvature
+        matrix = np.empty((len(found), 3, 3))
+        for i in range(3):
+            for j in range(i, 3):
+                order = np.eye(3, dtype=int)[i] + np.eye(3, dtype=int)[j]
+                part = ndimage.gaussian_filter(image, sigma, order=order)[where] * sigma[i] * sigma[j]
+                matrix[:, i, j] = matrix[:, j, i] = part
+        found = np.maximum(found, -np.linalg.eigvalsh(matrix)[:, 1])
+    out = np.zeros(image.shape)
+    out[where] = found
+    return out
+
+
+def vessel_paths(image: np.ndarray, where: np.ndarray, spacing, config: NumberConfig = NUMBERS) -> np.ndarray:
+    """Bool, the middle lines of vessels in the voxels `where` of a CT: of what is like a tube, neither wall nor fissure."""
+    from skimage.morphology import skeletonize
+
+    dense = ndimage.gaussian_filter(image, [0.7 / s for s in spacing]) > config.air_hu
+    core = ndimage.distance_transform_edt(np.pad(dense, 1), spacing)[1:-1, 1:-1, 1:-1] > config.wall_mm
+    if core.any():
+        where = where & (ndimage.distance_transform_edt(~core, spacing) > config.wall_mm + 2 * max(spacing))
+    tube = tubeness(image, spacing, where, config) > config.vessel_hu
+    lines = skeletonize(tube) if tube.any() else tube
+    parts, count = ndimage.label(lines, np.ones((3, 3, 3)))
+    longest = [
+        max((s.stop - s.start - 1) * mm for s, mm in zip(box, spacing)) for box in ndimage.find_objects(parts)
+    ]
+    return (
+        np.isin(parts, 1 + np.flatnonzero(np.array(longest) >= config.vessel_length_mm)) if count else lines
+    )
+
+
+def vessels(
+    real: np.ndarray,
+    made: np.ndarray,
+    mask: np.ndarray,
+    old: np.ndarray,
+    spacing,
+    config: NumberConfig = NUMBERS,
+) -> tuple[float, float]:
+    """Tubeness along the vessels that the unedited CT has within `vessel_reach_mm` of the new tumour's border, edited / unedited;
+    and the same with a plain tumour in place of the edit, as any tumour bends the tubes that end in it. nan without vessels.
+
+    :param real, made: (z, y, x) before and after; `mask`, `old` bool, the new tumour and the one that was there (none for an
+        insertion): vessels are followed outside of both.
+    """
+    reach = [int(np.ceil(2 * config.vessel_reach_mm / s)) for s in spacing]
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(found, reach))
+    real, made, mask = real[box].astype(np.float64), made[box].astype(np.float64), mask[box]
+    beside = ~mask & (ndimage.distance_transform_edt(~mask, spacing) <= config.vessel_reach_mm)
+    if old[box].any():  # it and its rim are no vessel
+        beside &= ndimage.distance_transform_edt(~old[box], spacing) > 2 * max(config.vessel_mm)
+    path = vessel_paths(real, beside, spacing, config)
+    if not path.any():
+        return float("nan"), float("nan")
+    share = ndimage.gaussian_filter(
+        mask.astype(np.float64), [config.plain_voxels * spacing[1] / s for s in spacing]
+    )
+    plain = share * np.median(made[mask]) + (1 - share) * real
+    before, after, alike = (tubeness(v, spacing, path, config)[path].mean() for v in (real, made, plain))
+    return float(after / before), float(alike / before)

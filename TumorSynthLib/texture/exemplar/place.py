@@ -25,8 +25,13 @@ from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
 WALL_HU = -300.0
 """Tissue above it beside the lung that is thicker than `WALL_MM` is the chest's wall or the mediastinum, no vessel."""
 WALL_MM = 7.0
-ROUNDING = 0.3
-"""Gaussian, in radii of the tumour, by which the corners of a flat side are rounded."""
+ROUNDING, LEAST_ROUND = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1), 0.75
+"""Gaussians, in radii of the tumour, by which the corners of a flat side are rounded: the first that leaves this share of it."""
+FLAT = 0.1
+"""Share of a tumour's border on the wall from which on it is a flat side."""
+BESIDE, CONTACT, APART = 3.0, 2.0, 0.15
+"""Voxels in plane from the wall up to which a border lies on it; from there up to which the contour says where the tumour ends
+(less and less up to twice as far); opacity above which what doesn't hang together with the tumour is a piece of its old place."""
 RIB_HU = 200.0
 """What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
 BONE_HU, MARROW_MM2 = 180.0, 1000.0
@@ -96,43 +101,63 @@ def _depth_mm(mask: np.ndarray, spacing) -> np.ndarray:
 def detached(matte: Matte, is_ct: bool = True) -> Matte:
     """The tumour without the wall of the chest that it lay on: how far it goes there, its contour says, rounded.
 
-    A contour that ends on the pleura has a flat side, which nothing explains at another place.
+    A contour that ends on the pleura has a flat side, and pieces of vessels beside a nodule belong to its place: nothing explains
+    them at another one.
     """
     if not matte.in_lung:
         return matte
     spacing, depth = matte.spacing, depth_of(matte.mask, matte.spacing)
+    matte = replace(matte, opacity=_in_one_piece(matte.opacity, matte.mask))
     seen = composed(matte, matte.background) + matte.residual
     wall = allowed(matte.background, spacing, True, is_ct) < 0.5
     wall |= blur(seen, sigma_of(MatteConfig.crisp, spacing)) > np.maximum(
         matte.colour + 6 * matte.noise, RIB_HU
     )
-    beside = ndimage.binary_dilation(wall & (depth < 1.5), IN_PLANE, 1)
-    if not (beside & matte.mask).any():
+    border = matte.mask & (depth < 1.0)
+    contact = border & (-depth_of(wall, spacing) < BESIDE)
+    if not contact.any():
         return matte
-    mask = _rounded(matte.mask, beside, spacing)
-    depth = depth_of(mask, spacing)
-    beside |= matte.mask & ~mask
-    opacity = np.where(beside, np.minimum(matte.opacity, ramp(depth, -CUT, CUT)), matte.opacity)
-    near = blur(ndimage.binary_dilation(beside, IN_PLANE, 2), sigma_of(1.0, spacing))
-    opacity = near * blur(opacity, sigma_of(CUT_BLUR, spacing)) + (1 - near) * opacity
-    own = np.where(beside, np.minimum(matte.own, ramp(depth, -0.5, 2.0)), matte.own)
-    free = ramp(depth, -1.5, 0.5) * (1 - near)
+    away, mask = np.maximum(-depth_of(contact, spacing), 0), matte.mask
+    if contact.sum() > FLAT * border.sum():
+        mask, depth = _rounded(mask, depth, away, spacing)
+    near = ramp(-away, -2 * CONTACT, -CONTACT)
+    cut = np.maximum(near, matte.mask & ~mask)
+    opacity = matte.opacity + cut * (np.minimum(matte.opacity, ramp(depth, -CUT, CUT)) - matte.opacity)
+    soft = blur(cut, sigma_of(1.0, spacing))
+    opacity = soft * blur(opacity, sigma_of(CUT_BLUR, spacing)) + (1 - soft) * opacity
+    own = matte.own + cut * (np.minimum(matte.own, ramp(depth, -1.0, 0.5)) - matte.own)
+    free = ramp(depth, -1.5, 0.5) * (1 - soft)
     inside = matte.own > 0.9
     bound = 3 * sd_of(matte.finest[inside if inside.any() else matte.mask])
     grain, finest = held(matte.grain, free, matte.grain_bound), held(matte.finest, free, bound)
-    return replace(matte, mask=mask, opacity=opacity.astype(np.float32), own=own, grain=grain, finest=finest)
+    opacity, own = opacity.astype(np.float32), own.astype(np.float32)
+    return replace(matte, mask=mask, opacity=opacity, own=own, grain=grain, finest=finest)
 
 
-def _rounded(mask: np.ndarray, beside: np.ndarray, spacing) -> np.ndarray:
-    """The mask with the corners of its flat side cut round; elsewhere as it is."""
+def _in_one_piece(opacity: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Opacity without the pieces that don't hang together with the tumour."""
+    parts, _ = ndimage.label(opacity > APART)
+    whole = np.isin(parts, np.unique(parts[mask & (parts > 0)]))
+    loose = (parts > 0) & ~whole
+    if not loose.any():
+        return opacity
+    return opacity * (1 - ramp(blur(ndimage.binary_dilation(loose, iterations=2) & ~whole, 0.7), 0.1, 0.6))
+
+
+def _rounded(mask: np.ndarray, depth, away, spacing) -> tuple[np.ndarray, np.ndarray]:
+    """The mask with the corners of its flat side cut round, and its depth (`matte.depth_of`); elsewhere as it is.
+
+    :param away: (D, H, W) voxels in plane from the flat side.
+    """
     radius = (3 * mask.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3) / spacing[1]
-    soft = blur(depth_of(mask, spacing), sigma_of(ROUNDING * radius, spacing))
-    near = (
-        distance_mm(beside & ndimage.binary_dilation(mask, IN_PLANE), spacing)
-        <= ROUNDING * 2 * radius * spacing[1]
-    )
-    round_ = mask & ((soft > 0) | ~near)
-    return round_ if round_.sum() > 0.7 * mask.sum() else mask
+    near = ramp(-away, -0.6 * radius, -0.3 * radius)
+    for share in ROUNDING:
+        soft = blur(depth, sigma_of(share * radius, spacing))
+        soft = depth + near * (np.minimum(depth, soft) - depth)
+        round_ = mask & (soft > 0)
+        if round_.sum() >= LEAST_ROUND * mask.sum():
+            return round_, soft
+    return mask, depth
 
 
 def laid_over(

@@ -205,6 +205,26 @@ def test_remove_needs_no_model_nor_torch(data, tmp_path):
     assert record["plan"]["settings"]["binWidth"] == 25 and record["plan"]["zone_voxels"] > 0
 
 
+def test_shapes_of_real_forms_need_no_torch(data, tmp_path):
+    """New shapes are grown from the model's forms of real tumours; its network, which needs torch, isn't loaded."""
+    image, mask = map(str, data)
+    model = ["--model", "soft-tissue-sarcoma", "--quiet"]
+    masked = ["--out", str(tmp_path / "e.nii"), "--out-mask", str(tmp_path / "m.nii")]
+    calls = [
+        ["shape", "--set", "volume_ml=1", "--out", str(tmp_path / "s.nii")],
+        ["reshape", image, mask, "--set", "volume_ml=1", *masked],
+        ["insert", image, "--at", "-10", "0", "120", "--set", "volume_ml=0.5", *masked],
+    ]
+    code = "import json, sys; from TumorSynthLib.cli import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not installed')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", code, json.dumps([[*call, *model] for call in calls])]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert voxels(tmp_path / "s.nii").any() and voxels(tmp_path / "m.nii").any()
+
+
 def test_drawing_without_torch_is_one_clear_line(data, models, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not installed')")
@@ -213,6 +233,21 @@ def test_drawing_without_torch_is_one_clear_line(data, models, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1 and "needs PyTorch" in done.stderr
     assert not (tmp_path / "e.nii").exists()
+
+
+def test_a_slider_without_a_model_measures_by_the_settings_given(run, data, tmp_path):
+    """Its result has the asked value as `extract` measures it with the same file, and its record repeats it without."""
+    settings, out, again = tmp_path / "s.yaml", tmp_path / "e.nii", tmp_path / "r.nii"
+    settings.write_text("setting:\n  binWidth: 10\nimageType:\n  Original: {}\n  Square: {}\n")
+    name = "original_glcm_Contrast"
+    own = json.loads(run("extract", *data, "--settings", settings, "--json")[1])["features"][name]
+    given = ["--set", f"{name}={1.2 * own}", "--settings", settings, "--out", out]
+    code, _, err = run("synthesize", *data, *given)
+    assert code == 0 and sum("Square" in line for line in err) == 1
+    found = json.loads(run("extract", out, data[1], "--settings", settings, "--json")[1])["features"]
+    assert found[name] == pytest.approx(1.2 * own, rel=0.02)
+    assert run("synthesize", *data, "--repeat", tmp_path / "e.json", "--out", again)[0] == 0
+    assert np.array_equal(voxels(out), voxels(again))
 
 
 def test_a_slider_beyond_tissue_says_the_limit_once_before_it_draws(run, data, tmp_path):

@@ -6,6 +6,8 @@ import pytest
 panel_case.start()
 
 import json  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
 
 import editor_case  # noqa: E402
 import numpy as np  # noqa: E402
@@ -14,7 +16,7 @@ import slicer_case  # noqa: E402
 from test_options import over_the_wire, repeated, words  # noqa: E402
 from TumorSynthSlicer import api, checks, edits  # noqa: E402
 
-from TumorSynthLib import provenance, wire  # noqa: E402
+from TumorSynthLib import models, provenance, wire  # noqa: E402
 from TumorSynthLib.edit.edits import EDITS  # noqa: E402
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, EditRequest, from_message  # noqa: E402
 from TumorSynthLib.editor import Editor  # noqa: E402
@@ -104,9 +106,15 @@ def test_what_the_engine_edits_without_a_network_is_not_refused(tmp_path, edit):
         checks.check("synthesize", editor, volume, mask, {"features": {"contrast": 9.0}}, "cpu")
 
 
-def test_a_series_of_shapes_takes_the_network_of_shapes():
-    assert checks.needsTorch("series", EditRequest(), None, "volume_ml")
-    assert not checks.needsTorch("series", EditRequest(), None, "contrast")
+def test_shapes_that_are_grown_from_forms_take_no_network():
+    grown = models.find("lung-nodule-ct")
+    drawn = SimpleNamespace(json={**grown.json, "files": {}}, organ="lung", painted=None)
+    for bundle in (drawn, grown):
+        assert checks.needsTorch("series", EditRequest(), bundle, "volume_ml") == (bundle is drawn)
+        assert not checks.needsTorch("series", EditRequest(), bundle, "contrast")
+    request = EditRequest(features={"volume_ml": 2.0})
+    assert not checks.needsTorch("reshape", request, grown)
+    assert checks.needsTorch("reshape", replace(request, mass_effect=20.0), grown)
 
 
 @pytest.mark.parametrize(

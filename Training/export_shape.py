@@ -28,12 +28,12 @@ from prepare_shapes import masks
 
 from TumorSynthLib.errors import ModelError
 from TumorSynthLib.models.bundle import Bundle, load_bundle
+from TumorSynthLib.models.parts import FORMS
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import NAMES, logs
 from TumorSynthLib.shape.field import from_mask
 from TumorSynthLib.shape.forms import CELLS, LARGEST_CELLS, Forms
-from TumorSynthLib.shape.forms import FILE as FORMS
 from TumorSynthLib.shape.model import FILE, TENSOR
 from TumorSynthLib.shape.network import FormGenerator, Generator, ShapeConfig
 from TumorSynthLib.shape.solver import Form, draw

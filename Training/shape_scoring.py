@@ -440,9 +440,7 @@ def measured(a, model: ShapeModel, cases: list) -> tuple[dict, list[dict], list]
 def main(arguments: list[str] | None = None) -> None:
     a = parse(arguments)
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
-    model, cases = ShapeModel.from_bundle(bundle), list(masks(a.shapes))
-    if a.network:
-        model.forms = None
+    model, cases = ShapeModel.from_bundle(bundle, grown=not a.network), list(masks(a.shapes))
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
     shapes = "/".join(a.shapes.parts[-2:])

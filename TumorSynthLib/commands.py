@@ -168,7 +168,7 @@ def edit(args: argparse.Namespace) -> int:
         from TumorSynthLib.editor import Editor
         from TumorSynthLib.volume import read_image
 
-        settings = model_settings(args, entry)
+        settings = model_settings(args, entry, notes)
         with noticed() as seen:
             volume = read_image(args.image)
             editor = Editor(model_of(args, entry, volume), args.device, settings)
@@ -234,14 +234,25 @@ def model_of(args: argparse.Namespace, entry: Mapping[str, Any] | None, volume) 
     return found.model_id or None
 
 
-def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None):
-    """Settings of the extraction of an edit without a model; None is what the engine takes."""
+def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None, notes: list[str]):
+    """Settings of the extraction of an edit without a model; None is what the engine takes.
+
+    :param notes: gets sentences on what the file of `--settings` asks for and an edit doesn't do.
+    """
+    from TumorSynthLib.radiomics.parameters import ORIGINAL, Parameters
     from TumorSynthLib.radiomics.settings import Settings
 
     path, before = getattr(args, "settings", None), (entry or {}).get("plan", {}).get("settings")
     if path and args.model not in (None, NONE):
         raise InputError("--settings and --model exclude each other: a model measures with its own settings")
-    return Settings.from_file(path) if path else Settings.from_dict(before) if before else None
+    if not path:
+        return Settings.from_dict(before) if before else None
+    parameters = Parameters.from_file(path)
+    notes += parameters.notes
+    others = [t.name for t in parameters.image_types if t.name != ORIGINAL.name]
+    if others:
+        notes.append(f"an edit measures the original image alone: {', '.join(others)} of {path} aren't used")
+    return parameters.settings
 
 
 def _painted(editor, images, request):

@@ -17,6 +17,7 @@ import numpy as np
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame
 from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.threads import needing_torch
 
 SEED = 0.5  # size, as a length, of the core from which an inserted tumour pushes its surroundings aside
 GRID = 56  # samples along the longest side of the velocity field
@@ -159,7 +160,8 @@ def _velocity(source: np.ndarray, target: np.ndarray, window: np.ndarray, step: 
 
 def _exponential(velocity: np.ndarray, step: float) -> np.ndarray:
     """Displacement (mm) of the flow of a velocity field (mm) after unit time, by scaling and squaring."""
-    import torch
+    with needing_torch("tissue that makes room"):
+        import torch
 
     shape = velocity.shape[1:]
     # grid_sample wants (x, y, z) from -1 to 1; its speed is why torch does this part.

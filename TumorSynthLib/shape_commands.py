@@ -148,13 +148,13 @@ def run_series(args: argparse.Namespace) -> int:
         check_sidecar(step["sidecar"])
     check_apart(
         [path for step in paths["steps"] for path in step.values()],
-        [*input_files(args).values(), *option_files(args)],
+        [*input_files(args).values(), getattr(args, "settings", None), *option_files(args)],
     )
     with Bar(args.quiet) as bar:
         from TumorSynthLib.editor import Editor
         from TumorSynthLib.volume import read_image
 
-        settings = model_settings(args, None)
+        settings = model_settings(args, None, notes)
         with noticed() as seen:
             volume = read_image(args.image)
             editor = Editor(model_of(args, None, volume), args.device, settings)

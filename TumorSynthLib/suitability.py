@@ -253,14 +253,14 @@ def check_surroundings(mask: np.ndarray) -> list[str]:
     part = mask[box]
     if all(s.stop - s.start == n for s, n in zip(box, mask.shape)) and part.all():
         raise InputError(
-            "the mask covers the whole image: the model needs surroundings to continue; mask the tumour only"
+            "the mask covers the whole image: an edit needs tissue around the tumour; mask the tumour only"
         )
     if np.count_nonzero(part) < 8:
         raise InputError(
             "the mask has fewer than 8 voxels: too few for a texture; check the label or draw a larger mask"
         )
     if any(s.start == 0 or s.stop == n for s, n in zip(box, mask.shape)):
-        return ["the mask touches the border of the image: the model sees no surroundings on that side"]
+        return ["the mask touches the border of the image: there are no surroundings to go by on that side"]
     return []
 
 

@@ -10,6 +10,7 @@ from ..errors import ModelError
 from ..numeric import is_finite
 
 INTENSITY_KINDS = ("asinh",)  # maps from intensities to the range of a bridge's network
+FORMS = "forms.safetensors"  # forms of real tumours, from which shapes are grown
 MAX_DEPTH = 32  # containers within each other; a manifest has 6
 MAX_WIDTH = 4096  # channels, tokens, features; the paper's network has 512
 MAX_BLOCKS = 64
@@ -26,6 +27,12 @@ def engine_of(manifest: dict[str, Any]) -> str | None:
 def draws(bundle: Any) -> bool:
     """Whether there is a model with a network that draws textures."""
     return bundle is not None and engine_of(bundle.json) == "bridge"
+
+
+def draws_shapes(bundle: Any) -> bool:
+    """Whether there is a model with a network that draws shapes, and without forms from which they would be grown."""
+    part = {} if bundle is None else bundle.json.get("shape") or {}
+    return bool(part.get("network")) and FORMS not in bundle.json["files"]
 
 
 def check_contents(manifest: Any, where: str) -> None:

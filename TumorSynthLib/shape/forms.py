@@ -12,7 +12,6 @@ from .coordinates import SCALE, V, rows
 from .field import Waves, closed, from_mask, grid
 from .solver import Form, draw, sharpened
 
-FILE = "forms.safetensors"
 CELLS = 48
 """Along each side of a form's field."""
 LARGEST_CELLS = 64

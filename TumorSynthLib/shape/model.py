@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError, ModelError
+from ..models.parts import FORMS
 from ..radiomics.population import Population
 from ..radiomics.shape_features import shape as shape_features
-from . import feasible, forms, solver
+from . import feasible, solver
 from .coordinates import NAMES, PREFIX, SCALE, V, logs, short
 from .field import from_mask
 from .forms import Forms
@@ -73,9 +74,10 @@ class ShapeModel:
         self.forms = forms
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, device: str = "auto") -> ShapeModel:
+    def from_bundle(cls, bundle: Bundle, device: str = "auto", grown: bool = True) -> ShapeModel:
         """The shape part of a bundle: ``shape`` in its manifest and shape.safetensors.
 
+        :param grown: from the bundle's forms of real tumours, where it has some: neither its network nor PyTorch is used then.
         :raises ModelError: the bundle has no shape part, or it is damaged.
         """
         part = bundle.json.get("shape")
@@ -90,21 +92,22 @@ class ShapeModel:
             raise ModelError(
                 f"model {bundle.id!r} is damaged: its shape part has no population; install it again"
             ) from None
-        tensors = bundle.tensors(FILE, "torch" if config else "numpy")
+        grown = grown and FORMS in bundle.json["files"]
+        tensors = bundle.tensors(FILE, "torch" if config and not grown else "numpy")
         values = tensors.get(TENSOR)
         if values is None or tuple(values.shape) != (len(cases), len(names)):
             raise ModelError(
                 f"model {bundle.id!r} is damaged: its shape population doesn't fit; install it again"
             )
         network = None
-        if config:
+        if config and not grown:
             from .network import FormGenerator
 
             weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
             network = FormGenerator.load(config, weights, bundle.id, device)
         model = cls(Population(tuple(names), np.asarray(values, np.float64), tuple(cases)), network)
-        if forms.FILE in bundle.json["files"]:
-            model.forms = Forms.of(bundle.tensors(forms.FILE, "numpy"), model._table)
+        if grown:
+            model.forms = Forms.of(bundle.tensors(FORMS, "numpy"), model._table)
         return model
 
     @cached_property

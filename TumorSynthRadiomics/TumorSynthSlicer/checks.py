@@ -15,7 +15,7 @@ from TumorSynthLib.edit.edits import EDITS as TABLE
 from TumorSynthLib.edit.options import IMAGES, of_edit
 from TumorSynthLib.edit.options import OPTIONS as ROWS
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models.parts import draws
+from TumorSynthLib.models.parts import draws_shapes
 from TumorSynthLib.radiomics.table import FEATURES, resolve
 from TumorSynthLib.requests import EditRequest, resolved, split
 
@@ -101,14 +101,14 @@ def engineOf(edit: str, request: EditRequest, bundle, modality: str = "") -> str
 
 
 def needsTorch(edit: str, request: EditRequest, bundle, feature: str | None = None) -> bool:
-    """Whether an edit takes a network: a model's own, or that of its shapes.
+    """Whether an edit takes a network, a model's own or that of its shapes, or has tissue make room.
 
     :param feature: which a series changes.
     """
     drawn = TABLE[edit].draws or bool(split(request.features)[1])
     drawn = drawn or (feature is not None and FEATURES[resolve(feature)[0]].cls == "shape")
-    formed = bundle is None or bool((bundle.json.get("shape") or {}).get("network")) or draws(bundle)
-    return (drawn and formed) or engineOf(edit, request, bundle) == "bridge"
+    makesRoom = bool(request.mass_effect)
+    return makesRoom or (drawn and draws_shapes(bundle)) or engineOf(edit, request, bundle) == "bridge"
 
 
 def check(

@@ -9,6 +9,7 @@ from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, resh
 from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
 from TumorSynthLib.texture.exemplar.place import detached, laid_over, wall_of
+from TumorSynthLib.texture.exemplar.removal import remove
 from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
 from TumorSynthLib.texture.exemplar.warp import motion_between, warped
 
@@ -276,3 +277,43 @@ def test_what_is_not_one_piece_with_a_nodule_stays_at_its_place():
     box = Source(image, empty, mask, grown, SPACING, True).matte()[1]
     assert free.opacity[beside[box]].max() < 0.1
     assert free.opacity[ndimage.binary_erosion(mask, iterations=2)[box]].min() > 0.9
+
+
+def test_bone_through_a_tumour_stays_when_it_is_removed_moved_or_reshaped_and_its_calcification_does_not():
+    rng = np.random.default_rng(5)
+    shape = (24, 64, 64)
+    image = (40 + ndimage.gaussian_filter(rng.normal(size=shape), (0, 0.6, 0.6)) * 16).astype(np.float32)
+    mask, calcified = ball((12, 28, 28), 9, shape), ball((12, 28, 34), 2, shape)
+    image[mask] += 60
+    _, y, x = np.indices(shape)
+    off = np.hypot(y - 28, x - 24)
+    image[off <= 4], image[off <= 2], image[calcified] = 900.0, -50.0, 800.0
+    made = remove(image, mask, SPACING, is_ct=True)
+    bone = off <= 4
+    assert (made.values == image)[bone].all() and not (made.hole | made.zone)[bone].any()
+    assert made.values[calcified].max() < 300
+    source = Source(image, made.values, mask, made.hole | made.zone, SPACING, True)
+    for laid in (moved(source, (0, 0, 24)), reshaped(source, ball((12, 28, 28), 7, shape)),
+                 reshaped(source, ball((12, 28, 28), 11, shape))):  # fmt: skip
+        out = made.values.copy()
+        out[laid.box] = laid.values
+        assert np.abs(out - image)[bone].max() < 1
+        there = np.zeros(shape, bool)
+        there[laid.box] = laid.changed
+        assert out[there & (np.hypot(y - 28, x - 48) <= 4)].max(initial=0) < 300, "bone came along"
+    same = reshaped(source, mask)
+    assert np.abs(same.values - image[same.box])[same.changed].max() < 1e-3
+
+
+def test_a_tumour_that_bone_runs_through_grows_up_to_it():
+    shape = (24, 64, 64)
+    rng = np.random.default_rng(6)
+    empty = (40 + 4 * rng.normal(size=shape)).astype(np.float32)
+    off = np.hypot(*(np.indices(shape)[1:] - 28))
+    image, mask = empty.copy(), ball((12, 28, 28), 9, shape)
+    image[mask] += 60
+    image[off <= 3] = empty[off <= 3] = 900.0
+    source = Source(image, empty, mask, changed_of(mask) & (off > 4), SPACING, True)
+    laid = reshaped(source, ball((12, 28, 28), 13, shape))
+    ring = (off > 6) & (off < 10) & (np.indices(shape)[0] == 12)
+    assert np.median(laid.values[ring[laid.box]]) == pytest.approx(100, abs=20)

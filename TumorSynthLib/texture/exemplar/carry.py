@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.matte import Matte, MatteConfig, distance_mm, take_out
+from TumorSynthLib.texture.exemplar.matte import Matte, MatteConfig, depth_of, distance_mm, ramp, take_out
 from TumorSynthLib.texture.exemplar.place import Laid, allowed, detached, laid_over
 from TumorSynthLib.texture.exemplar.warp import warped
 
@@ -18,6 +18,9 @@ LUNG_HU, LUNG_SHARE, RING_MM = -500.0, 0.3, 8.0
 """A tumour lies in lung where this share of the voxels within `RING_MM` of it is below `LUNG_HU` in a CT."""
 CONTACT_SHARE = 0.05
 """Share of a mask that touches the chest's wall from which on the tumour stays on it when its size changes."""
+
+THROUGH = 4.0
+"""Voxels in plane around bone within which a tumour goes on as it would without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +78,22 @@ def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray 
     """
     matte, box = source.matte(new)
     away, under = any(shift), source.removed if onto is None else onto
-    home = None if away else matte.touched | matte.mask
-    matte = warped(detached(matte, source.is_ct) if away else matte, new[box])
+    left = (
+        matte.mask & ~source.changed[box] & (new[box] != matte.mask).any()
+    )  # bone that runs through the tumour
+    home = None if away else (matte.touched | matte.mask) & ~left
+    matte = warped(_whole(detached(matte, source.is_ct) if away else matte, left), new[box])
     laid = laid_over(under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, home)
     return laid if away else replace(laid, values=laid.values + matte.residual)
+
+
+def _whole(matte: Matte, left: np.ndarray) -> Matte:
+    """The tumour as if what is left, (D, H, W) bool, didn't run through it: its parts are to move against it."""
+    if not left.any():
+        return matte
+    near = ramp(depth_of(left, matte.spacing), -THROUGH, 1 - THROUGH)
+    inner = ramp(depth_of(matte.mask, matte.spacing), -MatteConfig.unclear_border, MatteConfig.unclear_border)
+    return replace(matte, opacity=np.maximum(matte.opacity, near * inner).astype(np.float32))
 
 
 def contact_of(removed: np.ndarray, mask: np.ndarray, spacing, is_ct: bool) -> np.ndarray | None:

@@ -43,6 +43,10 @@ class HoleConfig:
     """Thick slices: the slice beyond is taken too where it still shows this share of the contrast."""
     bone_hu: float = 180.0
     """CT: bone in the rim stays, tumours don't reach this level."""
+    through: float = 0.25
+    """Bone in the contour of which at least this share lies outside goes on there: it isn't the tumour's."""
+    marrow_mm2: float = 1000.0
+    """What bone encloses in a slice is marrow up to this area."""
     air_hu: float = -500.0
     air_share: float = 0.1
     """MR: air is below this share of the range from the lowest value to the 99th percentile."""
@@ -69,7 +73,8 @@ class Surroundings:
     """Where tissue is; arrays (D, H, W).
 
     body: bool, tissue that doesn't touch air; usable: bool, body and the skin with some of the air beyond; depth:
-    mm below the skin, negative outside; bone: bool, what a rim must not take; in_air: the tumour lies in lung, then
+    mm below the skin, negative outside; bone: bool, what a rim must not take; through: bool, bone
+    that the contour takes in and that goes on outside; in_air: the tumour lies in lung, then
     all of the box counts as body.
     """
 
@@ -77,6 +82,7 @@ class Surroundings:
     usable: np.ndarray
     depth: np.ndarray
     bone: np.ndarray
+    through: np.ndarray
     in_air: bool
 
 
@@ -94,13 +100,14 @@ def surroundings(
     in_air = bool(ring.any() and air[ring].mean() > config.lung_share)
     if in_air and is_ct:
         in_air = bool(np.median(image[ring & air]) > config.outside_hu)
-    bone = _bone(image, mask, config) if is_ct else np.zeros_like(mask)
+    through = bone_through(image, mask, spacing, config) if is_ct else np.zeros_like(mask)
+    bone = _bone(image, mask, config) | through if is_ct else through
     if in_air:
         everywhere = np.ones_like(mask)
         depth = _off_wall(image, mask, spacing, config) if is_ct else np.full(mask.shape, FAR_MM, np.float32)
-        return Surroundings(everywhere, everywhere, depth, bone, True)
+        return Surroundings(everywhere, everywhere, depth, bone, through, True)
     body, depth = blur(air, (0, 1, 1)) <= 0.3, _depth(air, spacing, config)
-    return Surroundings(body, body | (np.abs(depth) <= config.surface_mm), depth, bone, False)
+    return Surroundings(body, body | (np.abs(depth) <= config.surface_mm), depth, bone, through, False)
 
 
 def _off_wall(image, mask, spacing, config: HoleConfig) -> np.ndarray:
@@ -139,15 +146,33 @@ def _bone(image, mask, config: HoleConfig) -> np.ndarray:
     return ndimage.binary_dilation(blur(image, (0, 0.7, 0.7)) > config.bone_hu, np.ones((1, 3, 3)))
 
 
+def bone_through(image, mask, spacing, config: HoleConfig = HoleConfig()) -> np.ndarray:
+    """CT: bone that runs through the contour, its marrow and the pixel around it. Calcifications of a tumour end in it."""
+    plane = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
+    bone = ndimage.binary_opening(blur(image, (0, 0.7, 0.7)) > config.bone_hu, plane)
+    parts, count = ndimage.label(bone)
+    inside = np.bincount(parts[mask], minlength=count + 1)
+    runs = (inside > 0) & (inside <= (1 - config.through) * np.bincount(parts.ravel(), minlength=count + 1))
+    runs[0] = False
+    if not runs.any():
+        return np.zeros_like(mask)
+    bone = runs[parts]
+    holes, count = ndimage.label(ndimage.binary_fill_holes(bone, plane) & ~bone, plane)
+    small = np.bincount(holes.ravel(), minlength=count + 1) * spacing[1] * spacing[2] < config.marrow_mm2
+    small[0] = False
+    return ndimage.binary_dilation(bone | small[holes], plane)
+
+
 def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, config: HoleConfig):
     """The voxels to replace, and the rim's width in mm: `grow_mm`, or found by profile."""
     grow = (
         rim_width(blur(image, (0, 0.7, 0.7)), mask, around, spacing, config) if grow_mm is None else grow_mm
     )
-    if grow <= 0:
-        return mask.copy(), 0.0
+    inner = mask & ~around.through
+    if grow <= 0 or not inner.any():
+        return inner if inner.any() else mask.copy(), 0.0
     tissue = around.usable & (around.depth > 0) & ~around.bone
-    hole = mask | (dilate(mask, spacing, grow) & tissue)
+    hole = inner | (dilate(mask, spacing, grow) & tissue)
     if grow_mm is None and grow < spacing[0]:
         hole = next_slices(image, hole, mask, spacing, around.body & ~around.bone, config)
     return hole, float(grow)

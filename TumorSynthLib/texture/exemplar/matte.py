@@ -151,7 +151,8 @@ def take_out(
     back = blur(background, sigma_of(c.fine, spacing))
     ring = (ndimage.distance_transform_edt(~mask, spacing) <= 8.0) & ~mask
     noise = 0.6 * sd_of((image - blur(image, sigma_of(c.fine, spacing)))[ring if ring.any() else mask])
-    core, tissue = _core(image, fine, back, mask, spacing, in_lung)
+    inside = mask & changed if (mask & changed).any() else mask  # what a removal leaves is no tumour: bone
+    core, tissue = _core(image, fine, back, inside, spacing, in_lung)
     depth = depth_of(tissue, spacing)
     colour = _continued(image, core, spacing, c)
     opacity = _opacity(colour, fine, back, depth, noise, c)

@@ -317,3 +317,21 @@ def test_a_tumour_that_bone_runs_through_grows_up_to_it():
     laid = reshaped(source, ball((12, 28, 28), 13, shape))
     ring = (off > 6) & (off < 10) & (np.indices(shape)[0] == 12)
     assert np.median(laid.values[ring[laid.box]]) == pytest.approx(100, abs=20)
+
+
+def test_beside_bone_a_filling_has_the_level_of_the_tissue_and_no_bone_is_repeated():
+    rng = np.random.default_rng(8)
+    shape = (24, 72, 72)
+    image = (40 + ndimage.gaussian_filter(rng.normal(size=shape), (0, 0.6, 0.6)) * 16).astype(np.float32)
+    mask, off = (
+        ball((12, 36, 36), 9, shape),
+        np.hypot(*(np.indices(shape)[1:] - np.array([36, 23])[:, None, None, None])),
+    )
+    image[mask] += 60
+    image += 900 * ndimage.gaussian_filter((off <= 5).astype(np.float32), (0, 0.6, 0.6))
+    made = remove(image, mask, SPACING, is_ct=True)
+    assert (made.values == image)[off <= 5].all()
+    assert made.values[mask & (off > 8)].max() < 150, "bone is repeated"
+    assert made.values[mask & (off > 7) & (off < 9)].mean() == pytest.approx(40, abs=12)
+    far = (made.hole | made.zone) & (np.indices(shape)[2] < 18)
+    assert not far.any(), "tissue on the other side of the bone changed"

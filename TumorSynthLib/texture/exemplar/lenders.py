@@ -201,13 +201,17 @@ class Atlas:
 
     def banks(self, array: np.ndarray, outside) -> np.ndarray:
         """An array (D, H, W) padded and mirrored as the atlas is: (banks, *shape)."""
-        out = np.zeros((len(self.mirrors), *self.shape), array.dtype)  # memory that nothing is written to costs no time
+        first = self.padded(array, outside)
+        if not self.mirrors[1:]:
+            return first[None]
+        return np.stack([first, *(_mirrored(first, axes, self.centre, outside) for axes in self.mirrors[1:])])
+
+    def padded(self, array: np.ndarray, outside) -> np.ndarray:
+        """An array (D, H, W) padded as a bank is."""
+        out = np.zeros(self.shape, array.dtype)  # memory that nothing is written to costs no time
         if outside:
-            out[0] = outside
-        inner = tuple(slice(p, p + n) for p, n in zip(self.pad, array.shape))
-        out[(0, *inner)] = array
-        for bank, axes in enumerate(self.mirrors[1:], 1):
-            out[bank] = _mirrored(out[0], axes, self.centre, outside)
+            out[...] = outside
+        out[tuple(slice(p, p + n) for p, n in zip(self.pad, array.shape))] = array
         return out
 
     def flat(self, points: np.ndarray) -> np.ndarray:
@@ -226,10 +230,7 @@ class Atlas:
     def unlike(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Squared difference of the features at flat places from `others`, looked up elsewhere (int16 (..., 4)): float32
         (...), whole numbers in units of 1 / SCALE squared."""
-        # all four channels at once: rows of three would be walked one by one
-        apart = self.look(places).astype(np.float32) - others
-        apart *= apart
-        return apart[..., FINE] + apart[..., LEVEL] + apart[..., SURFACE]
+        return unlike(self.look(places), others)
 
     def structure(self, places: np.ndarray) -> np.ndarray:
         """How much of a fine structure (vessel, fascia) is at flat places: 0 to 1, by what the finer feature differs
@@ -241,6 +242,17 @@ class Atlas:
     def lends(self, places: np.ndarray) -> np.ndarray:
         """Whether tissue at flat places may be copied."""
         return self.look(places)[..., STRANGE] != NO_LENDER
+
+
+def unlike(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Squared difference of looked up features (..., 4): float32 (...), whole numbers in units of 1 / SCALE squared."""
+    total = np.float32(0)
+    for channel in (FINE, LEVEL, SURFACE):
+        apart = some[..., channel].astype(np.float32)
+        apart -= others[..., channel]
+        apart *= apart
+        total = total + apart
+    return total
 
 
 def _mirrored(array, axes, centre, outside) -> np.ndarray:

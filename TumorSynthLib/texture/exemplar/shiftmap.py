@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from .candidates import NO_LENDER_COST, Costs
-from .lenders import NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces
+from .lenders import NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces, unlike
 from .propagation import propagate
 from .spatial import grid_points
 
@@ -152,11 +152,8 @@ def _half_band(blocks: Blocks) -> np.ndarray:
 
 def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapConfig) -> np.ndarray:
     """Cost of each piece for each block by itself: float32 (N, K)."""
-    pad = [(p, p) for p in atlas.pad]
-    is_fill, is_known = (np.pad(m, pad).reshape(-1).astype(np.float32) for m in (fill, known))
-    near = np.flatnonzero(
-        np.pad(ndimage.binary_dilation(fill, iterations=4), pad).reshape(-1) & (is_known > 0)
-    )
+    is_fill, is_known = (atlas.padded(m.astype(np.float32), 0).reshape(-1) for m in (fill, known))
+    near = atlas.flat(np.argwhere(ndimage.binary_dilation(fill, iterations=4) & known))
     is_known[near] += atlas.structure(near) > 0.5  # vessels are few voxels: none is left out
     band, zero = _half_band(blocks), np.zeros(3, int)
     inner, inner_weight, _ = _sampled(atlas, blocks, is_fill, zero, blocks.size, config.inner_samples, rng)
@@ -164,20 +161,21 @@ def _unary(atlas, pieces, blocks, fill, known, spacing, rng, config: ShiftMapCon
         atlas, blocks, is_known, -band, blocks.size + band, config.border_samples, rng
     )
     outer_weight = outer_weight * (1 + config.structure * atlas.structure(outer))
-    own = atlas.look(outer)
     length = np.sqrt(((pieces.shifts * np.array(spacing)) ** 2).sum(1))
     depth, costs = atlas.look(inner)[..., SURFACE].astype(np.float32), config.costs
     unary = np.empty((len(inner), len(pieces)), np.float32)
     rim = np.flatnonzero(share > 0)
-    outer, own, outer_weight = outer[rim], own[rim], (config.border * share[:, None] * outer_weight)[rim]
+    outer, outer_weight = outer[rim], (config.border * share[:, None] * outer_weight)[rim]
+    own = atlas.look(outer).astype(np.float32)
     for k, offset in enumerate(atlas.offsets(pieces)):
         lent = atlas.look(inner + offset)
         missing, strange = lent[..., STRANGE] == NO_LENDER, (lent[..., STRANGE] - 1) * (costs.strange / SCALE)
         cost = np.where(missing, NO_LENDER_COST + 3 * costs.strange, strange)
         cost += costs.surface / SCALE**2 * (lent[..., SURFACE] - depth) ** 2
         unary[:, k] = (inner_weight * cost).sum(1)
-        apart = atlas.unlike(outer + offset, own) / np.float32(SCALE**2)
-        apart = np.where(atlas.lends(outer + offset), apart, config.unknown)
+        lent = atlas.look(outer + offset)
+        apart = unlike(lent, own) / np.float32(SCALE**2)
+        apart[lent[..., STRANGE] == NO_LENDER] = config.unknown
         unary[rim, k] += (outer_weight * apart).sum(1)
     # ties are broken by chance, so that another seed is another result
     return unary + (costs.far * length + 1e-4 * rng.random(unary.shape)).astype(np.float32)

@@ -88,25 +88,41 @@ def _box_of(fill, more: int = 4):
 
 def _feathered(grain, known, atlas: Atlas, pieces: Pieces, labels, box, feather):
     """Weighted mean of the pieces' grain in the box, of its square, and the sum of squared weights."""
-    source, usable = atlas.banks(grain, np.float32(0)), atlas.banks(known, False)
     sub, first = labels[box], np.array([s.start for s in box]) + atlas.pad
     mean, power, total, squares = (np.zeros(sub.shape, np.float32) for _ in range(4))
-    reach = [int(REACH * s + 0.5) for s in feather]
-    for piece, part in enumerate(ndimage.find_objects(sub + 1)):
-        if part is None:
-            continue
-        part = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(part, reach))
-        weight = (sub[part] == piece).astype(np.float32)
+    reach = np.array([int(REACH * s + 0.5) for s in feather])
+    for piece, voxels in _islands(sub, reach):
+        low, high = np.maximum(voxels.min(0) - reach, 0), np.minimum(voxels.max(0) + reach + 1, sub.shape)
+        part = tuple(slice(a, b) for a, b in zip(low, high))
+        weight = np.zeros(high - low, np.float32)
+        weight[tuple((voxels - low).T)] = 1
         weight = ndimage.gaussian_filter(weight, feather, truncate=REACH, mode="constant")
-        start = first + [s.start for s in part] + pieces.shifts[piece]
-        there = (pieces.banks[piece], *(slice(int(a), int(a) + n) for a, n in zip(start, weight.shape)))
-        copy, weight = source[there], np.where(usable[there], weight, UNKNOWN_SHARE * weight)
+        there = (int(pieces.banks[piece]), first + low + pieces.shifts[piece], weight.shape)
+        copy, usable = atlas.cut(grain, *there, 0), atlas.cut(known, *there, False)
+        weight = np.where(usable, weight, UNKNOWN_SHARE * weight)
         mean[part] += weight * copy
         power[part] += weight * copy**2
         total[part] += weight
         squares[part] += weight * weight
     total = np.maximum(total, 1e-4)
     return mean / total, power / total, squares / total**2
+
+
+def _islands(labels, reach):
+    """Each piece with its voxels (n, 3), in parts so far apart that a Gaussian with that reach of one ends before the next's
+    begins: the box of a piece that lies here and there would be mostly empty."""
+    voxels = np.argwhere(labels >= 0)
+    piece = labels[tuple(voxels.T)]
+    order = np.argsort(piece, kind="stable")
+    voxels, piece = voxels[order], piece[order]
+    for some in np.split(voxels, np.flatnonzero(np.diff(piece)) + 1):
+        cells = some // np.maximum(2 * reach, 1)
+        cells -= cells.min(0)
+        full = np.zeros(cells.max(0) + 1, bool)
+        full[tuple(cells.T)] = True
+        island = ndimage.label(full, np.ones((3, 3, 3)))[0][tuple(cells.T)]
+        for k in range(1, int(island.max()) + 1):
+            yield int(labels[tuple(some[0])]), some[island == k]
 
 
 def _share_of_own(inside, fill, zone_mm: float, spacing) -> np.ndarray:

@@ -214,6 +214,20 @@ class Atlas:
         out[tuple(slice(p, p + n) for p, n in zip(self.pad, array.shape))] = array
         return out
 
+    def cut(self, array: np.ndarray, bank: int, start: np.ndarray, shape: tuple[int, ...], outside) -> np.ndarray:
+        """A box of `banks(array, outside)[bank]` from `start` on, without the rest of it."""
+        found = np.full(shape, outside, array.dtype)
+        there, here, turned = [], [], []
+        for axis, (first, count, size) in enumerate(zip(start, shape, array.shape)):
+            back = axis in self.mirrors[bank]
+            low = int(round(2 * float(self.centre[axis])) - first - count + 1 if back else first) - int(self.pad[axis])
+            at, end = min(max(low, 0), size), min(max(low + count, 0), size)
+            there.append(slice(at, end))
+            here.append(slice(at - low, end - low) if end > at else slice(0, 0))
+            turned.append(slice(None, None, -1 if back else 1))
+        found[tuple(here)] = array[tuple(there)]
+        return found[tuple(turned)]
+
     def flat(self, points: np.ndarray) -> np.ndarray:
         """Flat places in bank 0 of points (..., 3) of the unpadded array."""
         return ((points + self.pad) * self.strides).sum(-1)

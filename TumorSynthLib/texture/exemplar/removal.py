@@ -195,7 +195,11 @@ class _Removal:
         fill, known = whole | narrow, tissue.known & ~narrow
         if fill.sum() > c.large and not around.in_air:
             c = replace(c, candidates=c.large_candidates, shift_map=c.large_shift_map)
-        atlas = self._atlas(tissue, fill, c.shift_map)
+        if strict:
+            zone_mm = 0.0
+        elif zone_mm is None:
+            zone_mm = c.zone_lung_mm if around.in_air else c.zone_mm
+        atlas = self._atlas(tissue, fill, c.shift_map, max(zone_mm, c.candidates.ring_mm))
         pieces = find_pieces(
             atlas,
             fill,
@@ -222,11 +226,6 @@ class _Removal:
         self.tick(0.7)
         labels = refine(atlas, pieces, blocks, chosen, fill, known, c.shift_map)
         self.tick(0.85)
-        zone_mm = (
-            0.0
-            if strict
-            else ((c.zone_lung_mm if around.in_air else c.zone_mm) if zone_mm is None else zone_mm)
-        )
         labels = self._whole_zone(labels, hole, zone_mm, changeable, atlas, pieces)
         kind = "mr" if not self.is_ct else "lung" if around.in_air else "ct"
         level = joined_level(tissue, atlas, pieces, labels, whole, self.spacing, kind, c.membrane)
@@ -261,10 +260,14 @@ class _Removal:
                 "or name tissue by --lend"
             )
 
-    def _atlas(self, tissue, fill, shift_map: ShiftMapConfig) -> Atlas:
+    def _atlas(self, tissue, fill, shift_map: ShiftMapConfig, near_mm: float) -> Atlas:
+        """The atlas for shifts of voxels within `near_mm` of the hole; blocks of used tissue lie alike however wide its pad."""
         block = block_size(self.spacing, shift_map)
         pad = farthest(self.reach, self.spacing, fill.shape) + 4 + 2 * block
         at = np.argwhere(fill)
+        spare = np.minimum(at.min(0), np.array(fill.shape) - 1 - at.max(0))
+        spare = np.maximum(spare - np.ceil(near_mm / np.array(self.spacing)).astype(int) - 1, 0)
+        pad -= np.minimum(spare, pad) // block * block
         voxels = int(fill.sum())
         few = tissue.lend.sum() < self.config.mirror_below * voxels and voxels < self.config.mirror_voxels
         return Atlas(tissue, pad, (at.min(0) + at.max(0)) / 2, MIRRORS if few else ())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .lenders import LEVEL, NO_LENDER, SCALE, STRANGE, SURFACE, Atlas, Pieces
-from .spatial import distance, grid_points
+from .spatial import dilate, grid_points
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def find_pieces(
     size = np.array(spacing)
     inner = np.argwhere(fill)
     search = _Search(atlas, size, reach, costs, (inner.min(0), inner.max(0)), config)
-    ring = np.argwhere(known & (distance(fill, spacing, config.ring_mm) < config.ring_mm))
+    ring = np.argwhere(known & dilate(fill, spacing, config.ring_mm - 1e-5))
     chance = 1 + config.structure * atlas.structure(atlas.flat(ring))
     inner_mm, ring_mm = inner.T * size[:, None], ring.T * size[:, None]
     found: dict[tuple[int, ...], None] = {}
@@ -136,6 +136,11 @@ def _parts(inner, size, rng, config: CandidateConfig):
 def _within(points, centre, radius: float) -> np.ndarray:
     """Which of points (3, n) lie nearer to a centre than a radius."""
     return sum((p - c) ** 2 for p, c in zip(points, centre)) < radius**2
+
+
+def _sum(numbers: np.ndarray) -> np.ndarray:
+    """Whole numbers (n, m) summed over the first axis: float64 (m,). Sums below 2^24 are exact in float32."""
+    return (np.ones(len(numbers), np.float32) @ numbers.astype(np.float32, copy=False)).astype(float)
 
 
 def _lands(shifts, atlas: Atlas, box) -> np.ndarray:
@@ -194,23 +199,21 @@ class _Search:
         """Cost of the shifts `rows`: what the hole's voxels would get, and what differs in the ring."""
         flat, there = self.flat[rows], self.atlas.flat(asked)
         copy = self.atlas.look(there[:, None] + flat)
-        # sums of whole numbers: exact, and no copies in float64
-        missing, count = (copy[..., STRANGE] == NO_LENDER).sum(0), len(there)
-        odd = copy[..., STRANGE].sum(0, np.int32) - count + (3 * SCALE + 1) * missing
+        missing, count = _sum(copy[..., STRANGE] == NO_LENDER), len(there)
+        odd = _sum(copy[..., STRANGE]) - count + (3 * SCALE + 1) * missing
         score = NO_LENDER_COST / count * missing + self.strange / SCALE / count * odd
-        apart = copy[..., SURFACE] - self.atlas.look(there)[:, None, SURFACE]
+        apart = copy[..., SURFACE] - self.atlas.look(there)[:, None, SURFACE].astype(np.float32)
         apart *= apart
-        score += self.surface / SCALE**2 / count * apart.sum(0, np.int32)
+        score += self.surface / SCALE**2 / count * _sum(apart)
         score += self.length_cost[rows]
         if len(compared):
             there = self.atlas.flat(compared)
-            level = self.atlas.look(there)[:, None, LEVEL].astype(np.int32)
+            level = self.atlas.look(there)[:, None, LEVEL].astype(np.float32)
             copy = self.atlas.look(there[:, None] + flat)
             apart = copy[..., LEVEL] - level
             apart *= apart
-            missing = copy[..., STRANGE] == NO_LENDER
-            apart[missing] = int(UNKNOWN_COST * SCALE**2)
-            score += 0.5 / SCALE**2 / len(there) * apart.sum(0)
+            apart[copy[..., STRANGE] == NO_LENDER] = UNKNOWN_COST * SCALE**2
+            score += 0.5 / SCALE**2 / len(there) * _sum(apart)
         return score
 
     def _refined(self, i: int, compared) -> tuple[int, ...]:

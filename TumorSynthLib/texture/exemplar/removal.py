@@ -23,7 +23,7 @@ from .lenders import Atlas, LenderConfig, describe
 from .membrane import MembraneConfig, joined_level
 from .seams import refine
 from .shiftmap import ShiftMapConfig, block_size, blocks_of, choose
-from .spatial import dilate, distance, in_plane, near_box
+from .spatial import dilate, in_plane, near_box
 
 MIRRORS = ((2,), (1,), (1, 2))
 """Axes along which tissue is mirrored as further candidates: in the plane, where noise and anatomy allow it."""
@@ -281,7 +281,7 @@ class _Removal:
         near = ndimage.distance_transform_edt(
             ~fill[box], self.spacing, return_distances=False, return_indices=True
         )
-        wide = (distance(hole, self.spacing, zone_mm)[box] <= zone_mm) & changeable[box] & ~fill[box]
+        wide = dilate(hole, self.spacing, zone_mm)[box] & changeable[box] & ~fill[box]
         more = np.argwhere(wide)
         piece = labels[box][tuple(near[(slice(None), *more.T)])]
         more = more + [b.start for b in box]

@@ -10,11 +10,13 @@ import pytest
 from scipy import ndimage, sparse
 
 from TumorSynthLib.errors import Cancelled, InputError
+from TumorSynthLib.texture.exemplar.grain import _islands
 from TumorSynthLib.texture.exemplar.hole import HoleConfig, next_slices, rim_width, surroundings
 from TumorSynthLib.texture.exemplar.lenders import Atlas, LenderConfig, describe
 from TumorSynthLib.texture.exemplar.membrane import conjugate_gradients
 from TumorSynthLib.texture.exemplar.propagation import propagate
 from TumorSynthLib.texture.exemplar.removal import remove
+from TumorSynthLib.texture.exemplar.spatial import dilate, distance, in_plane
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACING = (3.0, 1.0, 1.0)
@@ -286,6 +288,32 @@ def test_the_faint_end_of_a_small_nodule_in_the_next_thick_slice_goes():
     assert np.array_equal(wider[6], hole[5]) and not wider[2].any()
 
 
+@pytest.mark.parametrize(
+    "spacing", [(1, 1, 1), (3.27, 0.977, 0.977), in_plane((5.0, 0.6, 0.7)), (0.4, 0.3, 2.5)]
+)
+@pytest.mark.parametrize("mm", [0.2, 2.0, 6.5])
+def test_a_mask_grows_by_a_distance(spacing, mm):
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.002, 0.05):
+        mask = rng.random((11, 23, 38)) < share
+        assert (dilate(mask, spacing, mm) == (distance(mask, spacing, mm) <= mm + 1e-6)).all()
+
+
+def test_islands_of_a_piece_are_farther_apart_than_their_feathers_reach():
+    rng, reach = np.random.default_rng(0), np.array([1, 2, 3])
+    labels = np.where(rng.random((20, 60, 60)) < 0.004, rng.integers(0, 3, (20, 60, 60)), -1)
+    seen = np.full(labels.shape, -1)
+    islands: dict[int, list] = {}
+    for piece, voxels in _islands(labels, reach):
+        seen[tuple(voxels.T)] = piece
+        islands.setdefault(piece, []).append(voxels)
+    assert (seen == labels).all() and max(len(parts) for parts in islands.values()) > 3
+    for parts in islands.values():
+        for k, one in enumerate(parts):
+            for other in parts[k + 1 :]:
+                assert (np.abs(one[:, None] - other) > 2 * reach).any(-1).all()
+
+
 def test_mirrored_banks_turn_about_the_centre():
     image, mask = with_tumour()
     config = LenderConfig()
@@ -297,6 +325,12 @@ def test_mirrored_banks_turn_about_the_centre():
     assert np.array_equal(inner[:, :, 30], image[:, :, 30])
     assert np.array_equal(inner[:, :, 20:41], image[:, :, 20:41][:, :, ::-1])
     assert np.array_equal(inner[:, :, 0], image[:, :, 60])
+    shape = (3, 11, 9)
+    for bank in (0, 1):
+        for start in ([0, 0, 0], [5, 30, 20], [atlas.shape[0] - 3, atlas.shape[1] - 11, atlas.shape[2] - 9]):
+            box = tuple(slice(a, a + n) for a, n in zip(start, shape))
+            assert np.array_equal(atlas.cut(image, bank, np.array(start), shape, -5), banks[bank][box])
+    assert (atlas.cut(image, 1, np.array([0, 0, -50]), shape, -5) == -5).all()
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,33 @@ def test_a_slider_beyond_tissue_says_the_limit_once_before_it_draws(run, data, t
     assert code == 0 and len(said) == 1 and said[0].startswith("warning: firstorder_Mean is taken to")
     assert shown["asked"][name] == 3000 and shown["used"] == shown["provenance"]["plan"]["limits"]
     assert f"{shown['used'][name]:.4g}" in said[0] and said[0][len("warning: ") :] in shown["warnings"]
+    assert "strength 1" not in said[0]  # the model for any organ has no network to draw it anew with
+
+
+def test_the_range_that_is_told_holds_what_was_reached(run, data, tmp_path):
+    """With single voxels moved, too: the seven numbers alone reach less."""
+    name = "original_glcm_Contrast"
+    command = ["synthesize", *data, "--out", tmp_path / "e.nii", "--set", f"{name}=1000", "--reachable"]
+    code, out, err = run(*command, "--strength", "0.6")
+    plan = json.loads((tmp_path / "e.json").read_text())["plan"]
+    low, high = plan["reachable"][name]
+    assert code == 0 and low < plan["limits"][name] <= high
+    assert f"{name}: this tumour's tissue allows {low:.5g} to {high:.5g}" in out
+    run(*command, "--strength", "0")
+    assert high > json.loads((tmp_path / "e.json").read_text())["plan"]["reachable"][name][1]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--set", "contrast=40", "--strength", "1"], "can't be drawn anew (strength 1)"),
+        (["--donor", "IMAGE", "MASK", "--priority", "features"], "can't be put before its look"),
+    ],
+)
+def test_what_only_a_network_does_is_said_where_there_is_none(run, data, tmp_path, given, said):
+    given = [{"IMAGE": data[0], "MASK": data[1]}.get(word, word) for word in given]
+    code, _, err = run("synthesize", *data, "--model", "generic-ct", "--out", tmp_path / "e.nii", *given)
+    assert code == 0 and sum(said in line for line in err) == 1
 
 
 def test_several_labels_are_removed_together(run, data, tmp_path):

@@ -88,7 +88,7 @@ def test_each_slider_shows_how_far_the_tumours_tissue_goes():
         case.settle()
         assert case.widget("contrast_reach").font.bold()
         assert (
-            "Contrast: Its own tissue allows 18 to 42. It is taken to about there."
+            "Contrast: Its own tissue allows 18 to 42. It is taken there, or somewhat further by single voxels."
             in case.ui.warningLabel.text
         )
         case.ui.keepSpinBox.value = 0  # drawn anew: another tissue
@@ -160,7 +160,7 @@ def test_the_engine_speaks_in_the_panels_words():
         ),
         (
             "the nearest request is used: original_glcm_Contrast 30 → 28.5, firstorder_Skewness -1.2e-05 → 0.3",
-            "the nearest request is used: Contrast 30 → 28.5 level², Skewness -1.20e-05 → 0.3",
+            "the nearest request is used: Contrast 30 → 28.5, Skewness -1.20e-05 → 0.3",
         ),
         ("MeshVolume is 1500 instead of 2000", "Volume is 1.5 instead of 2 ml"),
         (
@@ -204,7 +204,15 @@ def test_no_message_of_the_engine_names_an_option_of_the_command_line():
     library = Path(__file__).resolve().parents[1] / "TumorSynthLib"
     files = [
         library / name
-        for name in ("suitability.py", "shaping.py", "edit/wish.py", "edit/plan.py", "models/bundle.py")
+        for name in (
+            "suitability.py",
+            "shaping.py",
+            "edit/wish.py",
+            "edit/plan.py",
+            "models/bundle.py",
+            "placement.py",
+            "deformation.py",
+        )
     ]
     files += [*library.glob("texture/*.py"), *library.glob("texture/exemplar/*.py")]
     said = [text for path in files for text in texts_of(path) if "--" in text and "--engine" not in text]

@@ -201,6 +201,7 @@ def test_table_rows_are_complete():
         assert feature.size == {0: "free", 1: "grows", -1: "shrinks"}[np.sign(feature.growth)]
     assert unit_of("original_firstorder_Variance", "HU") == "HU²"
     assert unit_of("original_shape_MeshVolume", "HU") == "mm³"
+    assert unit_of("original_glcm_Contrast", "HU") == unit_of("original_glrlm_LowGrayLevelRunEmphasis") == "1"
 
 
 def test_size_dependence_of_the_table_holds():

@@ -26,7 +26,8 @@ definitions are those of pyradiomics; `tumorsynth models params ID` writes the p
 measures the same values.
 
 - *Slider* is the name of a main feature, in the panel and for `--set`; the others are in the panel's list *More features*.
-- *Unit*: *intensity* is HU in CT and grey values in MR; *level* counts the bins of intensities; 1 is a plain number.
+- *Unit*: *intensity* is HU in CT and grey values in MR; *level* counts the bins of intensities (elsewhere it is shown
+  without a unit); 1 is a plain number.
 - *Size* says whether the feature changes with the tumour's size alone. Such features are not taken from a donor of another
   size.
 """

@@ -512,6 +512,8 @@ def tell(
             print(f"warning: {text}", file=sys.stderr)
     if result.asked:
         print(_asked_table(result))
+    for name, (low, high) in (result.provenance.get("plan") or {}).get("reachable", {}).items():
+        print(f"{name}: this tumour's tissue allows {number(low)} to {number(high)}")
     for kind, path in paths.items():
         print(f"{kind}: {path}")
 

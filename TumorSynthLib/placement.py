@@ -120,7 +120,7 @@ def placed(
     where = _point(places.centre(found))
     if not nearest:
         raise InputError(
-            f"at {_point(to)} the tumour would leave {problem}; the nearest place where it fits is {where}; 'nearest' takes it"
+            f"at {_point(to)} the tumour would leave {problem}; the nearest place where it fits is {where}; --nearest takes it"
         )
     off = float(np.linalg.norm((found - start) * places.spacing))
     mask = places.mask(found)

@@ -264,12 +264,26 @@ def _texture_from(request: EditRequest, form: Form | None) -> str:
     return "donor" if request.donor is not None else "own" if form is None else "request"
 
 
+def _beyond_tissue(plan: Plan) -> list[str]:
+    """What a request asks for that a network alone does, where its engine is tissue."""
+    request, texts = plan.request, []
+    if plan.engine == "exemplar" and request.strength == DRAWN_ANEW:
+        texts.append(
+            "the tumour can't be drawn anew (strength 1) without a model that has a network: its own voxels are moved instead"
+        )
+    if plan.engine == "exemplar" and request.donor is not None and request.priority == "features":
+        texts.append(
+            "the donor's features can't be put before its look without a model that has a network: its tissue is lent"
+        )
+    return texts
+
+
 def _told(case: Case, plan: Plan) -> Plan:
     """The plan with all warnings once, and a word on options that its engine doesn't use."""
     left = unused(plan.request, plan.engine)
     if plan.engine == "bridge" and plan.request.strength == DRAWN_ANEW:  # which is what it does
         left = tuple(name for name in left if name != "strength")
-    texts = [*case.warnings, *plan.warnings]
+    texts = [*case.warnings, *plan.warnings, *_beyond_tissue(plan)]
     if left:
         texts.append(unused_text(plan.engine, left))
     return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

@@ -247,10 +247,13 @@ def power_of(name: str) -> int:
 def unit_of(name: str, intensity: str = "") -> str:
     """Unit of a feature for an image whose intensities have the unit `intensity` ('HU', or '' for none).
 
-    Filtered images (`wavelet-LLH_glcm_Contrast`) have grey values without a unit.
+    Filtered images (`wavelet-LLH_glcm_Contrast`) have grey values without a unit. What counts grey levels (bins) is shown as a
+    plain number ("1"), as IBSI and pyradiomics give it.
     """
     image, _, feature = name.partition("_")
     unit = FEATURES[f"original_{feature}"].unit
+    if "level" in unit:
+        return "1"
     if intensity and image == "original":
         return unit.replace("intensity", intensity)
     return unit if "intensity" not in unit else unit.replace("intensity", "grey value")

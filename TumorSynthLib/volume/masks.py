@@ -153,7 +153,9 @@ def _chosen(found: Sequence[Part], label: int | str | None, name: str) -> Part:
         raise InputError(f"{name} is empty: draw the tumour first")
     if label is None:
         if len(found) > 1:
-            raise InputError(f"{name} has several labels ({_listed(found)}): choose one with --label")
+            raise InputError(
+                f"{name} has several labels ({_listed(found)}): choose one with --label; `remove` takes several"
+            )
         return found[0]
     text = str(label).strip()
     fitting = [part for part in found if text in (written(part.number), f"{part.number:g}")]

@@ -255,6 +255,12 @@ class Panel(VTKObservationMixin):
             self._models = list(self.logic.models())
         return self._models
 
+    def draws(self) -> bool:
+        """Whether the chosen model has a network, which draws textures anew."""
+        chosen = self.parameters.modelID if self.parameters is not None else NO_MODEL
+        row = next((row for row in self.models() if row.id == chosen), None)
+        return row.network if row is not None else chosen != NO_MODEL
+
     def modelEdits(self) -> tuple:
         """What the chosen model can do; empty if that isn't known."""
         chosen = self.parameters.modelID if self.parameters is not None else ""

@@ -5,7 +5,6 @@ import logging
 from slicer.i18n import tr as _
 
 from TumorSynthSlicer import panel_text
-from TumorSynthSlicer.rows import NO_MODEL
 
 DELAY = 250  # ms without a change before the search begins, which keeps the worker busy
 
@@ -111,12 +110,14 @@ class Reach:
         lines = []
         for row in self._panel.rows():
             if any(self.beyond(row, value) for value in asked.get(row.key, ())):
-                lines.append(row.label + ": " + self.text(row) + " " + _("It is taken to about there."))
-        if (
-            lines
-            and self._panel.editSection.edit == "retexture"
-            and self._panel.parameters.modelID != NO_MODEL
-        ):
+                lines.append(
+                    row.label
+                    + ": "
+                    + self.text(row)
+                    + " "
+                    + _("It is taken there, or somewhat further by single voxels.")
+                )
+        if lines and self._panel.editSection.edit == "retexture" and self._panel.draws():
             lines.append(
                 _("Where the tumour's own pattern isn't kept (0 %), it is drawn anew without this limit.")
             )

@@ -6,7 +6,6 @@ from slicer.i18n import tr as _
 
 from TumorSynthSlicer import panel_text
 from TumorSynthSlicer.panel_widgets import setAvailable, setMessage
-from TumorSynthSlicer.rows import NO_MODEL
 
 DELAY = 250  # ms after the last change before the edit is checked
 
@@ -50,9 +49,7 @@ class Run:
         """Whether a model's network draws, which alone has samples, steps and a solver."""
         p, edit = self._panel.parameters, self._panel.editSection.edit
         anew = p.useDonor or p.keepPattern == 0
-        row = next((row for row in self._panel.models() if row.id == p.modelID), None)
-        has = row.network if row is not None else p.modelID != NO_MODEL
-        return has and edit != "remove" and (edit != "retexture" or anew)
+        return self._panel.draws() and edit != "remove" and (edit != "retexture" or anew)
 
     def checkNow(self) -> None:
         """Ask the logic what the edit would take."""

@@ -149,9 +149,12 @@ def plain(text: str, rows) -> str:
 def _options() -> tuple:
     """(pattern, what the panel says instead)."""
     pattern, tissue = _("Keep the tumour's own pattern: 0 %"), _("choose where under Take tissue from")
+    nearest = _("Nearest place where it fits")
     return (
         (r"\(strength 1\)", f"({pattern})"),
         (r"name tissue by --lend", tissue),
+        (r"--nearest takes it", f"{nearest} takes it"),
+        (r": give a larger margin to --mass-effect", ""),
         (
             r"[,;:]? (?:or )?(?:choose one with|if not, say|say) --modality(?: if the tag is wrong| to be sure)?",
             "",

@@ -85,13 +85,14 @@ class Slider:
     :param spread: one standard deviation of each feature.
     :param population: of tumours of this kind, for the limits of tissue; None: by the tumour alone.
     :param bounds: lowest and highest value that can be stored.
+    :param anew: whether there is a network that could draw the tumour anew, which is advised where its tissue ends.
     :raises InputError: the mask is empty, or the image isn't finite in it.
     """
 
     def __init__(
         self, image: np.ndarray, mask: np.ndarray, spacing, measure: Measure, spread: Mapping[str, float],
         population=None, bounds: tuple[float, float] = (-np.inf, np.inf),
-        config: RetextureConfig = CONFIG,
+        config: RetextureConfig = CONFIG, anew: bool = True,
     ) -> None:  # fmt: skip
         if not mask.any():
             raise InputError("the mask is empty: draw the tumour first, or give another label")
@@ -100,7 +101,7 @@ class Slider:
                 "the tumour has voxels that are not finite (NaN or infinite): repair the image, or leave them out"
             )
         self.image, self._measure, self.spread = np.asarray(image, np.float32), measure, spread
-        self.bounds, self.config = bounds, config
+        self.bounds, self.config, self.anew = bounds, config, anew
         self._own: dict[str, float] = {}
         self.bands = Bands(image, mask, spacing)
         self.limits: Limits = tissue_limits(self.bands, population)
@@ -140,15 +141,17 @@ class Slider:
         left = goal.error(self.measured(made, goal.names))
         return made if np.abs(left).sum() < np.abs(before.error).sum() else None
 
-    def reachable(self, name: str) -> tuple[float, float]:
-        """Lowest and highest value of one feature that tissue allows by the seven numbers, the other features left free."""
+    def reachable(self, name: str, strength: float = 0.0, seed: int = 0) -> tuple[float, float]:
+        """Lowest and highest value of one feature that tissue allows, the other features left free.
+
+        :param strength, seed: as for `moved`; 0, which takes a fraction of the time, tells what the seven numbers alone reach.
+        """
         own = self.own([name])[name]
         away = self.config.beyond * sigma(self.spread, name, own)
-        ends = [own]
-        for target in (own - away, own + away):
-            values = self._solved(self._goal({name: target}))[1]
-            ends.append(self.measured(values, [name])[name])
-        return min(ends), max(ends)
+        ends = [
+            self.moved({name: target}, strength, seed).reached[name] for target in (own - away, own + away)
+        ]
+        return min(own, *ends), max(own, *ends)
 
     def _goal(self, asked: Mapping[str, float]) -> Goal:
         """What is asked, in units that hang on the tumour and not on the request: the limits of the look do, too."""
@@ -191,9 +194,10 @@ class Slider:
 
     def _advice(self, asked: Mapping[str, float], limits: Mapping[str, float]) -> tuple[str, ...]:
         """One sentence for each feature that tissue doesn't allow."""
+        anew = ", or draw the tumour anew (strength 1)" if self.anew else ""
         return tuple(
             f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
-            f"{'more' if asked[n] > end else 'less'}; ask for up to that, or draw the tumour anew (strength 1)"
+            f"{'more' if asked[n] > end else 'less'}; ask for up to that{anew}"
             for n, end in limits.items()
         )
 

@@ -11,6 +11,7 @@ from TumorSynthLib.edit.case import Case, measured
 from TumorSynthLib.edit.plan import KEPT, Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.models import ANY
+from TumorSynthLib.models.parts import draws
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.region import Region
@@ -31,7 +32,9 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
         for text in made.warnings:  # before anything is drawn in the image
             progress.say(text)
         wanted = list(plan.used) if plan.request.reachable else []
-        ranges = {name: [float(v) for v in slider.reachable(name)] for name in wanted}
+        ranges = {
+            name: _ends(slider.reachable(name, strength, seed), made.limits.get(name)) for name in wanted
+        }
     progress("measure", 0.0)
     with progress.stage("measure"):
         reached = _measure(case, region, made.values, TEXTURE_CLASSES)
@@ -49,6 +52,12 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
         region.patch(made.values), case.mask, reached, "cpu", made.warnings, facts=facts, spread=spread,
         used=made.limits,
     )  # fmt: skip
+
+
+def _ends(found: tuple[float, float], limit: float | None) -> list[float]:
+    """A range, with the end that the edit's own search came to: what was reached can be reached."""
+    known = [*found] if limit is None else [*found, limit]
+    return [float(min(known)), float(max(known))]
 
 
 def reachable(case: Case, names: Iterable[str], progress: Progress) -> dict[str, tuple[float, float]]:
@@ -75,6 +84,7 @@ def slider_of(case: Case, progress: Progress) -> tuple[Region, Slider]:
         spread,
         kind,
         bounds_of(kind, dtype),
+        anew=draws(case.bundle),
     )
     return region, slider
 

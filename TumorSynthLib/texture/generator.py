@@ -88,7 +88,7 @@ class TextureModel:
         if DIFFERENCES in j["files"]:  # without these it would draw as another model
             raise ModelError(
                 f"model {j['id']} {j['version']} stores its training as differences, which this version no longer reads; "
-                "install a newer one"
+                f"install a newer one, or remove it (tumorsynth models remove {j['id']})"
             )
         tensors = bundle.tensors(WEIGHTS, "torch")
         network, codec = _built(j, sum(torch.as_tensor(v).numel() for v in tensors.values()))

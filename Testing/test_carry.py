@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
-from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
+from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, on_wall, reshaped
 from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
 from TumorSynthLib.texture.exemplar.place import detached, laid_over, wall_of
@@ -335,3 +335,36 @@ def test_beside_bone_a_filling_has_the_level_of_the_tissue_and_no_bone_is_repeat
     assert made.values[mask & (off > 7) & (off < 9)].mean() == pytest.approx(40, abs=12)
     far = (made.hole | made.zone) & (np.indices(shape)[2] < 18)
     assert not far.any(), "tissue on the other side of the bone changed"
+
+
+def test_a_tumour_on_the_wall_leaves_no_slit_when_it_shrinks():
+    _, empty, mask = wall_scene(False)
+    small = ball((12, 24, 15), 5) & mask & (np.indices(SHAPE)[2] >= 15)  # scaled, it would float off the wall
+    held = on_wall(empty, mask, small, SPACING, True)
+    assert abs(int(held.sum()) - int(small.sum())) <= 0.03 * small.sum()
+    assert not (held & ~mask).any()
+    assert held[12, 24, 12:15].all(), "lung between tumour and wall"
+    alone = ball((12, 24, 36), 7)
+    smaller = ball((12, 24, 36), 5)
+    assert (on_wall(empty, alone, smaller, SPACING, True) == smaller).all()
+
+
+def test_a_vessel_follows_a_nodule_that_shrinks():
+    image, empty, mask = scene(level=40.0, background=-850.0, noise=8.0)
+    z, y, x = np.indices(SHAPE)
+    vessel = ndimage.gaussian_filter(
+        (((z - 12) ** 2 + (y - 20) ** 2 <= 4) & (x > 20)).astype(np.float32), 0.7
+    )
+    for picture in (image, empty):
+        picture += vessel * (40 - picture)
+    gone = changed_of(mask)
+    empty = np.where(gone, np.float32(-850) + 8 * np.random.default_rng(3).normal(size=SHAPE), empty)
+    source = Source(image, empty, mask, gone, SPACING, True)
+    laid = reshaped(source, ball((12, 20, 20), 4))
+    out = empty.copy()
+    out[laid.box][laid.changed] = laid.values[laid.changed]
+    along = out[11:14, 19:22, 24:40].mean((0, 1))
+    assert along.min() > -420, f"the vessel is cut: {along.round()}"
+    assert (out[~gone] == empty[~gone]).all()
+    beside = out[12, 20, 8:15].mean()
+    assert beside < -700, "the nodule's old border stays"

@@ -191,6 +191,19 @@ def test_air_in_the_body_and_under_it_is_no_place(case):
                 placed(image, part, place(image, 10, j, i), True)
 
 
+def test_a_smaller_tumour_fits_within_the_old_one_even_in_air(case):
+    array = np.full((20, 80, 80), 40, np.int16)
+    array[4:16, 20:44, 30:54] = -1000
+    image, old = replace(case[0], array=array), np.zeros((20, 80, 80), bool)
+    old[7:13, 25:38, 35:48] = True
+    inner = np.zeros_like(old)
+    inner[8:12, 26:37, 36:47] = True
+    at = centre_of_mass(image, inner)
+    assert (placed(image, Part.of(inner), at, True, also=old)[0] == inner).all()
+    with pytest.raises(InputError, match="leave the body"):
+        placed(image, Part.of(inner), at, True)
+
+
 def test_a_crop_of_thin_lung_counts_as_body(case):
     array = np.random.default_rng(0).normal(-930, 30, (12, 40, 40)).astype(np.int16)
     image = replace(case[0], array=array)

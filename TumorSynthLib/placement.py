@@ -181,6 +181,7 @@ class _Places(_Grid):
         self.steps = tuple(max(1, int(GRID_MM / s)) for s in self.spacing)
         coarse = tuple(slice(None, None, s) for s in self.steps)
         self.organ = inside is not None
+        self.also = None if also is None or self.organ else self.frame.view(also)
         if self.organ:
             if inside.shape != volume.array.shape or not inside.any():
                 raise InputError("the organ's mask is empty or not on the image's grid: check it")
@@ -192,8 +193,8 @@ class _Places(_Grid):
                 self.map[:] = True
             if ct:
                 self.map &= ~_gas(seen, self.spacing * self.steps)
-            if also is not None:
-                self.map |= self.frame.view(also)[coarse]
+            if self.also is not None:
+                self.map |= self.also[coarse]
 
     def _check_size(self) -> None:
         if (np.array(self.part.mask.shape) > self.size).any():
@@ -209,8 +210,11 @@ class _Places(_Grid):
         """What a tumour at a place would leave; empty where it fits."""
         if (start < 0).any() or (start + self.part.mask.shape > self.size).any():
             return "the image"
-        index = (np.argwhere(self.part.mask) + start) // np.array(self.steps)
-        if self.map[tuple(index.T)].mean() >= 1 - OUTSIDE:
+        index = np.argwhere(self.part.mask) + start
+        fits = self.map[tuple((index // np.array(self.steps)).T)]
+        if self.also is not None:  # voxel by voxel: a smaller tumour lies within the old one
+            fits = fits | self.also[tuple(index.T)]
+        if fits.mean() >= 1 - OUTSIDE:
             return ""
         return "the organ" if self.organ else "the body"
 

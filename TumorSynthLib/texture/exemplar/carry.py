@@ -10,14 +10,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.matte import Matte, MatteConfig, depth_of, distance_mm, ramp, take_out
+from TumorSynthLib.texture.exemplar.matte import (
+    IN_PLANE,
+    Matte,
+    MatteConfig,
+    depth_of,
+    distance_mm,
+    ramp,
+    sigma_of,
+    take_out,
+)
 from TumorSynthLib.texture.exemplar.place import Laid, allowed, detached, laid_over
+from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
 LUNG_HU, LUNG_SHARE, RING_MM = -500.0, 0.3, 8.0
 """A tumour lies in lung where this share of the voxels within `RING_MM` of it is below `LUNG_HU` in a CT."""
-CONTACT_SHARE = 0.05
-"""Share of a mask that touches the chest's wall from which on the tumour stays on it when its size changes."""
+CONTACT_MM, CONTACT_SHARE = 3.5, 0.05
+"""Share of a mask's border that lies so near the chest's wall from which on the tumour stays on it when its size changes."""
 
 THROUGH = 4.0
 """Voxels in plane around bone within which a tumour goes on as it would without it."""
@@ -82,7 +92,8 @@ def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray 
         matte.mask & ~source.changed[box] & (new[box] != matte.mask).any()
     )  # bone that runs through the tumour
     home = None if away else (matte.touched | matte.mask) & ~left
-    matte = warped(_whole(detached(matte, source.is_ct) if away else matte, left), new[box])
+    whole = _whole(detached(matte, source.is_ct) if away else matte, left)
+    matte = warped(whole, new[box], None if away else source.changed[box])
     laid = laid_over(under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, home)
     return laid if away else replace(laid, values=laid.values + matte.residual)
 
@@ -100,8 +111,42 @@ def contact_of(removed: np.ndarray, mask: np.ndarray, spacing, is_ct: bool) -> n
     """Centre (z, y, x) index of where a tumour in the lung lies on the chest's wall; None where it doesn't."""
     box = box_around(mask, spacing, RING_MM)
     inside = allowed(removed[box], spacing, True, is_ct) >= 0.5
-    near = distance_mm(~inside, spacing) <= 2.5 * spacing[1]
-    touch = mask[box] & near
-    if inside.all() or touch.sum() <= CONTACT_SHARE * mask[box].sum():
+    border = mask[box] & (distance_mm(~mask[box], spacing) <= 2.5 * spacing[1])
+    touch = border & (distance_mm(~inside, spacing) <= CONTACT_MM)
+    if inside.all() or touch.sum() <= CONTACT_SHARE * border.sum():
         return None
     return np.argwhere(touch).mean(0) + [s.start for s in box]
+
+
+def on_wall(removed: np.ndarray, old: np.ndarray, new: np.ndarray, spacing, is_ct: bool) -> np.ndarray:
+    """A smaller mask of a tumour that lay on the chest's wall without the slit of lung that scaling opens between the two.
+
+    It is as large as `new`: what the slit takes, the free surface gives.
+
+    :param removed: (D, H, W) without the tumour; `old`, `new` (D, H, W) bool.
+    """
+    box = box_around(old | new, spacing, RING_MM)
+    wall = distance_mm(allowed(removed[box], spacing, True, is_ct) < 0.5, spacing) <= CONTACT_MM
+    old, small = old[box], new[box]
+    radius = [float((3 * m.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3)) for m in (old, small)]
+    gap = distance_mm(small, spacing) + distance_mm(wall, spacing)
+    whole = small | (old & (gap <= radius[0] - radius[1] + 2 * spacing[1]))
+    if not wall.any() or (whole == small).all():
+        return new
+    depth = ndimage.distance_transform_edt(whole | wall, spacing)
+    depth = depth + 0.5 * blur(depth, sigma_of(1.0, spacing))  # else many are as deep
+    levels = np.sort(depth[whole])
+    low, high = 0, len(levels) - 1
+    while low < high:  # the free surface goes down until the size is right
+        middle = (low + high) // 2
+        left = _in_one_piece(whole & (depth > levels[middle]), small)
+        low, high = (middle + 1, high) if left.sum() > small.sum() else (low, middle)
+    result = new.copy()
+    result[box] = _in_one_piece(whole & (depth > levels[low]), small)
+    return result
+
+
+def _in_one_piece(mask: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """A mask without what is cut off from its core, and without the holes that it has in a slice."""
+    whole = ndimage.binary_propagation(mask & core, mask=mask)
+    return ndimage.binary_fill_holes(whole, IN_PLANE)

@@ -17,7 +17,7 @@ from TumorSynthLib.region import Patch, quantise
 from TumorSynthLib.suitability import level_of
 from TumorSynthLib.texture.exemplar.axes import Axes
 from TumorSynthLib.texture.exemplar.bank import matte_of
-from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, reshaped
+from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, on_wall, reshaped
 from TumorSynthLib.texture.exemplar.graft import grafted
 from TumorSynthLib.texture.exemplar.matte import Matte
 from TumorSynthLib.texture.exemplar.place import Laid, detached
@@ -62,7 +62,7 @@ def carried(case: Case, plan: Plan, progress: Progress) -> Planted:
     shift = np.zeros(3, int)
     if plan.request.to is not None:
         shift = np.round(_centre(new) - _centre(mask)).astype(int)
-    home = shifted(new, -shift - _held_on_wall(source, mask, new, bool(shift.any())))
+    home = _held_on_wall(source, mask, shifted(new, -shift), bool(shift.any()))
     laid = reshaped(source, home, shift, onto)
     return _planted(case, plan, axes, laid, laid.mask, axes.back(shifted(home, shift)), {})
 
@@ -138,14 +138,15 @@ def _planted(
 
 
 def _held_on_wall(source: Source, mask: np.ndarray, new: np.ndarray, away: bool) -> np.ndarray:
-    """Voxels (z, y, x) by which a new shape is to be taken back so that a tumour on the chest's wall stays on it."""
+    """A new shape, taken to where a tumour on the chest's wall stays on it."""
     if away or not source.is_ct:
-        return np.zeros(3, int)
+        return new
     contact = contact_of(source.removed, mask, source.spacing, True)
     if contact is None:
-        return np.zeros(3, int)
+        return new
     scale = (new.sum() / mask.sum()) ** (1 / 3)
-    return -np.round((scale - 1) * (_centre(mask) - contact)).astype(int)
+    new = shifted(new, np.round((scale - 1) * (_centre(mask) - contact)).astype(int))
+    return on_wall(source.removed, mask, new, source.spacing, True) if scale < 1 else new
 
 
 def _centre(mask: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
-from TumorSynthLib.texture.exemplar.matte import Matte, depth_of, ramp, sigma_of
+from TumorSynthLib.texture.exemplar.matte import THICK, Matte, composed, depth_of, ramp, sigma_of
 from TumorSynthLib.texture.exemplar.scan import finest_of, without_grain
-from TumorSynthLib.texture.exemplar.spatial import blur
+from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ DEPTHS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 1e4])
 """Voxels in plane below the contour: between two of them grain is as strong as it was there."""
 TOP = 0.45
 """Cycles per voxel in plane above which what is finest is made as strong as it was."""
+BORDER = 2.5
+"""Voxels in plane around a contour that are its border, which keeps its width."""
+REACH_MM = 5.0
+"""Around a tumour in lung what a removal changes."""
+DRAWN = 0.8
+"""Voxels in plane, Gaussian of what is drawn out."""
 FEWEST = 30
 """Voxels that tell how strong grain is at a depth."""
 
@@ -100,12 +106,22 @@ def _mended(motion, source, target, spacing, c: WarpConfig) -> np.ndarray:
     return motion
 
 
-def warped(matte: Matte, new: np.ndarray, config: WarpConfig | None = None) -> Matte:
-    """The tumour with another mask (D, H, W) in its box; border as wide and grain as fine as they were."""
+def warped(
+    matte: Matte, new: np.ndarray, gone: np.ndarray | None = None, config: WarpConfig | None = None
+) -> Matte:
+    """The tumour with another mask (D, H, W) in its box; border as wide and grain as fine as they were.
+
+    :param gone: (D, H, W) bool, the voxels that its removal changed: there the lung around follows a tumour that shrinks.
+        None: it stays as it is.
+    """
     c = config or WarpConfig()
     motion = motion_between(matte.mask, new, matte.spacing, c)
     if not motion.any():
         return matte
+    around = np.zeros(new.shape, np.float32)
+    if matte.in_lung and gone is not None:
+        held, around = _drawn_out(matte, new, gone, motion)
+        motion *= held
     at = np.indices(new.shape, dtype=np.float32) - motion
 
     def pulled(values, order=3):
@@ -115,17 +131,52 @@ def warped(matte: Matte, new: np.ndarray, config: WarpConfig | None = None) -> M
     opacity, own = opacity * ramp(opacity, 0.005, 0.03), own * ramp(own, 0.005, 0.03)
     still = np.exp(-((motion**2).sum(0) / 0.25))
     grain, finest = _laid_grain(matte, motion, new, own > 0.5, c)
-    return replace(
+    result = replace(
         matte,
         mask=new,
         tissue=pulled(depth_of(matte.tissue, matte.spacing), 1) > 0,
-        opacity=opacity,
+        opacity=np.maximum(opacity, 1e-6 * around),  # there it is changed, too
         own=own,
         colour=pulled(matte.colour),
         grain=grain,
         finest=finest,
         residual=(still * matte.residual).astype(np.float32),
     )
+    if not around.any():
+        return result
+    image = composed(matte, matte.background) + matte.residual
+    drawn = pulled(image) - composed(result, matte.background)
+    coarse = blur(drawn, sigma_of(DRAWN, matte.spacing))
+    seen = ramp(np.abs(coarse) / matte.noise, 3.0, 6.0)  # else it is noise, which isn't drawn out
+    drawn = seen * drawn + (1 - seen) * coarse
+    return replace(result, residual=result.residual * (1 - around) + around * drawn)
+
+
+def _drawn_out(
+    matte: Matte, new: np.ndarray, gone: np.ndarray, motion: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How lung follows a tumour that shrinks: its border moves along, and what hangs on it stays where it was at its other
+    end, so that vessels and haze are drawn out and not torn off. Thick slices each by themselves.
+
+    Returns (D, H, W) 1 to 0, the share of the motion, and 0 to 1, where the image is drawn out.
+    """
+    spacing = np.array(matte.spacing)
+    axes = (1, 2) if spacing[0] > THICK * spacing[1] else (0, 1, 2)
+    unit = in_plane(spacing) if len(axes) == 2 else spacing
+    away = np.maximum(-_signed_mm(new, unit), 0)
+    left = np.minimum(
+        np.maximum(REACH_MM + _signed_mm(matte.mask, unit), 0), ndimage.distance_transform_edt(gone, unit)
+    )
+    slope = [np.gradient(blur(away, sigma_of(1.0, spacing)), axis=axis) / spacing[axis] for axis in axes]
+    moved = motion * spacing[:, None, None, None]
+    inward = -sum(moved[axis] * g for axis, g in zip(axes, slope))
+    inward = inward / np.maximum(np.sqrt((moved**2).sum(0) * sum(g**2 for g in slope)), 1e-6)
+    if len(axes) == 2:  # what comes from another slice moves along
+        inward = np.where(new.any((1, 2))[:, None, None], ramp(inward, 0.5, 0.95), 0)
+    beyond, inward = np.maximum(away - BORDER * spacing[1], 0), ramp(inward, 0.0, 0.5)
+    share = inward * ramp(away / spacing[1], 1.0, BORDER) * (left > 0)
+    held = 1 - (1 - left / np.maximum(left + beyond, 1e-3)) * inward
+    return held.astype(np.float32), share.astype(np.float32)
 
 
 def _laid_grain(

@@ -100,7 +100,7 @@ def removal(a, bundle, baselines: dict[str, Editor]) -> dict:
         sources, limit = (loaded, 25.0) if case is None else (shapes_from, 14.0 if lung else 30.0)
         holes = tumour_shapes(sources, volume.spacing, limit)
         name = {"case": case.id if case else a.image.name, "patient": case.patient if case else a.image.name}
-        for hole in healthy_places(volume, mask, holes, count, rng, lung):
+        for hole in healthy_places(volume, mask, holes, count, rng, bool(lung)):
             row, images, box = _filled(editors, volume, hole, modality, window_of(bundle, modality), a.seed)
             if case is None:
                 name["patient"] = f"hole {len(rows)}"  # one patient: the interval is over holes

@@ -265,13 +265,14 @@ class Atlas:
 
 def unlike(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Squared difference of looked up features (..., 4): float32 (...), whole numbers in units of 1 / SCALE squared."""
-    total = np.float32(0)
-    for channel in (FINE, LEVEL, SURFACE):
+
+    def squared(channel: int) -> np.ndarray:
         apart = some[..., channel].astype(np.float32)
         apart -= others[..., channel]
         apart *= apart
-        total = total + apart
-    return total
+        return apart
+
+    return squared(FINE) + squared(LEVEL) + squared(SURFACE)
 
 
 def _mirrored(array, axes, centre, outside) -> np.ndarray:

@@ -162,17 +162,17 @@ def _drawn_out(
     """
     spacing = np.array(matte.spacing)
     axes = (1, 2) if spacing[0] > THICK * spacing[1] else (0, 1, 2)
-    unit = in_plane(spacing) if len(axes) == 2 else spacing
+    unit = in_plane(matte.spacing) if len(axes) == 2 else matte.spacing
     away = np.maximum(-_signed_mm(new, unit), 0)
     left = np.minimum(
         np.maximum(REACH_MM + _signed_mm(matte.mask, unit), 0), ndimage.distance_transform_edt(gone, unit)
     )
     slope = [np.gradient(blur(away, sigma_of(1.0, spacing)), axis=axis) / spacing[axis] for axis in axes]
     moved = motion * spacing[:, None, None, None]
-    inward = -sum(moved[axis] * g for axis, g in zip(axes, slope))
-    inward = inward / np.maximum(np.sqrt((moved**2).sum(0) * sum(g**2 for g in slope)), 1e-6)
+    inward = -np.sum([moved[axis] * g for axis, g in zip(axes, slope)], axis=0)
+    inward = inward / np.maximum(np.sqrt((moved**2).sum(0) * np.sum(np.square(slope), axis=0)), 1e-6)
     if len(axes) == 2:  # what comes from another slice moves along
-        inward = np.where(new.any((1, 2))[:, None, None], ramp(inward, 0.5, 0.95), 0)
+        inward = np.where(new.any((1, 2), keepdims=True), ramp(inward, 0.5, 0.95), 0)
     beyond, inward = np.maximum(away - BORDER * spacing[1], 0), ramp(inward, 0.0, 0.5)
     share = inward * ramp(away / spacing[1], 1.0, BORDER) * (left > 0)
     held = 1 - (1 - left / np.maximum(left + beyond, 1e-3)) * inward

@@ -271,6 +271,19 @@ def test_an_edit_is_measured_beside_the_tumour_that_was_there(cases):
     assert judge.reach(facts | {"limits": {"b": 2.51}}, SimpleNamespace(names=()))["said"] == 1.0
 
 
+def test_a_moved_tumour_is_measured_beside_the_voxels_that_went_along(cases):
+    place = judged_cases.load(judged_cases.judged(cases, ("CT",)), lung=False)[0]
+    left = place.mask & (np.arange(place.mask.shape[2]) < np.argwhere(place.mask)[:, 2].mean() - 1)
+    shift = (0, 2, 3)
+    moved = np.roll(place.volume.array, shift, (0, 1, 2))
+    mask = np.roll(place.mask & ~left, shift, (0, 1, 2))
+    whole = tuple(slice(0, n) for n in mask.shape)
+    sample = judge_edits.Sample(whole, moved, mask, 0.0, {"moved_voxels": list(shift)})
+    assert (judge.own(place, sample) == (place.mask & ~left)).all()
+    found = judge.compared(place, "moved", sample)
+    assert found["made"] == pytest.approx(found["control"], rel=1e-6, nan_ok=True)
+
+
 # Statistics and pictures
 
 

@@ -64,6 +64,21 @@ def of_tumour(image, mask, place: Place, unit: float) -> dict[str, float]:
     return judge_numbers.tumour(image[box], mask[box], place.spacing, unit)
 
 
+def own(place: Place, sample: Sample) -> np.ndarray:
+    """(z, y, x) bool, the tumour in the untouched image.
+
+    Of a moved one the voxels that went along: it leaves fat of a loose contour behind, and two contours of different tightness
+    would be compared, not two borders.
+    """
+    if "moved_voxels" not in sample.facts:
+        return place.mask
+    at = np.argwhere(sample.mask) - np.array(sample.facts["moved_voxels"])
+    at = at[((at >= 0) & (at < place.mask.shape)).all(1)]
+    found = np.zeros_like(place.mask)
+    found[tuple(at.T)] = True
+    return found & place.mask
+
+
 def compared(place: Place, edit: str, sample: Sample) -> dict[str, dict[str, float]] | None:
     """Numbers of what was made and of its control: {"made": …, "control": …}; None where a removal has no control."""
     image, before = sample.image(place), place.volume.array
@@ -76,7 +91,10 @@ def compared(place: Place, edit: str, sample: Sample) -> dict[str, dict[str, flo
         }
     box = boxed(place.mask, place.spacing)
     unit = judge_numbers.speck_unit(before[box].astype(np.float64), place.mask[box])
-    made, control = of_tumour(image, sample.mask, place, unit), of_tumour(before, place.mask, place, unit)
+    made, control = (
+        of_tumour(image, sample.mask, place, unit),
+        of_tumour(before, own(place, sample), place, unit),
+    )
     if edit in SAME_MASK:
         mm = PATTERN_MM[place.lung]
         made["pattern"] = judge_numbers.pattern(before[box], image[box], place.mask[box], place.spacing, mm)
@@ -113,7 +131,7 @@ def looks(place: Place, edit: str, sample: Sample, case: int, numbers: dict) -> 
     """The untouched place and the made one, as detectors see them: without what compares it with the untouched one."""
     patient, lender = place.case.patient, sample.facts.get("lender", place.case.patient)
     rim = None if edit in HEALTHY else rim_of(place.spacing, place.lung, edit not in SAME_MASK)
-    old = place.hole if edit in HEALTHY else place.mask
+    old = place.hole if edit in HEALTHY else own(place, sample)
     if edit == "untouched":  # of the patients in turn, every other one passes for edited
         made = bool(case % 2)
         return (

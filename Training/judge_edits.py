@@ -68,7 +68,9 @@ class Sample:
     values: np.ndarray
     mask: np.ndarray
     seconds: float
-    facts: dict = field(default_factory=dict)  # asked, reached, spread, lender, feature
+    facts: dict = field(
+        default_factory=dict
+    )  # asked, reached, spread, lender, feature, moved_voxels (k, j, i)
 
     def image(self, place: Place) -> np.ndarray:
         array = place.volume.array.copy()
@@ -165,7 +167,9 @@ class Maker:
             wanted = result.asked or {n: result.before[n] for n in request_of(result.before)}
             facts |= {"asked": wanted, "reached": {n: result.reached[n] for n in wanted}}
             facts |= {"spread": {n: result.spread[n] for n in wanted if n in result.spread}}
-            facts["limits"] = dict(result.provenance.get("plan", {}).get("limits", {}))
+            plan = result.provenance.get("plan", {})
+            facts["limits"] = dict(plan.get("limits", {}))
+            facts |= {"moved_voxels": plan["moved_voxels"]} if "moved_voxels" in plan else {}
         return Sample(box, result.volume.array[box].copy(), after, seconds, facts)
 
     def _planned(self, i: int, edit: str) -> tuple[EditRequest, dict]:

@@ -73,7 +73,8 @@ class Plan:
 
     def as_record(self) -> dict[str, Any]:
         """What a repetition needs beside the request, and what a reader wants to know."""
-        return {"engine": self.engine, "texture_from": self.texture_from, "unused": list(self.unused)}
+        record = {"engine": self.engine, "texture_from": self.texture_from, "unused": list(self.unused)}
+        return record if self.shift is None else {**record, "moved_voxels": [int(n) for n in self.shift]}
 
 
 def choose_engine(edit: str, case: Case, request: EditRequest) -> str:

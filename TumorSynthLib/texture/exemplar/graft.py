@@ -7,25 +7,35 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sd_of, sigma_of
+from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
+from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sigma_of
 from TumorSynthLib.texture.exemplar.place import Laid, laid_over
-from TumorSynthLib.texture.exemplar.scan import blur_mm, finest_of, without_grain
+from TumorSynthLib.texture.exemplar.scan import blur_mm, finest_of
 from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
-FINE = 1.2
-"""Voxels in plane: Gaussian below which the recipient's own grain is taken, not the donor's. Streaks of CT are that wide."""
+FINE, COARSE = 1.2, 3.0
+"""Voxels in plane: Gaussian below which the recipient's own grain is taken, not the donor's; and up to which, in soft tissue, what
+the donor has less of grain than the recipient is made up for. Streaks of CT are that wide."""
 BESIDE = 4
 """Voxels around a new shape in the box of a matte."""
 SAME_SHAPE = 0.97
 """Dice from which a lender has the wanted shape already."""
-BOUND_SD = 3.0
-"""Robust standard deviations that the recipient's grain is held to: vessels are no noise."""
-NEAR = 2.0
-"""Voxels in plane: Gaussian within which the strength of the recipient's grain is looked at."""
-LOUD_SD = {"CT": 2.0, "MR": 1.0}
-"""Robust standard deviations from which it is no grain but fascia and the edges of bone, which would show through a new tumour.
-In MR fascia is everywhere and noise weak."""
+NEAR, BOUND = 2.0, 3.5
+"""Voxels in plane: Gaussian within which the strength of the recipient's grain is looked at; and how many times as strong as usual
+a voxel of it may be: vessels are no noise."""
+AROUND = (2, 16, 16)
+"""Voxels beyond the matte's box in which it is seen how strong grain is there."""
+CALM = {"lung": (10, 10), "CT": (50, 50, 25), "MR": (10, 10, 10)}
+"""Percentile of the strength of the surroundings' grain that tumours have: of what is finest, of grain, of what is coarser.
+Found on untouched tumours of training patients: in MR fascia is everywhere and noise weak, in lung vessels are."""
+LUNG_HU, SOFT_HU, BODY_SHARE = -500.0, (-200.0, 150.0), 0.1
+"""Tissue whose grain is looked at: lung and soft tissue in CT; in MR above this share of the 99th percentile."""
+TOP, EDGES = 0.45, {"lung": 0.8, "CT": 0.05, "MR": 0.45}
+"""Cycles per voxel in plane above which edges are compared, and how much of the power there that the tissue around has a tumour's
+border adds to that of its inside; found like `CALM`."""
+STRONGER, SHARPER = 1.5, 1.5
+"""Most by which grain is made stronger, and the finest of edges sharper than in the donor's scan."""
 
 
 def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
@@ -87,14 +97,14 @@ def grafted(
     matte = resampled(donor, spacing, soft)
     corner = np.round(np.argwhere(target).mean(0) - np.argwhere(matte.mask).mean(0)).astype(int)
     matte, corner = _in_shape(matte, corner, target)
-    own = _own_grain(image, corner, matte, is_ct)
-    grain = level * blur(matte.grain, sigma_of(FINE, matte.spacing)) + own
-    # Nothing finer than the recipient's scan shows.
-    opacity = np.clip(without_grain(matte.opacity), 0, 1)
-    opacity = (opacity * ramp(opacity, 0.0, 0.02)).astype(np.float32)
-    colour = (level * without_grain(matte.colour)).astype(np.float32)
-    matte = replace(matte, opacity=opacity, colour=colour, grain=grain, finest=finest_of(own))
-    return laid_over(image, matte, corner, is_ct)
+    wide, inner = _around(image, corner, matte.mask.shape)
+    opacity = matte.opacity * ramp(matte.opacity, 0.0, 0.02)
+    lent = blur(level * matte.grain, sigma_of(FINE, matte.spacing))
+    matte = replace(matte, opacity=opacity.astype(np.float32), colour=level * matte.colour, grain=lent)
+    kind = "lung" if matte.in_lung else "CT" if is_ct else "MR"
+    own, finest = _own_grain(wide, inner, matte, kind)
+    matte = replace(matte, grain=lent + own, finest=finest)
+    return laid_over(image, matte, corner, is_ct, sharp=_sharpness(wide, inner, matte, kind))
 
 
 def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Matte, np.ndarray]:
@@ -118,16 +128,68 @@ def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Mat
     return warped(matte, new), corner
 
 
-def _own_grain(image: np.ndarray, corner: np.ndarray, matte: Matte, is_ct: bool) -> np.ndarray:
-    """The recipient's fine grain at the place (D, H, W of the matte), without what is no noise."""
+def _around(image: np.ndarray, corner: np.ndarray, shape) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """The image in a matte's box and around it, mirrored at its border; and where in this the box is."""
+    more = np.minimum(AROUND, np.array(image.shape) - 1)
     index = [
-        np.abs((np.arange(c, c + n) + s - 1) % (2 * s - 2) - (s - 1)) if s > 1 else np.zeros(n, int)
-        for c, n, s in zip(corner, matte.mask.shape, image.shape)
-    ]  # mirrored at the image's border
-    index = [np.clip(i, 0, s - 1) for i, s in zip(index, image.shape)]
-    here = image[np.ix_(*index)].astype(np.float32)
-    rest = here - blur(here, sigma_of(FINE, matte.spacing))
-    usual = sd_of(rest)
-    near = np.sqrt(blur(rest**2, sigma_of(NEAR, matte.spacing)))
-    rest = rest * np.minimum(1, LOUD_SD["CT" if is_ct else "MR"] * usual / np.maximum(near, 1e-3)) ** 2
-    return BOUND_SD * usual * np.tanh(rest / (BOUND_SD * usual))
+        np.abs((np.arange(c - m, c + n + m) + s - 1) % max(2 * s - 2, 1) - (s - 1)).clip(0, s - 1)
+        for c, n, m, s in zip(corner, shape, more, image.shape)
+    ]
+    inner = tuple(slice(int(m), int(m + n)) for m, n in zip(more, shape))
+    return image[np.ix_(*index)].astype(np.float32), inner
+
+
+def _own_grain(wide: np.ndarray, inner, matte: Matte, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The recipient's grain at the place, and what is finest of it (D, H, W of the matte): as strong everywhere as a tumour's is
+    there, so that neither vessels nor fascia show through, nor the tumour is smoother than what is around.
+
+    :param matte: the donor's, of whose grain there may be enough already.
+    """
+    level = blur(wide, sigma_of(FINE, matte.spacing))
+    finest, tissue = finest_of(wide - level), _tissue(wide, matte, kind)
+    bands = [finest, wide - level - finest, level - blur(level, sigma_of(COARSE, matte.spacing))]
+    solid = matte.mask if matte.mask.any() else np.ones_like(matte.mask)
+    made = []
+    for band, calm in zip(bands, CALM[kind]):
+        near = np.sqrt(blur(band**2, sigma_of(NEAR, matte.spacing)))
+        usual = float(np.percentile(near[tissue], calm)) + 1e-3
+        even = band[inner] * np.minimum(1, usual / np.maximum(near[inner], 1e-3))
+        even = np.clip(even, -BOUND * usual, BOUND * usual)
+        there = float(np.sqrt(np.mean(even[solid] ** 2))) + 1e-6
+        lacks = _lacks(matte, usual) if len(made) == 2 else 1.0
+        made.append(lacks * min(usual / there, STRONGER) * even)
+    return sum(made[1:], made[0]).astype(np.float32), made[0].astype(np.float32)
+
+
+def _lacks(matte: Matte, usual: float) -> float:
+    """Share of a scan's coarser grain, as strong as `usual`, that the donor's doesn't have."""
+    band = matte.grain - blur(matte.grain, sigma_of(COARSE, matte.spacing))
+    solid = matte.mask & (matte.opacity > 0.9)
+    has = float(np.sqrt(np.mean(band[solid] ** 2))) if solid.any() else 0.0
+    return float(np.sqrt(max(0.0, 1 - (has / usual) ** 2)))
+
+
+def _sharpness(wide: np.ndarray, inner, matte: Matte, kind: str) -> float:
+    """How much of what is finest in the tumour's edges is to show: as much as real ones have in such an image."""
+    around = _finer(wide)[_tissue(wide, matte, kind)]
+    back = blur(wide[inner], sigma_of(1.0, matte.spacing))
+    edge = (matte.opacity > 0.1) & (matte.opacity < 0.9)
+    ours = _finer(matte.opacity * matte.colour + (1 - matte.opacity) * back)[edge]
+    if not (edge.any() and ours.mean() > 0):
+        return 0.0
+    return min(float(np.sqrt(EDGES[kind] * around.mean() / ours.mean())), SHARPER)
+
+
+def _finer(image: np.ndarray) -> np.ndarray:
+    """Power of each voxel above `TOP`."""
+    return Filter(image.shape, BandConfig(cutoff=TOP)).grain(image) ** 2
+
+
+def _tissue(wide: np.ndarray, matte: Matte, kind: str) -> np.ndarray:
+    """Where the tissue is that a tumour's grain and edges are compared with; all where there is none."""
+    level = blur(wide, sigma_of(FINE, matte.spacing))
+    if kind == "MR":
+        tissue = level > BODY_SHARE * np.percentile(wide, 99)
+    else:
+        tissue = level < LUNG_HU if kind == "lung" else (level > SOFT_HU[0]) & (level < SOFT_HU[1])
+    return tissue if tissue.any() else np.ones_like(tissue)

@@ -248,17 +248,24 @@ def _variance_kept(share: np.ndarray) -> np.ndarray:
     return np.where(mixed, np.minimum((share**2 + (1 - share) ** 2) ** -0.5, MOST_GRAIN), 1.0)
 
 
-def composed(matte: Matte, background: np.ndarray, may: np.ndarray | float = 1.0) -> np.ndarray:
+def composed(
+    matte: Matte, background: np.ndarray, may: np.ndarray | float = 1.0, sharp: float | None = None
+) -> np.ndarray:
     """The tumour over a background (D, H, W) of the matte's box, float32; untouched voxels are the background's own.
 
     :param may: 0 to 1, how much of a tumour each place may hold.
+    :param sharp: of a tumour from another scan, whose grain is the background's own: how much of what is finest in its edges
+        shows (`graft.grafted`). None: from this scan, of whose voxels `finest` has the edges, too.
     """
     background = np.asarray(background, np.float32)
     back = blur(background, sigma_of(MatteConfig.fine, matte.spacing))
     opacity, own = matte.opacity * may, matte.own * may
     edges = np.maximum(own, ramp(opacity, *EDGES))
-    grain = _variance_kept(own) * (own * matte.grain + (1 - own) * (background - back))
-    values = opacity * matte.colour + (1 - opacity) * back + grain
-    finest = _variance_kept(edges) * (edges * matte.finest + (1 - edges) * finest_of(background))
-    values = without_grain(values) + finest
+    kept = [_variance_kept(v) if sharp is None else 1.0 for v in (own, edges)]
+    grain = kept[0] * (own * matte.grain + (1 - own) * (background - back))
+    level = opacity * matte.colour + (1 - opacity) * back
+    finest = kept[1] * (edges * matte.finest + (1 - edges) * finest_of(background))
+    values = without_grain(level + grain) + finest
+    if sharp:
+        values += sharp * finest_of(level)
     return np.where((opacity > 0) | (own > 0), values, background).astype(np.float32)

@@ -39,8 +39,9 @@ BONE_HU, MARROW_MM2 = 180.0, 1000.0
 CUT, CUT_BLUR = 1.3, 0.7
 """Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, and its Gaussian. Together
 as soft as other edges in lung are (10 to 90 % over 2.3 voxels)."""
-BODY_HU, BODY_SHARE = -400.0, 0.1
-"""Outside the body below it in CT; in MR below this share of the 99th percentile."""
+BODY_HU, BODY_SHARE, SPOT_MM2 = -400.0, 0.1, 60.0
+"""Outside the body below it in CT; in MR below this share of the image's 99th percentile, where the area in a slice is larger
+than a vessel's, which is as dark."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +59,27 @@ class Laid:
     tissue: np.ndarray
 
 
-def allowed(background: np.ndarray, spacing, in_lung: bool, is_ct: bool) -> np.ndarray:
-    """(D, H, W) 0 to 1 where a tumour may lie: in lung not in the wall of the chest, else not outside the body, nor in bone."""
+def allowed(
+    background: np.ndarray, spacing, in_lung: bool, is_ct: bool, bright: float | None = None
+) -> np.ndarray:
+    """(D, H, W) 0 to 1 where a tumour may lie: in lung not in the wall of the chest, else not outside the body, nor in bone.
+
+    :param bright: the whole image's 99th percentile; None takes that of the background.
+    """
     level = blur(background, sigma_of(1.0, spacing))
     if not in_lung:
-        return in_soft_tissue(background, level, spacing, is_ct)
+        return in_soft_tissue(level, spacing, is_ct, np.percentile(background, 99) if bright is None else bright)
     inward = _depth_mm(wall_of(level, spacing), spacing) / spacing[1]
     return 1 - ramp(inward, 0.7, 3.0)  # falls off within the wall, so that a tumour abuts without a gap
 
 
-def in_soft_tissue(background: np.ndarray, level: np.ndarray, spacing, is_ct: bool) -> np.ndarray:
+def in_soft_tissue(level: np.ndarray, spacing, is_ct: bool, bright: float) -> np.ndarray:
     """(D, H, W) 0 to 1, neither outside the body nor in bone: a tumour abuts on it. MR's cortical bone is as dark as air."""
-    dark = level < (BODY_HU if is_ct else BODY_SHARE * np.percentile(background, 99))
-    may = ramp(distance_mm(dark if is_ct else _with_marrow(dark, spacing), spacing) / spacing[1], 1.0, 4.0)
-    return may * ramp(distance_mm(bone_of(level, spacing), spacing) / spacing[1], 0.5, 2.5) if is_ct else may
+    if not is_ct:
+        dark = _with_marrow(level < BODY_SHARE * bright, spacing)
+        return ramp(distance_mm(_larger(dark, SPOT_MM2, spacing), spacing) / spacing[1], 1.0, 4.0)
+    may = ramp(distance_mm(level < BODY_HU, spacing) / spacing[1], 1.0, 4.0)
+    return may * ramp(distance_mm(bone_of(level, spacing), spacing) / spacing[1], 0.5, 2.5)
 
 
 def bone_of(level: np.ndarray, spacing) -> np.ndarray:
@@ -81,9 +89,15 @@ def bone_of(level: np.ndarray, spacing) -> np.ndarray:
 
 def _with_marrow(bone: np.ndarray, spacing) -> np.ndarray:
     """Bone with the small holes that it has in a slice."""
-    holes, count = ndimage.label(ndimage.binary_fill_holes(bone, IN_PLANE) & ~bone, IN_PLANE)
-    area = np.bincount(holes.ravel(), minlength=count + 1) * spacing[1] * spacing[2]
-    return bone | (area < MARROW_MM2)[holes] & (holes > 0)
+    holes = ndimage.binary_fill_holes(bone, IN_PLANE) & ~bone
+    return bone | holes & ~_larger(holes, MARROW_MM2, spacing)
+
+
+def _larger(mask: np.ndarray, mm2: float, spacing) -> np.ndarray:
+    """The parts of a mask that have at least so many mm2 in a slice."""
+    parts, count = ndimage.label(mask, IN_PLANE)
+    area = np.bincount(parts.ravel(), minlength=count + 1) * spacing[1] * spacing[2]
+    return (area >= mm2)[parts] & mask
 
 
 def wall_of(level: np.ndarray, spacing) -> np.ndarray:
@@ -161,7 +175,12 @@ def _rounded(mask: np.ndarray, depth, away, spacing) -> tuple[np.ndarray, np.nda
 
 
 def laid_over(
-    image: np.ndarray, matte: Matte, corner, is_ct: bool = True, home: np.ndarray | None = None
+    image: np.ndarray,
+    matte: Matte,
+    corner,
+    is_ct: bool = True,
+    home: np.ndarray | None = None,
+    sharp: float | None = None,
 ) -> Laid:
     """A tumour laid into an image.
 
@@ -169,6 +188,7 @@ def laid_over(
     :param corner: (z, y, x) index in it of the first voxel of the matte's box, which may lie partly outside.
     :param home: (D, H, W) bool of the matte's box, where the tumour lay if this is its own place: it may lie there again,
         whatever the image shows, and elsewhere where it finds soft tissue or lung.
+    :param sharp: of a tumour from another scan (`matte.composed`).
     """
     low, size = np.array(corner), np.array(matte.mask.shape)
     high = np.minimum(low + size, image.shape)
@@ -179,15 +199,16 @@ def laid_over(
     a, b = np.maximum(first - margin, 0), np.minimum(high + margin, image.shape)
     wide = image[tuple(map(slice, a, b))].astype(np.float32)
     inner = tuple(slice(int(p - q), int(p - q + n)) for p, q, n in zip(first, a, high - first))
+    bright = 0.0 if is_ct else float(np.percentile(image[::2, ::2, ::2], 99))
     if home is None:
-        may = allowed(wide, matte.spacing, matte.in_lung, is_ct)[inner]
+        may = allowed(wide, matte.spacing, matte.in_lung, is_ct, bright)[inner]
     else:
         level = blur(wide, sigma_of(1.0, matte.spacing))
-        may = np.maximum(in_soft_tissue(wide, level, matte.spacing, is_ct)[inner], home[cut])
+        may = np.maximum(in_soft_tissue(level, matte.spacing, is_ct, bright)[inner], home[cut])
         may = np.ones_like(may) if matte.in_lung else may
     part = replace(matte, **{name: getattr(matte, name)[cut] for name in ARRAYS})
     under = wide[inner]
-    values = composed(part, under, may)
+    values = composed(part, under, may, sharp)
     changed = part.touched & (np.asarray(may) > 0)
     mask = part.mask & (np.asarray(may) > 0.5)
     tissue = mask if matte.in_lung else mask & part.tissue & (part.opacity * may > 0.5)

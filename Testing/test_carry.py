@@ -206,6 +206,20 @@ def test_a_graft_has_the_grain_of_a_noisy_scan_without_the_fascia_under_it(case)
     assert abs(laid.values[middle & fascia[box]].mean() - laid.values[beside].mean()) < 60  # of 150
 
 
+def test_a_graft_has_the_finest_grain_that_is_around_it(case):
+    *_, matte, box, _ = case
+    rng = np.random.default_rng(3)
+    shape = (24, 64, 64)
+    image = (40 + 12 * rng.normal(size=shape)).astype(np.float32)
+    laid = grafted(image, SPACING, ball((12, 32, 32), 8, shape), matte, 0.8)
+    out = image.copy()
+    out[laid.box] = laid.values
+    top = Filter(shape, BandConfig(cutoff=0.45))
+    inside = ball((12, 32, 32), 6, shape)
+    power = [float((top.grain(a)[inside] ** 2).mean()) for a in (out, image)]
+    assert 0.8 < power[0] / power[1] < 1.25
+
+
 def test_a_vessel_is_no_wall_and_a_tumour_on_the_wall_touches_it():
     lung = np.full(SHAPE, -850.0, np.float32)
     lung[:, :, :10] = 40
@@ -232,6 +246,25 @@ def test_bone_and_its_marrow_stay_when_a_tumour_is_moved_or_grown_onto_them():
         there = np.zeros(SHAPE, bool)
         there[laid.box] = laid.mask
         assert not (there & (bone | marrow)).any()
+
+
+def test_a_tumour_in_mr_leaves_marrow_and_covers_vessels():
+    rng = np.random.default_rng(0)
+    empty = (300 + 5 * rng.normal(size=SHAPE)).astype(np.float32)
+    empty[:, :10] = 1000.0
+    row, column = np.indices(SHAPE)[1:]
+    bone, vessel = np.hypot(row - 24, column - 34) <= 8, np.hypot(row - 24, column - 20) <= 2
+    marrow = np.hypot(row - 24, column - 34) <= 5
+    empty[bone], empty[marrow], empty[vessel] = 20.0, 950.0, 20.0
+    tumour = ball((12, 24, 24), 9)
+    image = np.where(tumour, 500.0, 300.0).astype(np.float32)
+    source = Source(image, np.full(SHAPE, 300, np.float32), tumour, changed_of(tumour), SPACING, False)
+    corner = np.array([s.start for s in source.matte()[1]])
+    laid = laid_over(empty, source.matte()[0], corner, False)
+    out = empty.copy()
+    out[laid.box] = laid.values
+    assert np.array_equal(out[bone], empty[bone]), "the tumour goes on behind the bone's wall"
+    assert out[vessel & ball((12, 24, 24), 7)].min() > 300, "a vessel shows through the tumour"
 
 
 def test_ramp_is_monotone():

@@ -15,15 +15,15 @@ from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
 FINE, COARSE = 1.2, 3.0
-"""Voxels in plane: Gaussian below which the recipient's own grain is taken, not the donor's; and up to which, in soft tissue, what
-the donor has less of grain than the recipient is made up for. Streaks of CT are that wide."""
+"""Voxels in plane: Gaussian below which the recipient's own grain is taken, not the donor's; and up to which, in soft tissue, the
+recipient's makes up for what the donor's lacks. Streaks of CT are that wide."""
 BESIDE = 4
 """Voxels around a new shape in the box of a matte."""
 SAME_SHAPE = 0.97
 """Dice from which a lender has the wanted shape already."""
-NEAR, BOUND = 2.0, 3.5
-"""Voxels in plane: Gaussian within which the strength of the recipient's grain is looked at; and how many times as strong as usual
-a voxel of it may be: vessels are no noise."""
+NEAR, LOUD, BOUND = 2.0, 1.2, 3.0
+"""Voxels in plane: Gaussian within which the strength of the recipient's grain is looked at; and how many times as strong as
+usual it may be there, and a voxel of it: vessels are no noise."""
 AROUND = (2, 16, 16)
 """Voxels beyond the matte's box in which it is seen how strong grain is there."""
 CALM = {"lung": (10, 10), "CT": (50, 50, 25), "MR": (10, 10, 10)}
@@ -149,11 +149,11 @@ def _own_grain(wide: np.ndarray, inner, matte: Matte, kind: str) -> tuple[np.nda
     finest, tissue = finest_of(wide - level), _tissue(wide, matte, kind)
     bands = [finest, wide - level - finest, level - blur(level, sigma_of(COARSE, matte.spacing))]
     solid = matte.mask if matte.mask.any() else np.ones_like(matte.mask)
-    made = []
+    made: list[np.ndarray] = []
     for band, calm in zip(bands, CALM[kind]):
         near = np.sqrt(blur(band**2, sigma_of(NEAR, matte.spacing)))
         usual = float(np.percentile(near[tissue], calm)) + 1e-3
-        even = band[inner] * np.minimum(1, usual / np.maximum(near[inner], 1e-3))
+        even = band[inner] * np.minimum(1, LOUD * usual / np.maximum(near[inner], 1e-3)) ** 2
         even = np.clip(even, -BOUND * usual, BOUND * usual)
         there = float(np.sqrt(np.mean(even[solid] ** 2))) + 1e-6
         lacks = _lacks(matte, usual) if len(made) == 2 else 1.0

@@ -39,9 +39,11 @@ BONE_HU, MARROW_MM2 = 180.0, 1000.0
 CUT, CUT_BLUR = 1.3, 0.7
 """Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, and its Gaussian. Together
 as soft as other edges in lung are (10 to 90 % over 2.3 voxels)."""
-BODY_HU, BODY_SHARE, SPOT_MM2 = -400.0, 0.1, 60.0
-"""Outside the body below it in CT; in MR below this share of the image's 99th percentile, where the area in a slice is larger
-than a vessel's, which is as dark."""
+BODY_HU, DARK_SHARE, SPOT_MM2 = -400.0, 0.16, 60.0
+"""Outside the body below it in CT; in MR below this share of the image's 99th percentile, or cortical bone, where the area in a
+slice is larger than a vessel's, which is as dark."""
+AROUND_MM = 40.0
+"""Around a tumour in soft tissue in which bone is looked for: marrow is told by the ring of bone around it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,20 +68,32 @@ def allowed(
 
     :param bright: the whole image's 99th percentile; None takes that of the background.
     """
-    level = blur(background, sigma_of(1.0, spacing))
     if not in_lung:
-        return in_soft_tissue(level, spacing, is_ct, np.percentile(background, 99) if bright is None else bright)
+        bright = float(np.percentile(background, 99)) if bright is None else bright
+        return in_soft_tissue(background, spacing, is_ct, bright)
+    level = blur(background, sigma_of(1.0, spacing))
     inward = _depth_mm(wall_of(level, spacing), spacing) / spacing[1]
     return 1 - ramp(inward, 0.7, 3.0)  # falls off within the wall, so that a tumour abuts without a gap
 
 
-def in_soft_tissue(level: np.ndarray, spacing, is_ct: bool, bright: float) -> np.ndarray:
+def in_soft_tissue(background: np.ndarray, spacing, is_ct: bool, bright: float) -> np.ndarray:
     """(D, H, W) 0 to 1, neither outside the body nor in bone: a tumour abuts on it. MR's cortical bone is as dark as air."""
     if not is_ct:
-        dark = _with_marrow(level < BODY_SHARE * bright, spacing)
-        return ramp(distance_mm(_larger(dark, SPOT_MM2, spacing), spacing) / spacing[1], 1.0, 4.0)
+        level = blur(background, sigma_of(0.7, spacing)) / bright
+        dark = _with_marrow(_larger(level < DARK_SHARE, SPOT_MM2, spacing), spacing)
+        return ramp(distance_mm(dark, spacing) / spacing[1], 1.0, 4.0)
+    level = blur(background, sigma_of(1.0, spacing))
     may = ramp(distance_mm(level < BODY_HU, spacing) / spacing[1], 1.0, 4.0)
     return may * ramp(distance_mm(bone_of(level, spacing), spacing) / spacing[1], 0.5, 2.5)
+
+
+def _in_one(may: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """`may` without the parts that bone or air cuts off from the largest: the marrow, or another limb."""
+    parts, count = ndimage.label(opacity * may > 0.02)
+    if count < 2:
+        return may
+    largest = parts == 1 + np.argmax(ndimage.sum_labels(opacity * may, parts, np.arange(1, count + 1)))
+    return np.where((parts > 0) & ~largest, 0, may)
 
 
 def bone_of(level: np.ndarray, spacing) -> np.ndarray:
@@ -195,16 +209,18 @@ def laid_over(
     first = np.maximum(low, 0)
     box = tuple(slice(int(a), int(b)) for a, b in zip(first, high))
     cut = tuple(slice(int(a - c), int(b - c)) for a, b, c in zip(first, high, low))
-    margin = np.array((0, 12, 12))
+    beyond = 12 if matte.in_lung else int(np.ceil(AROUND_MM / matte.spacing[1]))
+    margin = np.array((0, beyond, beyond))
     a, b = np.maximum(first - margin, 0), np.minimum(high + margin, image.shape)
     wide = image[tuple(map(slice, a, b))].astype(np.float32)
     inner = tuple(slice(int(p - q), int(p - q + n)) for p, q, n in zip(first, a, high - first))
     bright = 0.0 if is_ct else float(np.percentile(image[::2, ::2, ::2], 99))
     if home is None:
         may = allowed(wide, matte.spacing, matte.in_lung, is_ct, bright)[inner]
+        if not matte.in_lung:
+            may = _in_one(may, matte.opacity[cut])
     else:
-        level = blur(wide, sigma_of(1.0, matte.spacing))
-        may = np.maximum(in_soft_tissue(level, matte.spacing, is_ct, bright)[inner], home[cut])
+        may = np.maximum(in_soft_tissue(wide, matte.spacing, is_ct, bright)[inner], home[cut])
         may = np.ones_like(may) if matte.in_lung else may
     part = replace(matte, **{name: getattr(matte, name)[cut] for name in ARRAYS})
     under = wide[inner]

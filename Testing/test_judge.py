@@ -399,6 +399,18 @@ def test_the_page_says_which_detector_proves_nothing():
     assert "| CT own, bridge | 5; 30 mm | ×0.50 (0.40-0.60) |" in tumours and "c7" in tumours
 
 
+def test_the_page_says_which_engine_wins_each_edit():
+    drawn, copied = placed_results("bridge", 0.9, "donor"), placed_results("exemplar", 0.6, "donor")
+    ratio = copied["results"]["CT donor"]["numbers"]["power"]
+    copied["results"]["CT donor"]["numbers"]["power"] = ratio | {"median": 1.1}
+    for out, within in ((drawn, 0.5), (copied, 0.2)):
+        out["results"]["CT donor"]["reach"] = {"within": within, "off": 1.0, "worst": {"value": 1.0}}
+    told = [line for line in judge_page.section([drawn, copied]) if line.startswith("| sts, CT donor |")]
+    assert len(told) == 1 and told[0].endswith("1 of 2, pattern ×0.50 | 0.50 | 0.20 | exemplar | bridge |")
+    other = copied | {"model": "generic-ct"}
+    assert not any("Which engine wins" in line for line in judge_page.section([drawn, other]))
+
+
 def test_the_page_shows_what_strength_does(tmp_path):
     outs = []
     for engine, strength, pattern, off in (

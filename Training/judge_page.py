@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from goals import span
 
 PROVES = 0.85  # AUC that a detector needs on the first engine's edits, to say something of the others
@@ -10,6 +12,16 @@ SLID = ("slider+", "slider-")
 FIGURE = "place-strength.png"
 FIRST = ("bridge", "default")  # engines that a detector is proved on
 SEEN = 3
+DEFAULT_STRENGTH = 0.3
+ALIKE = (0.8, 1.25)  # made / real that passes for alike
+ENGINES_HEAD = f"""### Which engine wins
+
+Where both were judged on the same data, by the tables above. *Alike*: how many of the ratios made / real (medians over cases)
+lie within {ALIKE[0]:g} to {ALIKE[1]:g}, and the one farthest from 1, which decides between equals; *reached*: share of asked
+features within .05 sd. Patients can differ.
+
+| data, edit | patients: bridge, exemplar | alike: bridge | exemplar | reached: bridge | exemplar | looks | features |
+|---|---|---|---|---|---|---|---|"""
 HEAD = """## Is the edit seen?
 
 Every kind of edit by `evaluate.py place`, on the native grid, beside its **control**: the same number of the same healthy place
@@ -41,7 +53,7 @@ def section(outs: list[dict]) -> list[str]:
     for data in sorted({o["data"] for o in places}):
         mine = sorted((o for o in places if o["data"] == data), key=lambda o: o["engine"] not in FIRST)
         lines += _data(data, mine)
-    return lines + _strengths(places) + (_readings(readings) if readings else [])
+    return lines + _engines(places) + _strengths(places) + (_readings(readings) if readings else [])
 
 
 def _data(data: str, outs: list[dict]) -> list[str]:
@@ -93,6 +105,44 @@ def strengths(outs: list[dict]) -> dict[str, list[tuple[float, float, float]]]:
         for name, points in sorted(curves.items())
         if len(points) > 2
     }
+
+
+def _engines(outs: list[dict]) -> list[str]:
+    """Which engine wins each edit that both were judged on, by its looks and by what it reaches."""
+    lines = []
+    exemplars = [
+        o for o in outs if o["engine"] == "exemplar" and o.get("strength") in (None, DEFAULT_STRENGTH)
+    ]
+    for first in (o for o in outs if o["engine"] in FIRST):
+        for key, drawn in first["results"].items():
+            for other in (o for o in exemplars if (o["data"], o["model"]) == (first["data"], first["model"])):
+                copied = other["results"].get(key)
+                if copied and "numbers" in copied and "numbers" in drawn:
+                    lines.append(_compared(f"{first['data']}, {key}", drawn, copied))
+    if not lines:
+        return []
+    return [ENGINES_HEAD, *sorted(lines), ""]
+
+
+def _compared(name: str, drawn: dict, copied: dict) -> str:
+    """A row of the table of `_engines`."""
+    looks, cells = [], []
+    for found in (drawn, copied):
+        ratios = {k: n["median"] for k, n in found["numbers"].items() if n["compared"] == "ratio"}
+        off = {k: abs(math.log(max(r, 0.001))) for k, r in ratios.items()}
+        far = max(off, key=off.__getitem__)
+        alike = sum(ALIKE[0] <= r <= ALIKE[1] for r in ratios.values())
+        looks.append((alike, -off[far]))
+        cells.append(f"{alike} of {len(ratios)}, {far} ×{ratios[far]:.2f}")
+    reached = [found.get("reach", {}).get("within") for found in (drawn, copied)]
+    cells += ["" if r is None else f"{r:.2f}" for r in reached]
+    cells += [_winner(looks), "" if None in reached else _winner(reached)]
+    return f"| {name} | {drawn['patients']}, {copied['patients']} | {' | '.join(cells)} |"
+
+
+def _winner(values: list) -> str:
+    drawn, copied = values
+    return "both" if drawn == copied else "bridge" if drawn > copied else "exemplar"
 
 
 def _strengths(outs: list[dict]) -> list[str]:

@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 QUICK := bank choose dependencies differentiable docs_features donor found_place goals judge_numbers layouts modality \
 	models_bundle options outputs panel_request panel_source population provenance radiomics_extract radiomics_ibsi \
-	radiomics_settings recipes score_bundle scoring slicer_nodes study_plan terminal texture texture_weights volume_files \
+	radiomics_settings recipes score_bundle scoring slicer_nodes study_plan terminal texture volume_files \
 	volume_formats volume_region volume_resampling shape_model.py::test_a_request_is_reached_on_voxels
 
 .PHONY: demo test quick lint format venv clean

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from TumorSynthLib.deformation import push, warped
+from TumorSynthLib.deformation import bone_of, push, warped
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.region import Frame
 
@@ -105,3 +105,21 @@ def test_order_of_storage_does_not_matter():
 def test_too_much_for_the_margin_is_refused():
     with pytest.raises(InputError, match="larger margin"):
         push(SHAPE, SPACING, ball(20.0), ball(5.0), 1.5)
+
+
+@pytest.mark.parametrize("name", ["larger", "smaller", "new"])
+def test_bone_stays_and_tissue_beyond_it_moves_no_fold(name):
+    old, new = PAIRS[name]
+    array = np.full(SHAPE, 40.0, np.float32)
+    bone = np.zeros(SHAPE, bool)
+    bone[:, 23:27, 35:38] = True  # beside the tumour, within the margin
+    array[bone] = 1000.0
+    stiff = bone_of(array, SPACING)
+    assert (stiff & bone).sum() > 0.9 * bone.sum()
+    free, held = (push(SHAPE, SPACING, new, old, MARGIN, s) for s in (None, stiff))
+    out, _ = warped(array, LPS, SPACING, held)
+    assert (
+        np.abs(out - array)[bone].max() < 1
+        and np.abs(warped(array, LPS, SPACING, free)[0] - array)[bone].max() > 20
+    )
+    assert held.jacobian().min() > 0 and held.largest() > 0.6 * free.largest()

@@ -247,8 +247,8 @@ def test_looks_of_balls_and_stars():
     assert "| opening | 0.100 0.200 0.300 | 0.200 0.300 0.400 | 0.50 |" in page
 
 
-def test_network_forms_are_solved(prepared, trained, tmp_path):
-    """Even what an untrained network draws comes out with the asked features."""
+def test_network_forms_are_solved(prepared, trained, tmp_path, monkeypatch):
+    """Even what an untrained network draws comes out with the asked features; with forms of real tumours it stays at hand."""
     tiny_bundle(tmp_path / "bundle")
     arguments = [
         "--bundle",
@@ -261,8 +261,17 @@ def test_network_forms_are_solved(prepared, trained, tmp_path):
         str(trained[0]),
     ]
     model = ShapeModel.from_bundle(export_shape.add(export_shape.parse(arguments)))
-    drawn = model.draw({"volume_ml": 2.0, "elongation": 0.8}, SPACING, seed=1)
+    asked = {"volume_ml": 2.0, "elongation": 0.8}
+    drawn = model.draw(asked, SPACING, seed=1)
     assert drawn.reached[PREFIX + "MeshVolume"] == pytest.approx(2000, rel=0.01)
+    tumours(tmp_path / "some.npz")
+    monkeypatch.setattr(export_shape, "LEAST_VOXELS", 20)
+    monkeypatch.setattr(export_shape, "FLAT_CAP", 1.0)
+    given = ["--bundle", str(tmp_path / "bundle"), "--forms", str(tmp_path / "some.npz")]
+    bundle = export_shape.lend(export_shape.parse(given))
+    assert ShapeModel.from_bundle(bundle).network is None
+    again = ShapeModel.from_bundle(bundle, grown=False)
+    assert again.forms is None and (again.draw(asked, SPACING, seed=1).mask == drawn.mask).all()
 
 
 def test_evaluation_of_a_population(prepared, tmp_path):

@@ -107,7 +107,7 @@ def test_what_the_engine_edits_without_a_network_is_not_refused(tmp_path, edit):
 
 
 def test_shapes_that_are_grown_from_forms_take_no_network():
-    grown = models.find("lung-nodule-ct")
+    grown = models.find("soft-tissue-sarcoma")
     drawn = SimpleNamespace(json={**grown.json, "files": {}}, organ="lung", painted=None)
     for bundle in (drawn, grown):
         assert checks.needsTorch("series", EditRequest(), bundle, "volume_ml") == (bundle is drawn)

@@ -369,6 +369,9 @@ def test_from_bundle_reads_small_weights_and_flags(dtype, monkeypatch):
     del tensors["codec.mean"]
     with pytest.raises(ModelError, match="tiny.*reinstall"):
         TextureModel.from_bundle(bundle, "cpu")
+    json |= {"version": "0.9.0", "files": {"network-further.safetensors": {}}}
+    with pytest.raises(ModelError, match="tiny 0.9.0.*differences"):
+        TextureModel.from_bundle(bundle, "cpu")
 
 
 def test_removal_blends_towards_its_rim_in_the_outermost_voxels_only():

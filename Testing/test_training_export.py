@@ -243,20 +243,3 @@ def test_training_goes_on_from_a_bundle(prepared, trained, tmp_path):
             **{k: bundle.json["training"][k] for k in ("steps", "minutes", "hardware")},
         }
     ]
-
-
-def test_further_training_is_stored_as_differences(prepared, trained, tmp_path):
-    bundle = export(trained[0], prepared, tmp_path / "toy")
-    train(prepared, tmp_path / "again", "--steps", 2, "--lr", 1e-3, "--init", bundle.folder, "--threads", 1)
-    again = torch.load(tmp_path / "again" / "last.pt", map_location="cpu", weights_only=True)["ema"]
-    options = "--init", bundle.folder, "--further"
-    later = export(tmp_path / "again", prepared, tmp_path / "later", *options)
-    name = "network.safetensors"
-    assert later.json["files"][name] == bundle.json["files"][name]
-    networks = (TextureModel.from_bundle(b, "cpu").network.state_dict() for b in (later, bundle))
-    for (key, mine), former in zip(next(networks).items(), next(networks).values()):
-        assert torch.dist(mine.float(), again[key].float()) <= 0.5 * torch.dist(
-            former.float(), again[key].float()
-        ), key
-    with pytest.raises(SystemExit):
-        export(tmp_path / "again", prepared, tmp_path / "no", "--further")

@@ -6,9 +6,8 @@
 
 The averaged weights are written; large ones as float16 with eight significant bits, which a repository stores in a sixth
 less space than eleven, and which are all that networks compute with in bfloat16. Scaling of features and latents stays
-float32. With `--further`, the file of the bundle that `--init` names is kept and the differences are written beside it,
-which compress to about a fifth. The bundle is first written to a temporary folder, opened as an edit would open it, and its
-output compared with the checkpoint's; what is refused leaves --out as it was. Bundles in Resources/Models have 20 MB at most.
+float32. The bundle is first written to a temporary folder, opened as an edit would open it, and its output compared with the
+checkpoint's; what is refused leaves --out as it was. Bundles in Resources/Models have 20 MB at most.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.texture.bridge import nodes
 from TumorSynthLib.texture.codec import make_codec
-from TumorSynthLib.texture.generator import TextureModel
+from TumorSynthLib.texture.generator import WEIGHTS, TextureModel
 from TumorSynthLib.texture.network import BridgeNetwork, NetworkConfig
-from TumorSynthLib.texture.weights import FURTHER, WEIGHTS, differences, is_large
 
 MODELS = Path(__file__).resolve().parents[1] / "Resources" / "Models"
 MAX_BYTES = 20_000_000  # of all files of a model in MODELS: the repository must stay small
 BITS = 8  # significant bits of a stored weight
+LARGE = 1024  # values; smaller tensors are stored as they are, since some are sensitive
 HALF_LIMIT = 6e4  # float16 ends at 65504
 CT_RANGE = (-1024.0, 3071.0)  # HU, what a CT scanner stores
 SOURCES = {  # layout: (data, its licence, source to cite); only data that permits it may shape weights that are shipped
@@ -53,6 +52,11 @@ SOURCES = {  # layout: (data, its licence, source to cite); only data that permi
 }
 
 
+def is_large(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a matrix or kernel that is worth storing smaller."""
+    return tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= LARGE
+
+
 def small(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as it is stored: rounded and in float16 if it is a large matrix or kernel, else unchanged."""
     tensor = tensor.detach().cpu().contiguous()
@@ -66,14 +70,6 @@ def weights(checkpoint: dict) -> dict[str, torch.Tensor]:
     """Averaged network and codec of a checkpoint under the keys that a bundle has."""
     network = {f"network.{k}": v.detach().cpu().contiguous() for k, v in checkpoint["ema"].items()}
     return network | {f"codec.{k}": v.detach().cpu().contiguous() for k, v in checkpoint["codec"].items()}
-
-
-def stored(checkpoint: dict, a) -> dict[str, dict[str, torch.Tensor]]:
-    """Files of the weights: one that is complete, or that of the bundle that training started from and the differences to it."""
-    if not a.further:
-        return {WEIGHTS: {k: small(v) for k, v in weights(checkpoint).items()}}
-    base = load_bundle(a.init).tensors(WEIGHTS, "torch")
-    return {WEIGHTS: base, FURTHER: differences(base, weights(checkpoint))}
 
 
 def population(meta: dict) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -256,18 +252,10 @@ def parse(arguments: list[str] | None = None):
         type=Path,
         help="the bundle that train_texture.py --init started from; its shape part is kept",
     )
-    p.add_argument(
-        "--further",
-        action="store_true",
-        help="keep the weights' file of --init and write the differences beside it",
-    )
     p.add_argument("--data-name", help="what the weights were trained on, for layouts of one's own")
     p.add_argument("--data-licence")
     p.add_argument("--data-source", default="")
-    a = p.parse_args(arguments)
-    if a.further and not a.init:
-        p.error("--further writes differences to a bundle: name it with --init")
-    return a
+    return p.parse_args(arguments)
 
 
 def check_size(count: int, out: Path):
@@ -289,7 +277,10 @@ def export(a) -> Bundle:
     data = common.Prepared(a.data)
     check_fits(checkpoint, data)
     entries, tensors = population(data.meta)
-    files = {**stored(checkpoint, a), "population.safetensors": tensors}
+    files = {
+        WEIGHTS: {k: small(v) for k, v in weights(checkpoint).items()},
+        "population.safetensors": tensors,
+    }
     told = manifest(checkpoint, data, entries, a)
     if a.shapes:
         from export_shape import FILE, part

@@ -180,7 +180,7 @@ def difference(bundle: Bundle, run: Path) -> float:
     checkpoint = torch.load(run / "last.pt" if run.is_dir() else run, map_location="cpu", weights_only=True)
     network = Generator(ShapeConfig.from_dict(checkpoint["config"]))
     network.load_state_dict(checkpoint["ema"])
-    model = ShapeModel.from_bundle(bundle, "cpu")
+    model = ShapeModel.from_bundle(bundle, "cpu", grown=False)
     mine = FormGenerator(network, bundle.json["shape"]["network"]["group"])
     base = logs(dict(zip(model.population.names, model.population.values[0])))
     one, other = (g.field(base, np.random.default_rng(0)) for g in (mine, model.network))

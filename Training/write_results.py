@@ -281,7 +281,7 @@ def shape(out: dict) -> list[str]:
     """Asked and reached shape features, the grid, variety, looks and timings: what was measured of them."""
     lines = []
     if "results" in out:
-        start = "form of a real tumour" if out.get("forms") else "network"
+        start = "form of a real tumour" if out.get("forms") else "network" if out["network"] else "ellipsoid"
         lines += [
             f"**solved**: {start} and solver; **alone**: the {start}, scaled to the volume. Pearson over tumours of asked and "
             "reached, each of 17 features: median (interval by patient), worst feature; in brackets the shuffled control.",

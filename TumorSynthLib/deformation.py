@@ -26,6 +26,8 @@ SQUARINGS = 6
 ROUNDS = 15  # corrections; the surface is then met to about a tenth of a sample
 GOAL = 0.15  # samples of mean distance between the surfaces, at which corrections end
 SPLINE = 5  # order of the interpolation; lower orders smooth the image's noise visibly
+BONE_HU, BONE_SMOOTH = 180.0, 1.0  # of a CT smoothed by so many mm
+BESIDE_STIFF = 4.0  # mm beside bone over which tissue begins to move
 STILL = 1e-3  # voxels; what moves less keeps its value
 
 
@@ -67,13 +69,19 @@ class Deformation:
 
 
 def push(
-    view: tuple[int, int, int], spacing, new: np.ndarray, old: np.ndarray | None, margin: float
+    view: tuple[int, int, int],
+    spacing,
+    new: np.ndarray,
+    old: np.ndarray | None,
+    margin: float,
+    stiff: np.ndarray | None = None,
 ) -> Deformation:
     """The motion of the tissue from an old tumour to a new one.
 
     :param view: (z, y, x) size of the image in LPS order; `spacing` its (z, y, x) mm.
     :param new, old: bool masks of that size; without an old one the new tumour grows out of a core of itself (`SEED`).
     :param margin: mm around both masks within which tissue moves.
+    :param stiff: bool mask of what stays where it is: bone.
     :raises InputError: the tumour grows too much for the margin.
     """
     spacing = np.asarray(spacing, float)
@@ -93,7 +101,11 @@ def push(
     # Two samples less than the margin: interpolation spreads the field by one.
     reach = max(margin - 2 * step, 0.5 * margin)
     window = _window(np.minimum(target, source), reach) * _border(grid, box, view, spacing)
-    velocity = _velocity(source, target, window, step)
+    soft = np.ones_like(window)
+    if stiff is not None and stiff[box].any():  # two samples more, as above
+        off = _sampled(_distance(stiff[box], spacing), at, 1)
+        soft = _window(BESIDE_STIFF + 2 * step - off, BESIDE_STIFF)
+    velocity = _velocity(source, target, window * soft, step, soft)
     start = np.array([s.start for s in box]) * spacing
     result = Deformation(velocity, step, start, margin, source > 0)
     if min(result.jacobian().min(), result.jacobian(True).min()) <= 0:
@@ -101,6 +113,14 @@ def push(
             f"the tumour grows too much for tissue to make room within {margin:g} mm: give a larger margin to --mass-effect"
         )
     return result
+
+
+def bone_of(array: np.ndarray, spacing) -> np.ndarray:
+    """(D, H, W) bool, bone of a CT: it doesn't make room."""
+    from scipy import ndimage
+
+    level = ndimage.gaussian_filter(array.astype(np.float32), [BONE_SMOOTH / s for s in spacing])
+    return level > BONE_HU
 
 
 def warped(
@@ -131,8 +151,13 @@ def warped(
     return frame.back(result), frame.file_box(box, array.shape)
 
 
-def _velocity(source: np.ndarray, target: np.ndarray, window: np.ndarray, step: float) -> np.ndarray:
-    """(3, D, H, W) mm whose flow carries the zero level of one distance (mm, negative inside) to that of another."""
+def _velocity(
+    source: np.ndarray, target: np.ndarray, window: np.ndarray, step: float, soft: np.ndarray
+) -> np.ndarray:
+    """(3, D, H, W) mm whose flow carries the zero level of one distance (mm, negative inside) to that of another.
+
+    :param window: 0 to 1, how far each sample may move; `soft` how much its surface counts: none in what is stiff.
+    """
     from scipy import ndimage
 
     normal = np.stack(np.gradient(target, step))
@@ -150,7 +175,7 @@ def _velocity(source: np.ndarray, target: np.ndarray, window: np.ndarray, step: 
     for _ in range(ROUNDS):
         back = _exponential(-velocity, step)
         carried = _sampled(source, grid + back / step, 1)
-        error = (carried - target) * near
+        error = (carried - target) * near * soft
         if np.abs(error).sum() < GOAL * step * near.sum():
             break
         for part, direction in zip(velocity, normal):

@@ -28,10 +28,11 @@ from TumorSynthLib.texture.context import (
 from TumorSynthLib.texture.equaliser import RINGS, equalised
 from TumorSynthLib.texture.network import MULTIPLE, BridgeNetwork, NetworkConfig
 from TumorSynthLib.texture.precision import autocast
-from TumorSynthLib.texture.weights import read_weights
 
 Progress = Callable[[str, float], None]
 
+WEIGHTS = "network.safetensors"  # of a bundle: tensors of network and codec by name
+DIFFERENCES = "network-further.safetensors"  # beside it, where an earlier version stored further training
 LEVEL = "original_firstorder_Mean"  # where it is asked, the bridge starts at this level
 CALIBRATED_FROM = (
     0.06  # bridge time below which predictions are calibrated: the last evaluations fit the rest to it
@@ -84,7 +85,12 @@ class TextureModel:
         j = bundle.json
         if engine_of(j) != "bridge":
             raise ModelError(f"model {j['id']} has no network, so it draws no textures; choose another model")
-        tensors = read_weights(bundle)
+        if DIFFERENCES in j["files"]:  # without these it would draw as another model
+            raise ModelError(
+                f"model {j['id']} {j['version']} stores its training as differences, which this version no longer reads; "
+                f"install a newer one, or remove it (tumorsynth models remove {j['id']})"
+            )
+        tensors = bundle.tensors(WEIGHTS, "torch")
         network, codec = _built(j, sum(torch.as_tensor(v).numel() for v in tensors.values()))
         for module, prefix in ((network, "network."), (codec, "codec.")):
             state = {k[len(prefix) :]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith(prefix)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from TumorSynthLib import provenance
-from TumorSynthLib.deformation import push, warped
+from TumorSynthLib.deformation import bone_of, push, warped
 from TumorSynthLib.edit.case import Case
 from TumorSynthLib.edit.miss import Miss
 from TumorSynthLib.edit.plan import Plan
@@ -79,7 +79,8 @@ def with_room(cleared: Cleared, plan: Plan, progress: Progress) -> Cleared:
     with progress.stage("mass effect"):
         progress("mass effect", 0.0)
         view = frame.view(plan.target)
-        motion = push(view.shape, spacing, view, frame.view(case.mask) if grows else None, margin)
+        stiff = bone_of(frame.view(volume.array), spacing) if case.ct else None
+        motion = push(view.shape, spacing, view, frame.view(case.mask) if grows else None, margin, stiff)
         array, box = warped(volume.array, frame, spacing, motion)
     moved = volume.with_array(quantise(array, volume.array.dtype))
     facts = {**cleared.facts, "mass_effect": motion.facts()}

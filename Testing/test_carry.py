@@ -1,5 +1,7 @@
 """Tumours moved, reshaped and inserted by opacity, colour and grain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -204,6 +206,19 @@ def test_a_graft_has_the_grain_of_a_noisy_scan_without_the_fascia_under_it(case)
     there = (place - ndimage.gaussian_filter(place, (0, 1.2, 1.2)))[box]
     assert 0.6 < fine[beside].std() / there[beside].std() < 1.3
     assert abs(laid.values[middle & fascia[box]].mean() - laid.values[beside].mean()) < 60  # of 150
+
+
+@pytest.mark.parametrize("spacing", [SPACING, (2.0, 0.8, 0.8)])
+def test_a_graft_ends_near_its_contour_though_the_donors_surroundings_looked_like_it(case, spacing):
+    *_, matte, _, _ = case
+    far = depth_of(matte.mask, SPACING) < -6
+    matte = replace(matte, opacity=np.where(far, 0.5, matte.opacity).astype(np.float32))
+    image = (40 + 10 * np.random.default_rng(3).normal(size=(24, 64, 64))).astype(np.float32)
+    target = ball((12, 32, 32), 8, image.shape)
+    laid = grafted(image, spacing, target, matte, 0.8)
+    changed = np.zeros(image.shape, bool)
+    changed[laid.box] = laid.changed
+    assert changed[target].all() and not (changed & (depth_of(target, spacing) < -7)).any()
 
 
 def test_a_graft_has_the_finest_grain_that_is_around_it(case):

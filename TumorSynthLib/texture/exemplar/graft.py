@@ -21,6 +21,9 @@ BESIDE = 4
 """Voxels around a new shape in the box of a matte."""
 SAME_SHAPE = 0.97
 """Dice from which a lender has the wanted shape already."""
+FAINT, BEYOND = (0.01, 0.04), (-5.0, -2.5)
+"""Opacity up to which it is none; and voxels in plane below the contour, over which a tumour in soft tissue ends: what is farther
+off belonged to the donor's surroundings, such as fascia. In lung there are spicules."""
 NEAR, LOUD, BOUND = 2.0, 1.2, 3.0
 """Voxels in plane: Gaussian within which the strength of the recipient's grain is looked at; and how many times as strong as
 usual it may be there, and a voxel of it: vessels are no noise."""
@@ -98,12 +101,17 @@ def grafted(
     corner = np.round(np.argwhere(target).mean(0) - np.argwhere(matte.mask).mean(0)).astype(int)
     matte, corner = _in_shape(matte, corner, target)
     wide, inner = _around(image, corner, matte.mask.shape)
-    opacity = matte.opacity * ramp(matte.opacity, 0.0, 0.02)
+    opacity = matte.opacity * ramp(matte.opacity, *FAINT)
+    if not matte.in_lung:
+        opacity = opacity * ramp(depth_of(matte.mask, matte.spacing), *BEYOND)
     lent = blur(level * matte.grain, sigma_of(FINE, matte.spacing))
-    matte = replace(matte, opacity=opacity.astype(np.float32), colour=level * matte.colour, grain=lent)
+    own = np.where(opacity > 0, matte.own, 0).astype(np.float32)
+    matte = replace(
+        matte, opacity=opacity.astype(np.float32), own=own, colour=level * matte.colour, grain=lent
+    )
     kind = "lung" if matte.in_lung else "CT" if is_ct else "MR"
-    own, finest = _own_grain(wide, inner, matte, kind)
-    matte = replace(matte, grain=lent + own, finest=finest)
+    grain, finest = _own_grain(wide, inner, matte, kind)
+    matte = replace(matte, grain=lent + grain, finest=finest)
     return laid_over(image, matte, corner, is_ct, sharp=_sharpness(wide, inner, matte, kind))
 
 

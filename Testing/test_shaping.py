@@ -50,6 +50,13 @@ def place(volume, k, j, i):
     return tuple(volume.points(np.array([i, j, k])))
 
 
+def test_a_tumour_of_its_own_size_leaves_the_image_as_it_is(editor, case, own):
+    volume, mask = case
+    result = editor.reshape(volume, mask, request(features={VOLUME: own[VOLUME]}, engine=None))
+    assert result.provenance["plan"]["engine"] == "exemplar"
+    assert np.array_equal(result.mask, mask) and np.array_equal(result.volume.array, volume.array)
+
+
 def test_reshape_reaches_the_volume_where_the_tumour_was(case, own, reshaped):
     volume, mask = case
     assert reshaped.asked[VOLUME] == 2700 and reshaped.before[VOLUME] == pytest.approx(own[VOLUME])

@@ -86,6 +86,10 @@ def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray 
 
     :param onto: see `moved`.
     """
+    if not any(shift) and np.array_equal(new, source.mask):
+        box = box_around(source.mask | source.changed, source.spacing, 0.0)
+        mask = source.mask[box]
+        return Laid(box, np.asarray(source.image[box], np.float32), mask | source.changed[box], mask, mask)
     matte, box = source.matte(new)
     away, under = any(shift), source.removed if onto is None else onto
     left = (

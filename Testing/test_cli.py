@@ -316,14 +316,16 @@ def test_what_the_engine_does_not_use_is_one_line(run, data, tmp_path):
     assert code == 2 and len(err) == 1 and not (tmp_path / "x.nii").exists()
 
 
-def test_move_writes_the_mask(run, data, tmp_path):
+def test_move_writes_the_mask_and_what_could_change(run, data, tmp_path):
     image = sitk.ReadImage(str(data[0]))
     to = image.TransformIndexToPhysicalPoint((16, 24, 9))
-    args = edit(
-        "move", data, tmp_path / "e.nii.gz", "--out-mask", tmp_path / "m.nii.gz", "--no-solve", "--to", *to
-    )
-    code, out, _ = run(*args)
-    assert code == 0
+    for engine in ("exemplar", "bridge"):
+        out, zone = tmp_path / f"{engine}.nii.gz", tmp_path / "zone.nii.gz"
+        files = ("--out-mask", tmp_path / "m.nii.gz", "--zone-out", zone)
+        code, *_ = run(*edit("move", data, out, *files, "--no-solve", "--engine", engine, "--to", *to))
+        assert code == 0
+        changed = voxels(out) != voxels(data[0])
+        assert changed.any() and not changed[voxels(zone) == 0].any()
     moved, mask = voxels(tmp_path / "m.nii.gz"), voxels(data[1])
     assert 0.9 * mask.sum() <= moved.sum() <= mask.sum() and not np.array_equal(moved, mask)
     assert np.allclose(np.argwhere(moved).mean(0), (9, 24, 16), atol=0.6)

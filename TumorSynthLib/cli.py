@@ -326,7 +326,7 @@ def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: boo
             metavar="S.yaml",
             help="pyradiomics settings without a model (default: pyradiomics' defaults)",
         )
-    if name == "remove":
+    if name in ("remove", "reshape", "move", "insert"):  # others change the mask alone or write many files
         sub.add_argument("--zone-out", metavar="MASK", help="write a mask of all voxels that could change")
     _add_output(sub)
     return sub

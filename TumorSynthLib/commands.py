@@ -484,8 +484,11 @@ def write_edit(
     if "mask" in paths:
         write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))
     if "zone" in paths:
-        changed = result.mask if result.changed is None else result.changed
-        write_volume(result.volume.with_array(changed.astype(np.uint8)), staging.file(paths["zone"]))
+        zone = result.changed
+        if zone is None:  # not recorded, as by a network: what did change
+            zone = result.mask.copy()
+            zone[result.patch.box] |= result.patch.before != result.patch.after
+        write_volume(result.volume.with_array(zone.astype(np.uint8)), staging.file(paths["zone"]))
 
 
 def tell(

@@ -102,8 +102,8 @@ def needing_torch(what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ModelError(
-            f"{what} needs PyTorch, which can't be loaded ({error}): install it (pip install torch); edits that neither a "
-            "network draws (`--engine bridge`, `--strength 1`, `--priority features`) nor `--mass-effect` is asked for need none"
+            f"{what} needs PyTorch, which can't be loaded ({error}): install it (pip install torch); of edits, only "
+            "what a network draws (`--engine bridge`, `--strength 1`, `--priority features`) and `--mass-effect` need it"
         ) from None
 
 

@@ -56,9 +56,10 @@ def filled(
     fill = labels[box] >= 0
     own = _share_of_own(hole[box], fill, zone_mm, spacing)
     made = own * tissue.level[box] + (1 - own) * level[box]
-    for band, feather, most in _bands(tissue, is_ct, config):
-        sides = _sides(feather, spacing, config)
-        mean, power, squares = _feathered(band, tissue.known, atlas, pieces, labels, box, sides)
+    bands, feathers, gains = zip(*_bands(tissue, is_ct, config))
+    sides = [_sides(feather, spacing, config) for feather in feathers]
+    feathered = _feathered(bands, tissue.known, atlas, pieces, labels, box, sides)
+    for band, most, (mean, power, squares) in zip(bands, gains, feathered):
         mean, power = (1 - own) * mean + own * band[box], (1 - own) * power + own * band[box] ** 2
         left = (1 - own) ** 2 * squares + own**2
         made += mean * _variance_kept(mean, power, left, fill, most, config.window_voxels)
@@ -86,26 +87,39 @@ def _box_of(fill, more: int = 4):
     return tuple(slice(max(0, int(a) - more), int(b) + more + 1) for a, b in zip(at.min(0), at.max(0)))
 
 
-def _feathered(grain, known, atlas: Atlas, pieces: Pieces, labels, box, feather):
-    """Weighted mean of the pieces' grain in the box, of its square, and the sum of squared weights."""
+def _feathered(bands, known, atlas: Atlas, pieces: Pieces, labels, box, feathers):
+    """For each band of the grain: weighted mean of the pieces' grain in the box, of its square, and the sum of squared weights."""
     sub, first = labels[box], np.array([s.start for s in box]) + atlas.pad
-    mean, power, total, squares = (np.zeros(sub.shape, np.float32) for _ in range(4))
-    reach = np.array([int(REACH * s + 0.5) for s in feather])
+    sums = np.zeros((len(bands), 4, *sub.shape), np.float32)
+    kernels = [[_gaussian(s) for s in feather] for feather in feathers]
+    reach = np.array([max(len(k[axis]) // 2 for k in kernels) for axis in range(3)])
     for piece, voxels in _islands(sub, reach):
         low, high = np.maximum(voxels.min(0) - reach, 0), np.minimum(voxels.max(0) + reach + 1, sub.shape)
         part = tuple(slice(a, b) for a, b in zip(low, high))
-        weight = np.zeros(high - low, np.float32)
-        weight[tuple((voxels - low).T)] = 1
-        weight = ndimage.gaussian_filter(weight, feather, truncate=REACH, mode="constant")
-        there = (int(pieces.banks[piece]), first + low + pieces.shifts[piece], weight.shape)
-        copy, usable = atlas.cut(grain, *there, 0), atlas.cut(known, *there, False)
-        weight = np.where(usable, weight, UNKNOWN_SHARE * weight)
-        mean[part] += weight * copy
-        power[part] += weight * copy**2
-        total[part] += weight
-        squares[part] += weight * weight
+        inside = np.zeros(high - low, np.float32)
+        inside[tuple((voxels - low).T)] = 1
+        there = (int(pieces.banks[piece]), first + low + pieces.shifts[piece], inside.shape)
+        unknown = ~atlas.cut(known, *there, False)
+        for grain, kernel, (mean, power, total, squares) in zip(bands, kernels, sums[(..., *part)]):
+            weight = inside
+            for axis, along in enumerate(kernel):
+                weight = ndimage.correlate1d(weight, along, axis, mode="constant")
+            np.multiply(weight, np.float32(UNKNOWN_SHARE), out=weight, where=unknown)
+            copy = atlas.cut(grain, *there, 0)
+            mean += weight * copy
+            power += weight * copy**2
+            total += weight
+            squares += weight * weight
+    mean, power, total, squares = sums.swapaxes(0, 1)
     total = np.maximum(total, 1e-4)
-    return mean / total, power / total, squares / total**2
+    return zip(mean / total, power / total, squares / total**2)
+
+
+def _gaussian(sigma: float) -> np.ndarray:
+    """A Gaussian's weights up to its reach, as scipy's filters have them."""
+    one = np.zeros(2 * int(REACH * sigma + 0.5) + 1)
+    one[len(one) // 2] = 1
+    return ndimage.gaussian_filter1d(one, sigma, truncate=REACH, mode="constant")
 
 
 def _islands(labels, reach):

@@ -88,7 +88,7 @@ def _box_of(fill, more: int = 4):
 
 
 def _feathered(bands, known, atlas: Atlas, pieces: Pieces, labels, box, feathers):
-    """For each band of the grain: weighted mean of the pieces' grain in the box, of its square, and the sum of squared weights."""
+    """For each band: weighted mean of the pieces' grain in the box, of its square, and the sum of squared weights."""
     sub, first = labels[box], np.array([s.start for s in box]) + atlas.pad
     sums = np.zeros((len(bands), 4, *sub.shape), np.float32)
     kernels = [[_gaussian(s) for s in feather] for feather in feathers]
@@ -100,7 +100,8 @@ def _feathered(bands, known, atlas: Atlas, pieces: Pieces, labels, box, feathers
         inside[tuple((voxels - low).T)] = 1
         there = (int(pieces.banks[piece]), first + low + pieces.shifts[piece], inside.shape)
         unknown = ~atlas.cut(known, *there, False)
-        for grain, kernel, (mean, power, total, squares) in zip(bands, kernels, sums[(..., *part)]):
+        for grain, kernel, found in zip(bands, kernels, sums):
+            mean, power, total, squares = (a[part] for a in found)
             weight = inside
             for axis, along in enumerate(kernel):
                 weight = ndimage.correlate1d(weight, along, axis, mode="constant")

@@ -402,6 +402,11 @@ def parse(arguments: list[str] | None = None):
     )
     p.add_argument("--model", required=True, help="id of an installed model, or a bundle's folder")
     p.add_argument("--shapes", type=Path, required=True)
+    p.add_argument(
+        "--also",
+        type=Path,
+        help="masks of further tumours, whose looks count, too: those of train where val is small",
+    )
     p.add_argument("--json", type=Path, required=True)
     p.add_argument("--pictures", "--figures", type=Path, help="folder for pictures")
     p.add_argument("--network", action="store_true", help="as the network draws, without the model's forms")
@@ -431,7 +436,7 @@ def measured(a, model: ShapeModel, cases: list) -> tuple[dict, list[dict], list]
     if "coverage" in a.parts:
         out["coverage"] = coverage(model, cases, draws, a.seed)
     if "looks" in a.parts:
-        out["looks"] = looks(model, cases, a.seed)
+        out["looks"] = looks(model, cases + (list(masks(a.also)) if a.also else []), a.seed)
     if "timings" in a.parts:
         out["timings"] = timings(model, cases, a.quick)
     return out, rows, shapes
@@ -443,8 +448,12 @@ def main(arguments: list[str] | None = None) -> None:
     model, cases = ShapeModel.from_bundle(bundle, grown=not a.network), list(masks(a.shapes))
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
-    shapes = "/".join(a.shapes.parts[-2:])
-    command = f"python Training/evaluate.py shape --model {bundle.id} --shapes DATA/{shapes} --json OUT.json"
+    given = "".join(
+        f" --{name} DATA/{'/'.join(p.parts[-2:])}"
+        for name, p in (("shapes", a.shapes), ("also", a.also))
+        if p
+    )
+    command = f"python Training/evaluate.py shape --model {bundle.id}{given} --json OUT.json"
     head = {
         "task": "shape", "model": bundle.id, "version": bundle.version, "network": model.network is not None,
         "forms": 0 if model.forms is None else len(model.forms.masks),

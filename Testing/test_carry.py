@@ -416,3 +416,23 @@ def test_a_vessel_follows_a_nodule_that_shrinks():
     assert (out[~gone] == empty[~gone]).all()
     beside = out[12, 20, 8:15].mean()
     assert beside < -700, "the nodule's old border stays"
+
+
+def test_a_tumour_that_lay_beside_bone_stays_off_it_when_its_shape_changes():
+    shape = (16, 64, 64)
+    rng = np.random.default_rng(7)
+    empty = (-60 + 16 * ndimage.gaussian_filter(rng.normal(size=shape), (0, 0.6, 0.6))).astype(np.float32)
+    _, y, x = np.indices(shape)
+    off = np.hypot(y - 30, x - 40)
+    bone = ndimage.gaussian_filter((off <= 9).astype(np.float32), (0, 0.7, 0.7))
+    mask, kept = ball((8, 30, 36), 15, shape) & (off > 10) & (x < 46), off <= 10.5
+    image = empty + 100 * ndimage.gaussian_filter(mask.astype(np.float32), 0.8)
+    image, empty = (values + bone * (1200 - values) for values in (image, empty))
+    empty[kept] = image[kept]
+    source = Source(image, empty, mask, changed_of(mask) & ~kept, SPACING, True)
+    laid = reshaped(source, ball((8, 30, 34), 10, shape))
+    out = empty.copy()
+    out[laid.box] = laid.values
+    assert (
+        np.abs(out - image)[kept & (bone > 0.15)].max() < 1 and not (laid.mask & (bone > 0.5)[laid.box]).any()
+    )

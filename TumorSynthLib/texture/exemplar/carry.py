@@ -92,10 +92,8 @@ def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray 
         return Laid(box, np.asarray(source.image[box], np.float32), mask | source.changed[box], mask, mask)
     matte, box = source.matte(new)
     away, under = any(shift), source.removed if onto is None else onto
-    left = (
-        matte.mask & ~source.changed[box] & (new[box] != matte.mask).any()
-    )  # bone that runs through the tumour
-    home = None if away else (matte.touched | matte.mask) & ~left
+    left = matte.mask & ~source.changed[box]  # bone that runs through the tumour
+    home = None if away else (matte.touched | matte.mask) & source.changed[box]
     whole = _whole(detached(matte, source.is_ct) if away else matte, left)
     matte = warped(whole, new[box], None if away else source.changed[box])
     laid = laid_over(under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, home)

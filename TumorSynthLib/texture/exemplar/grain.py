@@ -15,6 +15,8 @@ REACH = 2.5
 """How far a Gaussian reaches, in its standard deviations."""
 UNKNOWN_SHARE = 1e-3
 """Weight of a piece beyond the known tissue, where it has no grain: only where no other piece reaches."""
+SMOOTH = np.array([1, -6, 15, 44, 15, -6, 1]) / 64
+"""Passes what is below about .35 cycles per voxel: 1 - sin^6 of half the angular frequency."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class GrainConfig:
     """Gaussian (voxels in plane) that parts the finest grain from the rest."""
     feather_thick: float = 0.6
     """The same across slices that are more than twice as thick as a pixel (voxels)."""
+    feather_thick_mr: float = 0.9
+    """The same in MR."""
     feather_across: float = 0.8
     """The same across thinner slices, as a share of that in plane."""
     gain_ct: float = 1.25
@@ -36,6 +40,8 @@ class GrainConfig:
     """The same in MR for all but the finest grain, of which the wider feather takes more."""
     window_voxels: float = 6.0
     """Gaussian (voxels in plane) within which it is seen whether copies that overlap are alike."""
+    finest_voxels: float = 2.5
+    """Gaussian (voxels in plane) within which the finest grain of MR is made no stronger than that of the copies."""
 
 
 def filled(
@@ -57,7 +63,7 @@ def filled(
     own = _share_of_own(hole[box], fill, zone_mm, spacing)
     made = own * tissue.level[box] + (1 - own) * level[box]
     bands, feathers, gains = zip(*_bands(tissue, is_ct, config))
-    sides = [_sides(feather, spacing, config) for feather in feathers]
+    sides = [_sides(feather, spacing, is_ct, config) for feather in feathers]
     feathered = _feathered(bands, tissue.known, atlas, pieces, labels, box, sides)
     for band, most, (mean, power, squares) in zip(bands, gains, feathered):
         mean, power = (1 - own) * mean + own * band[box], (1 - own) * power + own * band[box] ** 2
@@ -65,7 +71,31 @@ def filled(
         made += mean * _variance_kept(mean, power, left, fill, most, config.window_voxels)
     out = tissue.image.copy()
     out[box] = np.where(fill, made, tissue.image[box])
+    if not is_ct:
+        out[box] -= _seams_finest(out, tissue.image, atlas, pieces, labels, own, box, config.finest_voxels)
     return out
+
+
+def _seams_finest(out, image, atlas: Atlas, pieces: Pieces, labels, own, box, window: float) -> np.ndarray:
+    """What is too much in the finest grain of the filled image: MR is often interpolated and has next to none, so that what
+    seams of pieces leave there shows. (d, h, w) of the box, 0 outside the hole and its zone."""
+    fill, finest = labels[box] >= 0, _finest(out[box])
+    copied = atlas.banks(_finest(image) ** 2, np.float32(0)).reshape(-1)
+    there = np.argwhere(labels >= 0)
+    lent = finest**2
+    lent[fill] = copied[atlas.flat(there) + atlas.offsets(pieces)[labels[labels >= 0]]]
+    lent = (1 - own) * lent + own * finest**2
+    have, due = (blur(a, (0, window, window)) for a in (finest**2, lent))
+    share = np.sqrt(np.clip(due / np.maximum(have, 1e-12), 0, 1))
+    return np.where(fill, (1 - share) * finest, 0)
+
+
+def _finest(image: np.ndarray) -> np.ndarray:
+    """What an image has near the highest frequencies in plane: half of its amplitude at .35 cycles per voxel, all at .5."""
+    smooth = image
+    for axis in (1, 2):
+        smooth = ndimage.correlate1d(smooth, SMOOTH, axis, mode="nearest")
+    return image - smooth
 
 
 def _bands(tissue: Tissue, is_ct: bool, config: GrainConfig):
@@ -77,9 +107,11 @@ def _bands(tissue: Tissue, is_ct: bool, config: GrainConfig):
     return (low, config.feather_voxels, coarse), (tissue.grain - low, config.feather_fine_voxels, fine)
 
 
-def _sides(feather: float, spacing, config: GrainConfig) -> tuple[float, float, float]:
-    thick = spacing[0] > 2 * spacing[1]
-    return (config.feather_thick if thick else config.feather_across * feather, feather, feather)
+def _sides(feather: float, spacing, is_ct: bool, config: GrainConfig) -> tuple[float, float, float]:
+    across = config.feather_across * feather
+    if spacing[0] > 2 * spacing[1]:
+        across = config.feather_thick if is_ct else config.feather_thick_mr
+    return (across, feather, feather)
 
 
 def _box_of(fill, more: int = 4):

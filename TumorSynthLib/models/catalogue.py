@@ -11,7 +11,6 @@ from urllib.parse import urljoin
 
 from ..errors import ModelError
 from ..small_files import read_small
-from . import download
 from .folders import bundled_folder, expanded
 from .names import is_id, is_sha256, is_version
 from .parts import check_contents
@@ -69,6 +68,8 @@ def load_catalogue(source: str | None = None, *, allow_loopback_http: bool = Fal
             return Catalogue((), "")
         return parse_catalogue(_read_file(path), str(path), RELEASE_URL)
     if is_address(source):
+        from . import download  # its libraries for the web take a tenth of the panel's opening
+
         data = download.fetch(source, MAX_CATALOGUE_BYTES, allow_loopback_http=allow_loopback_http)
         return parse_catalogue(data, source, source)
     path = expanded(source, "the catalogue is")

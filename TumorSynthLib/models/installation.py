@@ -15,15 +15,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from . import archive, download
+from . import archive
 from .bundle import Bundle, licence_text, load_bundle, verify_folder
 from .catalogue import Catalogue, Entry, is_address, load_catalogue
 from .folders import bundled_folder, expanded, user_folder
 from .lock import locked
 from .manifest import read_manifest
 from .names import MANIFEST, is_id, is_pickle, is_sha256
+
+if TYPE_CHECKING:
+    from . import download
 
 Progress = Callable[[str, float], None]
 
@@ -157,6 +161,8 @@ def remove(model: str) -> Path:
 
 
 def _plan_address(text: str, sha256: str | None, rules: download.Rules | None) -> InstallPlan:
+    from . import download
+
     address, _, fragment = text.partition("#")
     rules = rules or download.Rules()
     download.check_address(address, rules.allow_loopback_http)
@@ -175,6 +181,8 @@ def _plan_address(text: str, sha256: str | None, rules: download.Rules | None) -
 
 def _plan_entry(entry: Entry, sha256: str | None, rules: download.Rules | None) -> InstallPlan:
     if is_address(entry.url):
+        from . import download
+
         download.check_address(entry.url, bool(rules and rules.allow_loopback_http))
     elif not Path(entry.url).is_file():
         raise ModelError(
@@ -225,6 +233,8 @@ def _plan_local(kind: str, path: Path, manifest: dict, sha256: str | None) -> In
 def _install_download(
     plan: InstallPlan, root: Path, rules: download.Rules | None, progress: Progress | None
 ) -> Bundle:
+    from . import download
+
     there = _already_there(plan)
     if there is not None:
         return there

@@ -40,33 +40,34 @@ def check_contents(manifest: Any, where: str) -> None:
 
     :raises ModelError: naming `where` and what was found.
     """
-    for value, depth in _walk(manifest):
+    for values, depth in _containers(manifest):
         if depth > MAX_DEPTH:
             raise ModelError(f"{where} is nested more than {MAX_DEPTH} levels deep; get the model again")
-        if isinstance(value, str) and not _is_clean(value):
-            raise ModelError(
-                f"{where} holds a text with control characters or half a character ({value[:40]!r}); get the model again"
-            )
-        if isinstance(value, (int, float)) and not (value == value and -FLOAT_MAX <= value <= FLOAT_MAX):
-            raise ModelError(f"{where} holds a number that is too large; get the model again")
+        for value in values:
+            if isinstance(value, str):
+                if not value.isprintable() and not _is_clean(value):
+                    raise ModelError(
+                        f"{where} holds a text with control characters or half a character ({value[:40]!r}); get the model again"
+                    )
+            elif isinstance(value, (int, float)) and not -FLOAT_MAX <= value <= FLOAT_MAX:  # nor is NaN
+                raise ModelError(f"{where} holds a number that is too large; get the model again")
 
 
-def _walk(value: Any) -> Iterator[tuple[Any, int]]:
-    """All values and keys, with their depth; without recursion."""
-    waiting = [(value, 0)]
+def _containers(value: Any) -> Iterator[tuple[list[Any], int]]:
+    """What each list holds, and each object with its keys, and how deep that lies; without recursion."""
+    waiting: list[tuple[list[Any], int]] = [([value], 0)]
     while waiting:
-        value, depth = waiting.pop()
-        yield value, depth
-        if depth > MAX_DEPTH:
-            continue
-        if isinstance(value, dict):
-            waiting += [(key, depth + 1) for key in value] + [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, (list, tuple)):
-            waiting += [(item, depth + 1) for item in value]
+        values, depth = waiting.pop()
+        yield values, depth
+        for item in values:
+            if isinstance(item, dict):
+                waiting.append(([*item, *item.values()], depth + 1))
+            elif isinstance(item, (list, tuple)):
+                waiting.append((list(item), depth + 1))
 
 
 def _is_clean(text: str) -> bool:
-    return text.isprintable() or not any(
+    return not any(
         (ord(c) < 32 and c not in "\n\r\t") or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000
         for c in text
     )

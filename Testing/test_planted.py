@@ -71,10 +71,12 @@ def banked(tmp_path_factory):
 
 
 def test_a_move_needs_no_model_and_changes_only_what_it_states(case, moved):
-    volume, _ = case
+    volume, mask = case
     result, _ = moved
     differs = result.volume.array != volume.array
     assert differs.any() and not (differs & ~result.changed).any()
+    around = result.changed & ~mask & ~result.mask
+    assert result.provenance["plan"]["zone_voxels"] == around.sum() > 0
     assert result.provenance["plan"]["engine"] == "exemplar"
     again = result.patch.revert(result.volume.array.copy())
     assert np.array_equal(again, volume.array)

@@ -239,6 +239,15 @@ def test_move_with_another_shape(editor, case):
     assert np.abs(centre_of_mass(volume, result.mask) - to).max() <= 0.51 * max(volume.spacing)
 
 
+def test_a_record_tells_how_many_voxels_around_could_change_where_tissue_made_room(editor, case):
+    volume, mask = case
+    result = editor.reshape(volume, mask, request(mass_effect=8.0, engine=None))
+    changed = result.volume.array != volume.array
+    assert changed.any() and not (changed & ~result.changed).any()
+    around = result.changed & ~mask & ~result.mask
+    assert result.provenance["plan"]["zone_voxels"] == around.sum() > 500
+
+
 def test_tissue_moves_only_if_asked_and_only_within_the_margin(editor, case, reshaped):
     from scipy import ndimage
 

@@ -110,13 +110,17 @@ def record(
         asked, used = {**plan.form.asked, **asked}, {**plan.form.used, **used}
         before, reached = {**plan.form.before, **before}, {**plan.form.reached, **reached}
     told = (*plan.warnings, *cleared.warnings, *draft.warnings, *((miss,) if miss else ()))
+    changed = _changed(cleared, draft, patch)
     result = EditResult(
         cleared.case.volume.with_array(array), draft.mask, patch, dict(asked), dict(used), dict(reached), dict(before),
-        progress.seconds(), {}, tuple(dict.fromkeys(told)), dict(spread), _changed(cleared.case, draft),
+        progress.seconds(), {}, tuple(dict.fromkeys(told)), dict(spread), changed,
     )  # fmt: skip
     progress("measure", 1.0)
     source = SimpleNamespace(volume=case.volume, mask=case.mask, request=plan.request, modality=case.modality)
     decided = {**plan.as_record(), **draft.facts}
+    if plan.target is not None and changed is not None and "zone" not in decided:
+        tumours = draft.mask if case.mask is None else draft.mask | case.mask
+        decided["zone_voxels"] = int((changed & ~tumours).sum())
     if (blas := blas_threads()) is not None:
         decided["blas_threads"] = blas
     if case.bundle is None:
@@ -128,11 +132,15 @@ def record(
     return replace(result, provenance={**entry, **provenance.plain(cleared.facts)})
 
 
-def _changed(case: Case, draft: Draft) -> np.ndarray | None:
+def _changed(cleared: Cleared, draft: Draft, patch: Patch) -> np.ndarray | None:
     """All voxels that the edit could change; None where that isn't recorded."""
-    if draft.changed is None or case.gone is None:
-        return draft.changed
-    return draft.changed | case.gone
+    if draft.changed is None:
+        return None
+    gone = cleared.case.gone
+    changed = draft.changed.copy() if gone is None else draft.changed | gone
+    if cleared.facts:  # tissue made room, somewhere in the box
+        changed[patch.box] |= patch.before != patch.after
+    return changed
 
 
 def _before(case: Case, plan: Plan, draft: Draft) -> dict[str, float]:

@@ -82,6 +82,14 @@ def test_a_move_needs_no_model_and_changes_only_what_it_states(case, moved):
     assert np.array_equal(again, volume.array)
 
 
+def test_a_strict_move_changes_nothing_outside_the_masks(case, moved):
+    volume, mask = case
+    result = Editor(None).move(volume, mask, EditRequest(to=moved[1], modality="CT", seed=1, strict=True))
+    differs = result.volume.array != volume.array
+    assert differs[mask].any() and differs[result.mask].any() and not (differs & ~mask & ~result.mask).any()
+    assert result.provenance["plan"]["zone_voxels"] == 0
+
+
 def test_a_moved_tumour_lies_where_it_was_asked_to_with_its_features(case, moved):
     volume, mask = case
     result, to = moved

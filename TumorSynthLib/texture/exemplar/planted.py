@@ -117,6 +117,8 @@ def _planted(
     if plan.request.avoid is not None:
         free = ~plan.request.avoid[box]
         inside, tumour = inside & free, tumour & free
+    if plan.request.strict:
+        inside = inside & (tumour if case.mask is None else tumour | case.mask[box])
     after = before.copy()
     after[inside] = quantise(axes.back(laid.values)[inside], before.dtype)
     mask, changed = np.zeros(shape, bool), np.zeros(shape, bool)

@@ -317,6 +317,14 @@ def test_a_flat_side_off_the_wall_is_rounded_and_brings_no_wall_along(jagged):
     assert np.abs(np.diff(first, axis=0))[(first[1:] < 99) & (first[:-1] < 99)].max() <= 1, "slices jut out"
 
 
+def test_what_a_removal_leaves_of_a_nodule_on_the_wall_goes_along():
+    image, empty, mask = wall_scene(False)
+    left = mask & (np.indices(SHAPE)[2] < 14)  # taken for the wall
+    empty[left] = image[left]
+    free = detached(Source(image, empty, mask, changed_of(mask) & ~left, SPACING, True).matte()[0])
+    assert free.opacity[depth_of(free.mask, SPACING) > 1.5].min() > 0.9, "its cut side is straight"
+
+
 def test_what_is_not_one_piece_with_a_nodule_stays_at_its_place():
     image, empty, mask = scene(level=40.0, background=-850.0, noise=8.0)
     beside = ball((12, 20, 30), 1)

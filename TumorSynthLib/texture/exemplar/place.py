@@ -138,9 +138,8 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     matte = replace(matte, opacity=_in_one_piece(matte.opacity, matte.mask))
     seen = composed(matte, matte.background) + matte.residual
     wall = allowed(matte.background, spacing, True, is_ct) < 0.5
-    wall |= blur(seen, sigma_of(MatteConfig.crisp, spacing)) > np.maximum(
-        matte.colour + 6 * matte.noise, RIB_HU
-    )
+    level = blur(seen, sigma_of(MatteConfig.crisp, spacing))
+    wall |= level > np.maximum(matte.colour + 6 * matte.noise, RIB_HU)
     border = matte.mask & (depth < 1.0)
     contact = border & (-depth_of(wall, spacing) < BESIDE)
     if not contact.any():
@@ -150,10 +149,13 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
         mask, depth = _rounded(mask, depth, away, spacing)
     near = ramp(-away, -2 * CONTACT, -CONTACT)
     cut = np.maximum(near, matte.mask & ~mask)
-    opacity = matte.opacity + cut * (np.minimum(matte.opacity, ramp(depth, -CUT, CUT)) - matte.opacity)
+    dense = ramp(level, 2 * WALL_HU, WALL_HU)  # the wall next to it hides how far it goes, lung doesn't
+    opacity = np.minimum(np.maximum(matte.opacity, dense), ramp(depth, -CUT, CUT))
+    opacity = matte.opacity + cut * (opacity - matte.opacity)
     soft = blur(cut, sigma_of(1.0, spacing))
     opacity = soft * blur(opacity, sigma_of(CUT_BLUR, spacing)) + (1 - soft) * opacity
-    own = matte.own + cut * (np.minimum(matte.own, ramp(depth, -1.0, 0.5)) - matte.own)
+    own = np.minimum(np.maximum(matte.own, dense), ramp(depth, -1.0, 0.5))
+    own = matte.own + cut * (own - matte.own)
     free = ramp(depth, -1.5, 0.5) * (1 - soft)
     inside = matte.own > 0.9
     bound = 3 * sd_of(matte.finest[inside if inside.any() else matte.mask])

@@ -7,7 +7,8 @@ from test_carry import SPACING, ball, scene
 
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.texture.exemplar.bands import Bands
-from TumorSynthLib.texture.exemplar.donor import laid, lent_tissue
+from TumorSynthLib.texture.exemplar.donor import Lent, laid, lent_tissue, part_laid
+from TumorSynthLib.texture.exemplar.lent import LookConfig, _share
 from TumorSynthLib.volume import Volume
 
 
@@ -24,7 +25,7 @@ def made():
     image, _, mask = scene(radius=8)
     bands = Bands(image, mask, SPACING)
     theirs, contour = donor_with_core()
-    values = laid(bands, theirs, contour, (0.8, 0.8, 0.8))
+    values = laid(bands, Lent(theirs, theirs, contour, (0.8, 0.8, 0.8)))
     return image, mask, bands, bands.put(values, image)
 
 
@@ -53,7 +54,7 @@ def test_a_donor_of_another_form_leaves_no_hole():
     bands = Bands(image, mask, SPACING)
     theirs, contour = donor_with_core()
     flat = contour & (np.indices(contour.shape)[2] > 24)
-    out = bands.put(laid(bands, theirs, flat, (0.8, 0.8, 0.8)), image)
+    out = bands.put(laid(bands, Lent(theirs, theirs, flat, (0.8, 0.8, 0.8))), image)
     assert out[ndimage.binary_erosion(mask, iterations=3)].min() > -100  # the dark core
 
 
@@ -104,3 +105,77 @@ def test_a_donor_of_an_mr_with_another_unit_is_brought_to_the_recipients(unit):
         inside = ndimage.binary_erosion(made.mask, iterations=2)
         assert made.volume.array[inside].mean() == pytest.approx(500, rel=0.08)
     assert laid.provenance["plan"]["level"] == pytest.approx(1 / unit, rel=0.1)
+
+
+def test_a_part_of_a_larger_donor_keeps_its_scale_and_levels():
+    image, _, mask = scene(level=60.0, background=-100.0, noise=1.0, radius=8)
+    bands = Bands(image, mask, SPACING)
+    big = np.zeros((49, 97, 97), bool)
+    big[8:41, 24:73, 24:73] = True
+    stripes = 60.0 + 40.0 * np.sin(2 * np.pi * np.indices(big.shape)[2] / 8)
+    out = bands.put(part_laid(bands, Lent(stripes, stripes, big, SPACING)), image)
+    line = out[12, 20, 14:27] - out[12, 20, 14:27].mean()
+    turns = np.flatnonzero(np.diff(np.sign(line)))
+    assert np.diff(turns).mean() == pytest.approx(4, abs=1)
+    deep = bands.depth > 4
+    assert out[bands.box][bands.mask][deep].std() == pytest.approx(stripes[big].std(), rel=0.3)
+
+
+def test_a_donor_that_is_too_small_lends_no_part():
+    image, _, mask = scene(radius=8)
+    small = ball((12, 24, 24), 3)
+    assert part_laid(Bands(image, mask, SPACING), Lent(image, image, small, SPACING)) is None
+
+
+def test_what_a_donor_comes_to_is_said_before_and_recorded_of_both_masks():
+    image, _, mask = scene(level=60.0, background=20.0, noise=15.0, radius=8)
+    other, _, contour = scene(level=90.0, background=20.0, noise=30.0, radius=9, seed=1)
+    volume, donor = (Volume(np.rint(a).astype(np.int16), SPACING, (0.0, 0.0, 0.0)) for a in (image, other))
+    said = []
+
+    class Report:
+        def __call__(self, stage, share):
+            if said:
+                assert stage == "measure"
+
+        def say(self, text):
+            said.append(text)
+
+    result = Editor(None).retexture(
+        volume, mask, EditRequest(donor=(donor, contour), modality="CT"), Report()
+    )
+    plan = result.provenance["plan"]
+    assert said and said[0] in result.warnings and "the donor lends its look" in said[0]
+    assert plan["shown"] == "look" and set(plan["reach"]) == {"tissue", "contour"}
+    assert plan["contour"]["donor"]["original_firstorder_Mean"] == pytest.approx(85, abs=5)
+    for name, value in plan["limits"].items():
+        assert result.reached[name] == pytest.approx(value, rel=1e-3, abs=1e-6)
+        assert name in result.asked
+
+
+def test_a_moved_tumour_gets_the_donors_tissue_without_a_network():
+    image, _, mask = scene(level=60.0, background=-100.0, noise=5.0, radius=6)
+    other, _, contour = scene(level=120.0, background=-100.0, noise=5.0, radius=8, seed=1)
+    volume, donor = (Volume(np.rint(a).astype(np.int16), SPACING, (0.0, 0.0, 0.0)) for a in (image, other))
+    options = {"to": tuple(volume.points(np.array([[26.0, 24.0, 12.0]]))[0]), "nearest": True}
+    made = [
+        Editor(None).move(volume, mask, EditRequest(donor=d, modality="CT", **options))
+        for d in (None, (donor, contour))
+    ]
+    deep = ndimage.binary_erosion(made[1].mask, iterations=2)
+    own, lent = (m.volume.array[deep].mean() for m in made)
+    assert (made[0].mask == made[1].mask).all() and lent > own + 15
+    assert made[1].provenance["plan"]["texture_from"] == "donor" and "limits" in made[1].provenance["plan"]
+    changed = made[1].volume.array != made[0].volume.array
+    assert not (changed & ~made[1].mask).any()
+
+
+def test_what_features_ask_of_laid_tissue_is_done_as_far_as_it_stays_as_fine():
+    image, _, mask = scene(radius=8)
+    bands = Bands(image, mask, SPACING)
+    rng = np.random.default_rng(0)
+    salt = bands.noise * rng.normal(size=bands.own.shape)
+    shares = [
+        _share(bands, bands.own, change, LookConfig()) for change in (3 * salt, 0.6 * salt, 8 * bands.fade)
+    ]
+    assert shares[0] == 0 < shares[1] < shares[2] == 1

@@ -182,8 +182,11 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
     warnings = (*warnings, note, *_checked(case, new, engine))
     texture = split(request.features)[0]
     plan = Plan(edit, request, engine, new, shift=shift, form=form, texture_from=_texture_from(request, form))
-    if engine == "exemplar":  # the tumour's own tissue has its features
-        return _told(case, replace(plan, asked=texture, used=texture, texture_from="own", warnings=warnings))
+    if engine == "exemplar":  # the tumour's own tissue, or the donor's, has its features
+        if request.donor is not None:
+            _check_donor(case, request)
+        source = "own" if request.donor is None else "donor"
+        return _told(case, replace(plan, asked=texture, used=texture, texture_from=source, warnings=warnings))
     sizes = volume.volume_of(case.mask), volume.volume_of(new)
     own = texture_of(case.population, case.own, *sizes) | donor_texture(case, request, new)
     asked = edited(case.population, own, texture)

@@ -1,18 +1,20 @@
 """A donor's tissue in another tumour's mask: its arrangement and roughness, on the recipient's own grain.
 
 The donor's level (core, rim, cavities) is carried by the motion that takes one contour to the other, so that no seam is
-needed whatever the forms. Its roughness is lent as a factor of the recipient's own bands, so that sharpness, streaks and noise
-stay the recipient's scan's. What a donor's contour takes in of fat, bone or air isn't lent.
+needed whatever the forms; or a part of a larger donor is laid in at its own scale. Its roughness is lent as a factor of the
+recipient's own bands, so that sharpness, streaks and noise stay the recipient's scan's. What a donor's contour takes in of fat,
+bone or air isn't lent.
 
 Arrays are (D, H, W), the axis of the slices first; spacing is (x, y, z) mm, as `bands.Bands` has it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from TumorSynthLib.resampling import bounding_box
 from TumorSynthLib.texture.exemplar.bands import Bands
@@ -32,6 +34,9 @@ class DonorConfig:
     :param clear: times the noise from which the spread of a donor's level counts as clear contrast.
     :param local: in-plane voxels, Gaussian over which roughness is compared.
     :param fine, medium: factors of the recipient's bands, at least and at most.
+    :param filled: share of the recipient that a part of the donor at its own scale should fill, and at least.
+    :param quantiles: of the donor's level, which the part is to share.
+    :param searched: voxels of the boxes that the part is looked for in; larger ones are thinned in plane.
     """
 
     strange_sd: float = 5.0
@@ -40,8 +45,11 @@ class DonorConfig:
     low: tuple[float, float] = (1.0, 2.0)
     clear: float = 8.0
     local: float = 4.0
-    fine: tuple[float, float] = (0.7, 1.4)
+    fine: tuple[float, float] = (0.5, 1.8)
     medium: tuple[float, float] = (0.4, 2.5)
+    filled: tuple[float, float] = (0.97, 0.8)
+    quantiles: tuple[float, ...] = (5.0, 15.0, 30.0, 50.0, 70.0, 85.0, 95.0)
+    searched: float = 1e6
 
 
 CONFIG = DonorConfig()
@@ -61,56 +69,122 @@ def lent_tissue(
     core = level[bands.depth > min(config.rim, np.quantile(bands.depth, 0.5))]
     same = np.abs(level - np.median(core)) < config.strange_sd * sd_of(core)
     kept = mask.copy()
-    kept[mask] = same if is_ct else same | (bands.depth > config.rim)
+    deep = bands.depth > config.rim
+    low, high = np.percentile(bands.own[deep], (1, 99)) if deep.any() else (-np.inf, np.inf)
+    like = deep | ((bands.own >= low) & (bands.own <= high))
+    kept[mask] = like & (same if is_ct else same | deep)
     return kept if kept.sum() > 0.3 * mask.sum() else mask
 
 
-def laid(
-    bands: Bands, image: np.ndarray, lend: np.ndarray, spacing, limits: Limits | None = None, config=CONFIG
-) -> np.ndarray:
-    """Voxels (n,) of a tumour with a donor's tissue.
+@dataclass(frozen=True, eq=False)
+class Lent:
+    """A donor's tissue.
+
+    :param image: (D, H, W) its level is taken from; `rough` (D, H, W): its roughness. `mask` (D, H, W) bool, what is lent.
+    :param spacing: (x, y, z) mm.
+    """
+
+    image: np.ndarray
+    rough: np.ndarray
+    mask: np.ndarray
+    spacing: Sequence[float]
+
+
+def laid(bands: Bands, donor: Lent, limits: Limits | None = None, config: DonorConfig = CONFIG) -> np.ndarray:
+    """Voxels (n,) of a tumour with a donor's tissue, the whole donor brought to its size and form.
 
     :param bands: of the recipient.
-    :param image, lend: the donor's image and lent tissue; `spacing` (x, y, z) mm.
     :param limits: what tissue allows in the recipient.
     """
-    level, rough = _carried(bands, image, lend, spacing, config)
-    wanted, bounds = level, (config.fine, config.medium)
-    for part, theirs, ends in zip(bands.parts[1:], rough, bounds):
-        wanted = wanted + _gain(bands, part, theirs, ends, config) * part
-    change = wanted - (bands.own - bands.parts[0])
+    return _made(bands, _carried(bands, donor, config), limits, config)
+
+
+def part_laid(
+    bands: Bands, donor: Lent, limits: Limits | None = None, config: DonorConfig = CONFIG
+) -> np.ndarray | None:
+    """The same with a part of the donor at its own scale that has the whole one's levels; None where the donor is too small."""
+    found = _part_of(bands, donor, config)
+    return None if found is None else _made(bands, found, limits, config)
+
+
+def _made(bands: Bands, found: np.ndarray, limits: Limits | None, c: DonorConfig) -> np.ndarray:
+    """Voxels (n,) with a level and roughness (2 or 3, n) of the recipient's finer bands."""
+    wanted = found[0]
+    for band, theirs, ends in zip(bands.parts[1:], found[1:], (c.fine, c.medium)):
+        wanted = wanted + _gain(bands, band, theirs, ends, c) * band
+    change = wanted - bands.parts[1:].sum(0)
     if limits is not None:
         change = softly_held(change, bands.own, limits.low, limits.high, 2 * bands.noise)
     return bands.own + bands.without_grain(bands.fade * change)
 
 
-def _carried(bands: Bands, image, lend, spacing, c: DonorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The donor's level (n,) and the standard deviations (1 or 2, n) of its finer bands, at the recipient's voxels."""
-    theirs = Bands(image, lend, spacing)
-    size = float(np.cbrt(bands.mask.sum() * np.prod(bands.spacing) / (lend.sum() * np.prod(theirs.spacing))))
-    zoom = np.clip(size, *c.scale) * theirs.spacing / bands.spacing
+def _fields(donor: Lent, zoom: np.ndarray, c: DonorConfig) -> tuple[list[np.ndarray], np.ndarray]:
+    """The donor's level and the standard deviations of its one or two finer bands, repeated beyond the tissue; and the tissue:
+    boxes enlarged by `zoom`."""
+    theirs, rough = (Bands(image, donor.mask, donor.spacing) for image in (donor.image, donor.rough))
     box = bounding_box(theirs.mask)
     near = ndimage.distance_transform_edt(
         ~theirs.mask, theirs.spacing, return_distances=False, return_indices=True
     )
     spread = np.subtract(*np.percentile(theirs.smooth(theirs.image, c.low[1])[theirs.mask], (95, 5)))
     clear = spread > c.clear * theirs.noise
-    detail = [_box(theirs, part) for part in theirs.parts[1 : 2 if clear else 3]]
+    detail = [_box(rough, part) for part in rough.parts[1 : 2 if clear else 3]]
     fields = [theirs.smooth(theirs.image, c.low[0 if clear else 1])]
-    fields += [np.sqrt(np.maximum(theirs.smooth(d**2, c.local), 0)) for d in detail]
-    fields = [
-        ndimage.zoom(f[tuple(near)][box], zoom, order=1, mode="nearest", grid_mode=True) for f in fields
-    ]
-    inside = (
-        ndimage.zoom(theirs.mask[box].astype(np.float32), zoom, order=1, mode="grid-constant", grid_mode=True)
-        > 0.5
-    )
+    fields += [np.sqrt(np.maximum(rough.smooth(d**2, c.local), 0)) for d in detail]
+    fields = [f[tuple(near)][box] for f in fields]
+    inside = theirs.mask[box].astype(np.float32)
+    if not np.allclose(zoom, 1, atol=1e-3):
+        fields = [ndimage.zoom(f, zoom, order=1, mode="nearest", grid_mode=True) for f in fields]
+        inside = ndimage.zoom(inside, zoom, order=1, mode="grid-constant", grid_mode=True)
+    return fields, inside > 0.5
+
+
+def _carried(bands: Bands, donor: Lent, c: DonorConfig) -> np.ndarray:
+    """Level and roughness (2 or 3, n) of the whole donor at the recipient's voxels."""
+    theirs = np.asarray(donor.spacing[::-1], np.float64)
+    size = float(np.cbrt(bands.mask.sum() * np.prod(bands.spacing) / (donor.mask.sum() * np.prod(theirs))))
+    fields, inside = _fields(donor, np.clip(size, *c.scale) * theirs / bands.spacing, c)
     old, new, shift = _aligned(inside, bands.mask)
     motion = motion_between(old, new, bands.spacing)
     at = np.argwhere(new) - motion[:, new].T
     # The nearest voxel of the donor's box: beyond it the border is repeated.
-    found = [ndimage.map_coordinates(f, (at - shift).T, order=1, mode="nearest") for f in fields]
-    return found[0], np.stack(found[1:])
+    return np.stack([ndimage.map_coordinates(f, (at - shift).T, order=1, mode="nearest") for f in fields])
+
+
+def _part_of(bands: Bands, donor: Lent, c: DonorConfig) -> np.ndarray | None:
+    """Level and roughness (2 or 3, n) of the part of the donor that fills the recipient and whose levels are most the whole
+    donor's."""
+    fields, inside = _fields(donor, np.asarray(donor.spacing[::-1], np.float64) / bands.spacing, c)
+    shift = _place_of(bands.mask, inside, fields[0], c)
+    if shift is None:
+        return None
+    at = np.clip(np.argwhere(bands.mask) + shift, 0, np.array(inside.shape) - 1)
+    return np.stack([f[tuple(at.T)] for f in fields])
+
+
+def _place_of(wanted: np.ndarray, inside: np.ndarray, level: np.ndarray, c: DonorConfig) -> np.ndarray | None:
+    """(3,) by how many voxels a mask is shifted into the donor's tissue."""
+    sizes = np.array(wanted.shape) + inside.shape
+    thin = max(1, int(np.ceil(np.sqrt(float(np.prod(sizes)) / c.searched))))
+    every = (slice(None), slice(None, None, thin), slice(None, None, thin))
+    mask, tissue, level = (a[every] for a in (wanted, inside, level))
+    shape = [fft.next_fast_len(a + b, real=True) for a, b in zip(mask.shape, tissue.shape)]
+    turned = np.conj(fft.rfftn(mask.astype(np.float32), shape))
+
+    def held(values: np.ndarray) -> np.ndarray:
+        return fft.irfftn(fft.rfftn(values.astype(np.float32), shape) * turned, shape)
+
+    count = held(tissue)
+    share = count / mask.sum()
+    if share.max() < c.filled[1]:
+        return None
+    off = np.zeros(shape)
+    for edge in np.percentile(level[tissue], c.quantiles):
+        below = tissue & (level < edge)
+        off += (held(below) / np.maximum(count, 1) - below.sum() / tissue.sum()) ** 2
+    off[share < min(c.filled[0], float(share.max()) - 0.02)] = np.inf
+    at = np.array(np.unravel_index(int(off.argmin()), off.shape))
+    return np.where(at < tissue.shape, at, at - shape) * (1, thin, thin)
 
 
 def _aligned(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -61,9 +61,10 @@ class Exemplar:
         facts = dict(made.facts)
         used: dict = {}
         targets = {n: plan.used[n] for n in split(plan.request.features)[0] if n in plan.used}
-        if targets:
+        lends = plan.edit in ("move", "reshape") and plan.request.donor is not None
+        if targets or lends:
             there = replace(case, volume=volume, mask=made.mask)
-            slid = changed(there, replace(plan, used=targets), seed, progress)
+            slid = (lent if lends else changed)(there, replace(plan, used=targets), seed, progress)
             volume = volume.with_array(slid.patch.apply(volume.array.copy()))
             patch = Patch(patch.box, patch.before, volume.array[patch.box].copy())
             warnings, facts, used = (*warnings, *slid.warnings), {**facts, **slid.facts}, slid.used
@@ -76,12 +77,15 @@ class Exemplar:
             )
         progress("measure", 0.0)
         with progress.stage("measure"):
-            reached = replace(case, volume=volume).measure(made.mask)
+            reached = dict(slid.reached) if lends else replace(case, volume=volume).measure(made.mask)
             if plan.form is not None:
                 frame = Frame.of(volume.direction)
                 spacing = frame.take(volume.spacing[::-1])[::-1]
                 reached |= measured_shape(frame.view(made.mask), tuple(float(s) for s in spacing))
-        return Draft(patch, made.mask, reached, "cpu", warnings, made.changed | made.mask, facts, used=used)
+        return Draft(
+            patch, made.mask, reached, "cpu", warnings, made.changed | made.mask, facts, used=used,
+            asked=slid.asked if lends else None,
+        )  # fmt: skip
 
     @staticmethod
     def _healthy(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:

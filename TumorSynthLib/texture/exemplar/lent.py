@@ -9,23 +9,36 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.edit.case import Case, measured
+from TumorSynthLib.edit.features import listed, short
+from TumorSynthLib.edit.miss import REACHED
 from TumorSynthLib.edit.plan import KEPT, Plan
 from TumorSynthLib.edit.progress import Progress
+from TumorSynthLib.edit.result import differences
 from TumorSynthLib.edit.wish import texture_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES
 from TumorSynthLib.region import Region
 from TumorSynthLib.texture.engine import Draft
-from TumorSynthLib.texture.exemplar.bands import Bands
+from TumorSynthLib.texture.exemplar.bands import BandConfig, Bands, Filter
 from TumorSynthLib.texture.exemplar.carry import LUNG_HU, LUNG_SHARE
-from TumorSynthLib.texture.exemplar.donor import laid, lent_tissue
+from TumorSynthLib.texture.exemplar.donor import Lent, laid, lent_tissue, part_laid
+from TumorSynthLib.texture.exemplar.limits import Limits
+from TumorSynthLib.texture.exemplar.noise import CONFIG as NOISE
+from TumorSynthLib.texture.exemplar.noise import Noise, as_noisy, noise_of
 from TumorSynthLib.texture.exemplar.retexture import Slider
-from TumorSynthLib.texture.exemplar.scan import level_between
+from TumorSynthLib.texture.exemplar.scan import AIR_SHARE, level_between
 from TumorSynthLib.texture.exemplar.sliders import slider_of
 from TumorSynthLib.volume import Volume
 
-LEVEL, MOST_NOISE, NOISE_SD = 2.0, 4.0, 3.0
-"""In-plane voxels of the Gaussian that parts a donor's level from its detail, by how much at most its noise is made stronger or
-weaker for the recipient's, and its standard deviations up to which detail is noise."""
+LEVEL = 1.0
+"""In-plane voxels of the Gaussian that tells a donor's levels."""
+GRAIN = (0.1, 10.0)
+"""Factor of a donor's finest grain at least and at most, which makes it as strong as the recipient's."""
+THEIRS = (0.5, 99.5)
+"""Percentiles of the donor's levels that the recipient may take."""
+AIR_HU, SOFT_HU = -1000.0, (-200.0, 250.0)
+"""CT: healthy lung and soft tissue, which tell a scan's noise."""
+MET = 0.05
+"""Standard deviations within which a feature counts as met."""
 NOISE_TOLD = 0.2
 """Logarithm of the ratio of noise from which on it is said."""
 RING_VOXELS = 3
@@ -38,10 +51,22 @@ class LookConfig:
 
     :param median_sd: median difference of the asked features, in standard deviations, up to which no further stage is needed,
         where they also correlate by `least_r` (each in standard deviations from the population's mean).
+    :param unit: of error, in standard deviations: features that are off by more count less and less.
+    :param finest: cycles per voxel in plane above which `power` (made / real, at least and at most) tells an edit.
+    :param speck_sd: robust standard deviations from the 3 x 3 x 3 median that make a speck.
+    :param specks: times the share of specks in the real tumour, at most; `least`: share of voxels that are no sign of it.
+    :param shares: of what features ask of the laid tissue; the largest is done that leaves it within these bounds.
     """
 
     median_sd: float = 0.15
     least_r: float = 0.95
+    unit: float = 0.75
+    finest: float = 0.45
+    power: tuple[float, float] = (0.8, 1.25)
+    speck_sd: float = 4.0
+    specks: float = 1.5
+    least: float = 0.002
+    shares: tuple[float, ...] = (1.0, 0.7, 0.4)
 
 
 def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConfig | None = None) -> Draft:
@@ -50,61 +75,135 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
     Asked are the features of the tissue that is lent, not of the donor's contour; in the recipient, too, what its contour takes
     in of fat, bone or air stays and isn't measured. It stops at the first stage that is near enough.
     """
-    config, (image, mask) = config or LookConfig(), plan.request.donor
+    config = config or LookConfig()
+    assert plan.request.donor is not None and case.mask is not None
+    image, contour = plan.request.donor[0], np.asarray(plan.request.donor[1]) > 0
     if not case.ct and (level := level_between(case.volume.array, image.array)) != 1.0:
         image = image.with_array(image.array.astype(np.float32) * np.float32(level))
     strength = KEPT if plan.request.strength is None else plan.request.strength
     with progress.stage("solve"):
-        theirs, mine = case.region_in(image, np.asarray(mask) > 0), case.source
+        theirs, mine = case.region_in(image, contour), case.source
         given, kept = _tissue(theirs, case.ct), _tissue(mine, case.ct)
         tissue = _part(case.volume, mine, kept)
         region, slider = slider_of(replace(case, mask=tissue), progress)
-        values = laid(slider.bands, theirs.native, given, theirs.native_spacing, slider.limits)
-        made = slider.bands.put(values, region.native)
-        asked, noisier = _features_of(case, image, _part(image, theirs, given), slider, tissue)
+        asked, noisier, donor = _asked(case, image, contour, _part(image, theirs, given), slider, tissue)
         asked = {n: v for n, v in asked.items() if n in slider.spread} | dict(plan.used)
-        stage, reached = "laid", slider.measured(values, asked)
+        stage, values, reached = _laid(slider, donor, asked, case.population, config)
+        made = slider.bands.put(values, region.native)
         if not _near(asked, reached, slider.spread, case.population, config):
-            after = slider_of(replace(case, mask=tissue, volume=_pasted(region, made)), progress)[1].moved(
-                asked, strength, seed
-            )
-            if _off(asked, after.reached, slider.spread) < _off(asked, reached, slider.spread):
-                made, stage = after.values, after.stage
+            there = replace(case, mask=tissue, volume=_pasted(region, made))
+            another = slider_of(there, progress)[1]
+            another.config = replace(another.config, coarse_unit=config.unit)
+            after = another.moved(asked, strength, seed)
+            further = after.values[region.native_mask] - values
+            share = _share(slider.bands, values, further, config)
+            nearer = slider.measured(values + share * further, asked)
+            if _off(asked, nearer, slider.spread) < _off(asked, reached, slider.spread):
+                made, stage, reached = (
+                    slider.bands.put(values + share * further, region.native),
+                    after.stage,
+                    nearer,
+                )
+        limits = {n: reached[n] for n in _missed(asked, reached, slider.spread)}
+        words = _words(asked, reached, slider.spread, case.population)
+        progress.say(words)
     progress("measure", 0.0)
     with progress.stage("measure"):
         reached = measured(region, made, case.settings, TEXTURE_CLASSES)
+        both = {
+            "donor": measured(theirs, theirs.native, case.settings, TEXTURE_CLASSES),
+            "reached": replace(case, volume=_pasted(region, made)).measure(case.mask),
+        }
     shares = [
         float(part.sum() / max(int(r.native_mask.sum()), 1)) for part, r in ((given, theirs), (kept, mine))
     ]
+    sizes = image.volume_of(contour), case.volume.volume_of(case.mask)
+    drawn = texture_of(case.population, both["donor"], *sizes)
     facts = {
+        "shown": "look",
         "stage": stage,
         "strength": strength,
         "lent_share": round(shares[0], 3),
         "tissue_share": round(shares[1], 3),
         "noise_ratio": round(noisier, 2),
+        "reach": {
+            "tissue": _nearness(asked, reached, slider.spread, case.population),
+            "contour": _nearness(drawn, both["reached"], slider.spread, case.population),
+        },
+        "contour": both,
+        "limits": limits,
     }
-    warnings = ()
-    if min(shares) < 0.98:
-        warnings = (
-            f"features are those of the tissue that is lent ({100 * shares[0]:.0f} % of the donor's contour) and of the tumour's "
-            f"own ({100 * shares[1]:.0f} % of its mask): fat, bone or air that the contours take in were left out",
-        )
-    if abs(np.log(noisier)) > NOISE_TOLD:
-        warnings += (
-            f"the donor's scan is {noisier:.1f} times as noisy as this one: its tissue's features are asked as they would be "
-            "with this scan's noise",
-        )
     spread = {} if case.population else dict(slider.spread)
     return Draft(
         region.patch(made),
         case.mask,
         reached,
         "cpu",
-        warnings,
-        facts={**facts, "zone": "mask"},
+        (words, *_notes(shares, noisier)),
+        facts={**facts, **({"zone": "mask"} if plan.edit == "synthesize" else {})},
         spread=spread,
         asked=asked,
+        used=limits,
     )
+
+
+def _laid(
+    slider: Slider, donor: Lent, asked: Mapping[str, float], population, config: LookConfig
+) -> tuple[str, np.ndarray, dict[str, float]]:
+    """Stage, voxels (n,) and features of the whole donor laid into the recipient; or of a part of it, where that is nearer."""
+    limits = _limits(slider, donor)
+    values = laid(slider.bands, donor, limits)
+    reached = slider.measured(values, asked)
+    if _near(asked, reached, slider.spread, population, config):
+        return "laid", values, reached
+    other = part_laid(slider.bands, donor, limits)
+    if other is not None:
+        found = slider.measured(other, asked)
+        if _off(asked, found, slider.spread) < _off(asked, reached, slider.spread):
+            return "part", other, found
+    return "laid", values, reached
+
+
+def _missed(asked, reached, spread) -> list[str]:
+    """Features that aren't met, the farthest first."""
+    off = {n: abs(d) for n, d in differences(asked, reached, spread).items()}
+    return sorted((n for n, d in off.items() if d > MET), key=lambda n: -off[n])
+
+
+def _nearness(asked, reached, spread, population) -> dict[str, float]:
+    """For the record: r of asked and reached features, and their median difference in standard deviations."""
+    known = {n: v for n, v in asked.items() if n in reached}
+    r = correlation(known, reached, spread, population)
+    return {"r": round(r, 3), "median_sd": round(_median(known, reached, spread), 3)}
+
+
+def _words(asked, reached, spread, population) -> str:
+    """How near the lent tissue's features come, before the image is changed."""
+    near, off = _nearness(asked, reached, spread, population), differences(asked, reached, spread)
+    far = [n for n in _missed(asked, reached, spread) if abs(off[n]) > REACHED]
+    text = f"the donor lends its look: its tissue's features come to within {near['median_sd']:.2g} σ in the median"
+    if population is not None:
+        text += f", r {near['r']:.2f}"
+    if not far:
+        return text
+    named = listed([f"{short(n)} {asked[n]:.4g} → {reached[n]:.4g}" for n in far])
+    return f"{text}; this tumour's tissue allows no nearer of {len(far)} of {len(asked)} (asked → reached): {named}"
+
+
+def _notes(shares, noisier: float) -> tuple[str, ...]:
+    """Warnings of what was left out of the contours, and of a noisier or less noisy donor."""
+    notes: list[str] = []
+    if min(shares) < 0.98:
+        notes.append(
+            f"features are those of the tissue that is lent ({100 * shares[0]:.0f} % of the donor's contour) and of the tumour's "
+            f"own ({100 * shares[1]:.0f} % of its mask): fat, bone or air that the contours take in were left out"
+        )
+    if abs(np.log(noisier)) > NOISE_TOLD:
+        notes.append(
+            f"the donor's scan is {noisier:.1f} times as noisy as this one: its tissue's features are asked as they would be "
+            "with this scan's noise"
+        )
+    return tuple(notes)
 
 
 def _pasted(region: Region, native: np.ndarray) -> Volume:
@@ -137,21 +236,72 @@ def _part(volume: Volume, region: Region, native: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _features_of(
-    case: Case, image: Volume, lent: np.ndarray, slider: Slider, tissue: np.ndarray
-) -> tuple[dict[str, float], float]:
-    """Features of the lent tissue as it would look in the recipient's scan: its level within what tissue allows there, its
-    detail with that scan's noise; at the recipient's size. And by how much noisier the donor's scan is."""
-    region = case.region_in(image, lent)
-    theirs = Bands(region.native, region.native_mask, region.native_spacing)
-    noisier = theirs.noise / max(slider.bands.noise, 1e-6)
+def _asked(
+    case: Case, image: Volume, contour: np.ndarray, lent: np.ndarray, slider: Slider, tissue: np.ndarray
+) -> tuple[dict[str, float], float, Lent]:
+    """Features of the lent tissue as the recipient's scan would show it, with that scan's noise, at the recipient's size; by how
+    much noisier the donor's scan is; and that tissue.
+
+    :param contour, lent: the donor's mask (K, J, I) as drawn, and the part that is lent. :param tissue: the recipient's.
+    """
+    region, mine = case.region_in(image, lent), case.region(tissue)
+    assert case.mask is not None
+    theirs, own = _noise(region, contour, case.ct), _noise(mine, case.mask, case.ct)
+    noisier = theirs.sd / own.sd
+    shown = as_noisy(region.native, region.native_mask, theirs, own)
+    bands = Bands(shown, region.native_mask, region.native_spacing)
+    gain = np.clip(slider.bands.parts[0].std() / max(bands.parts[0].std(), 1e-6), *GRAIN)
+    shown = bands.put(bands.own + (gain - 1) * bands.parts[0], shown)
+    found = measured(region, shown, case.settings, ("firstorder", "glcm", "glrlm", "glszm"))
+    asked = texture_of(case.population, found, image.volume_of(lent), case.volume.volume_of(tissue))
+    return asked, noisier, Lent(region.native, shown, region.native_mask, region.native_spacing)
+
+
+def _noise(region: Region, contour: np.ndarray, ct: bool) -> Noise:
+    """Of a region's scan, in and around a mask (K, J, I)."""
+    array, mask = region.frame.view(region.volume.array), region.frame.view(contour)
+    at = np.argwhere(mask)
+    more = NOISE.ring[1] + 3
+    low, high = at.min(0) - [0, more, more], at.max(0) + [1, more + 1, more + 1]
+    box = tuple(slice(max(int(a), 0), int(b)) for a, b in zip(low, high))
+    image, mask = array[box].astype(np.float32), mask[box]
+    level = ndimage.gaussian_filter(image, (0, 1.5, 1.5))
+    if not ct:
+        return noise_of(image, mask, level > AIR_SHARE * np.percentile(array[::2, ::2, ::2], 99))
+    ring = ndimage.binary_dilation(mask, iterations=6) & ~ndimage.binary_dilation(mask, iterations=2)
+    lung = ring.any() and np.median(image[ring]) < LUNG_HU
+    low, high = (AIR_HU, LUNG_HU) if lung else SOFT_HU
+    return noise_of(image, mask, (level > low) & (level < high))
+
+
+def _limits(slider: Slider, donor: Lent) -> Limits:
+    """What tissue allows: what it does in the recipient, and the donor's levels."""
+    theirs, own = Bands(donor.image, donor.mask, donor.spacing), slider.limits
     level = theirs.smooth(theirs.image, LEVEL)[theirs.mask]
-    detail, bound = theirs.own - level, NOISE_SD * theirs.noise
-    more = 1 / np.clip(noisier, 1 / MOST_NOISE, MOST_NOISE) - 1
-    detail = detail + more * bound * np.tanh(detail / bound)  # edges stay
-    held = theirs.put(np.clip(level, slider.limits.low, slider.limits.high) + detail, region.native)
-    found = measured(region, held, case.settings, ("firstorder", "glcm", "glrlm", "glszm"))
-    return texture_of(case.population, found, image.volume_of(lent), case.volume.volume_of(tissue)), noisier
+    low, high = np.percentile(level, THEIRS)
+    return replace(own, low=min(own.low, float(low)), high=max(own.high, float(high)))
+
+
+def _share(bands: Bands, laid: np.ndarray, change: np.ndarray, config: LookConfig) -> float:
+    """How much of a change (n,) leaves laid tissue (n,) as fine as it is, or as the tumour that was there; without new specks."""
+    top = Filter(bands.mask.shape, BandConfig(cutoff=config.finest))
+    power: list[float] = []
+    specks: list[float] = []
+    unit = 0.0
+    for values in (bands.own, laid, *(laid + share * change for share in config.shares)):
+        box = bands.image.copy()
+        box[bands.mask] = values
+        off = np.abs(bands.specks(box))
+        unit = unit or config.speck_sd * 1.4826 * float(np.median(off))
+        power.append(float((top.grain(box)[bands.mask] ** 2).mean()))
+        specks.append(float((off > unit).mean()))
+    low = min(config.power[0] * power[0], power[1])
+    high = max(config.power[1] * power[0], power[1])
+    most = max(config.specks * specks[0], specks[1]) + config.least
+    for share, fine, seen in zip(config.shares, power[2:], specks[2:]):
+        if low <= fine <= high and seen <= most:
+            return share
+    return 0.0
 
 
 def _near(asked, reached, spread, population, config: LookConfig) -> bool:
@@ -171,11 +321,11 @@ def correlation(asked, reached, spread, population) -> float:
 
 
 def _off(asked, reached, spread) -> float:
-    """Mean difference in standard deviations, each at most 3."""
-    off = [min(abs(reached[n] - v) / max(spread.get(n, abs(v)), 1e-9), 3.0) for n, v in asked.items()]
-    return float(np.mean(off)) if off else 0.0
+    """Root mean square difference in standard deviations, each at most 3."""
+    off = [min(abs(d), 3.0) for d in differences(asked, reached, spread).values()]
+    return float(np.sqrt(np.mean(np.square(off)))) if off else 0.0
 
 
 def _median(asked: Mapping[str, float], reached: Mapping[str, float], spread: Mapping[str, float]) -> float:
-    off = [abs(reached[n] - v) / max(spread.get(n, abs(v)), 1e-9) for n, v in asked.items()]
-    return float(np.median(off)) if off else 0.0
+    off = np.abs(list(differences(asked, reached, spread).values()))
+    return float(np.median(off)) if len(off) else 0.0

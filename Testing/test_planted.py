@@ -8,6 +8,9 @@ from test_editor import stored_otherwise
 from tiny_bundle import tiny_bundle
 
 from TumorSynthLib.edit.bank import FILE
+from TumorSynthLib.edit.case import open_case
+from TumorSynthLib.edit.lending import lender_of
+from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models.bundle import load_bundle
@@ -190,6 +193,18 @@ def test_a_bank_lends_to_an_insertion_by_seed_at_a_calm_place(case, banked):
     assert volume.array[first.mask].mean() < -700
     other = banked.insert(volume, EditRequest(at="auto", modality="CT", seed=5))
     assert not np.array_equal(other.mask, first.mask)
+
+
+def test_the_same_seed_takes_other_tumours_in_other_images(banked):
+    taken = set()
+    for seed in range(4):
+        volume, _ = lung(seed=seed)
+        at = tuple(volume.points(np.array([36.0, 44.0, 13.0])))
+        case = open_case(banked.bundle, volume, None, EditRequest(at=at, modality="CT"), Progress(None))
+        taken.add(lender_of(case, EditRequest(at=at, modality="CT", seed=4)).turn)
+        again = lender_of(case, EditRequest(at=at, modality="CT", seed=4))
+        assert again == lender_of(case, EditRequest(at=at, modality="CT", seed=4))
+    assert len(taken) > 1
 
 
 def test_an_inserted_tumour_gets_the_features_that_are_asked(case, banked):

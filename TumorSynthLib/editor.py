@@ -20,9 +20,10 @@ import numpy as np
 from TumorSynthLib import provenance, series, suitability
 from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, measured, open_case
-from TumorSynthLib.edit.choose import LUNG_HU, shows_lung, suited
+from TumorSynthLib.edit.choose import suited
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.features import resolved, split, storable
+from TumorSynthLib.edit.lending import lender_of, room_of
 from TumorSynthLib.edit.miss import MEDIAN_FROM_FEATURES, NEARLY_OWN, Miss
 from TumorSynthLib.edit.options import EditRequest, check_used
 from TumorSynthLib.edit.plan import (
@@ -39,11 +40,11 @@ from TumorSynthLib.edit.progress import Progress, Report
 from TumorSynthLib.edit.result import EditResult, ShapeResult
 from TumorSynthLib.edit.wish import Wish, nearest
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models import ANY, Bundle, find
+from TumorSynthLib.models import Bundle, find
 from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.parts import draws
 from TumorSynthLib.painted import parts
-from TumorSynthLib.placement import BODY_SHARE, Part, grown, placed, window_of
+from TumorSynthLib.placement import Part, grown, placed, window_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
@@ -54,9 +55,6 @@ from TumorSynthLib.texture import pipeline
 from TumorSynthLib.texture.engine import Engine, make_engine
 from TumorSynthLib.texture.exemplar.sliders import reachable
 from TumorSynthLib.volume import Volume, check_image, check_mask
-
-TONE_MM = 8.0
-"""Around the centre of a new tumour, whose tissue it has to differ from."""
 
 
 class Editor:
@@ -338,7 +336,7 @@ class Editor:
         case = self._open("insert", volume, None, request, told)
         engine = choose_engine("insert", case, request)
         if engine == "exemplar":
-            lender = None if request.donor is not None else self._lender(case, request)
+            lender = None if request.donor is not None else lender_of(case, request)
             drawn = self._lent(case, request, lender, told)
         else:
             lender, drawn = None, self._drawn(request, _lps_spacing(volume), told)
@@ -503,33 +501,13 @@ class Editor:
                 asked, spacing, request.seed, request.solve, lambda done: told("shape", done)
             )
 
-    def _lender(self, case: Case, request: EditRequest) -> Lender:
-        """The tumour of the model's bank that is most like the request.
-
-        :raises InputError: there is none of the image's modality.
-        """
-        bank = None if case.bundle is None else Bank.of_bundle(case.bundle)
-        texture, shape = split(request.features)
-        volume_ml = (
-            shape.get("original_shape_MeshVolume", shape.get("original_shape_VoxelVolume", 0.0)) / 1000
-        )
-        lung = (
-            _meant_for_lung(case, request) if case.bundle is not None and case.bundle.organ == ANY else None
-        )
-        found = bank and bank.nearest(
-            case.modality, texture, case.spread(), volume_ml or None, request.seed, lung, _tone(case, request)
-        )
-        if not found:
-            raise InputError(
-                "there is no tumour here whose tissue could be used: name a donor, or a model with a bank of tumours or a network"
-            )
-        return found
-
     def _lent(self, case: Case, request: EditRequest, lender: Lender | None, told: Progress) -> Drawn:
         """The shape of the tumour that lends its tissue, of a bank or else the donor's, with the asked features."""
         spacing, asked = _lps_spacing(case.volume), split(request.features)[1]
         if lender is not None:
-            mask, theirs = Bank.of_bundle(self.bundle).arrays(lender)["mask"] > 0, lender.spacing
+            mask = Bank.of_bundle(self.bundle).arrays(lender)["mask"] > 0
+            fit = 1.0 if asked else lender.fit(room_of(case, request))
+            theirs = tuple(fit * s for s in lender.spacing)
         else:
             image, mask = request.donor
             check_image(image)
@@ -550,31 +528,6 @@ class Editor:
         asked, spacing = split(request.features)[1], _lps_spacing(case.volume)
         with told.stage("shape"):
             return self._shaper.reshape(part, asked, spacing, request.seed, lambda done: told("shape", done))
-
-
-def _tone(case: Case, request: EditRequest) -> float | None:
-    """The tissue's level where a new tumour comes, as a share of bright tissue's; None in CT, where levels are HU."""
-    if case.ct:
-        return None
-    volume, values = case.volume, suitability.looked_at(case.volume)
-    values = values[values > BODY_SHARE * np.percentile(values, 99)]
-    values = values if request.inside is None else volume.array[request.inside]
-    if request.at is not None and not isinstance(request.at, str):
-        index = np.rint(volume.indices(np.asarray(request.at, float))[::-1]).astype(int)
-        room = np.ceil(TONE_MM / np.array(volume.spacing[::-1])).astype(int)
-        there = volume.array[tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(index, room))]
-        values = there if there.size else values
-    return float(np.median(values)) / suitability.level_of(volume)
-
-
-def _meant_for_lung(case: Case, request: EditRequest) -> bool:
-    """Whether a new tumour comes into a CT's lung, by what is at its place, or in its organ."""
-    volume, organ = case.volume, request.inside
-    if not case.ct or (isinstance(request.at, str) and organ is None):
-        return False
-    if isinstance(request.at, str):
-        return bool(np.median(volume.array[organ]) < LUNG_HU)
-    return shows_lung(volume, None, "CT", request.at)
 
 
 def _lps_spacing(volume: Volume) -> tuple[float, float, float]:

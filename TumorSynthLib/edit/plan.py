@@ -44,7 +44,7 @@ class Plan:
     :param asked: features as asked, `used`: the nearest request that a tumour can meet, `implied`: the spread of intensities
         that the population has with these features, where the request leaves it free.
     :param engine: name of the one that draws, see `texture.engine`.
-    :param lender: tumour of the model's bank whose tissue is used.
+    :param lender: tumour of the model's bank whose tissue is used, turned as it is laid.
     :param unused: options that ask for something which that engine doesn't use.
     """
 
@@ -59,7 +59,7 @@ class Plan:
     asked: Mapping[str, float] = field(default_factory=dict)
     used: Mapping[str, float] = field(default_factory=dict)
     implied: Mapping[str, float] = field(default_factory=dict)
-    lender: str | None = None
+    lender: Lender | None = None
     unused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -223,7 +223,7 @@ def plan_insert(
     if engine == "exemplar":
         return _told(case, Plan(
             "insert", request, engine, new, form=form, texture_from="donor", asked=texture, used=texture,
-            lender=lender and lender.case, warnings=warnings,
+            lender=lender, warnings=warnings,
         ))  # fmt: skip
     asked = edited(case.population, donor_texture(case, request, new), texture)
     wish = nearest(case.population, asked, case.region(new)) if asked else Wish({})

@@ -76,8 +76,12 @@ def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> P
         facts = {"lender": "donor", **({} if case.ct else {"level": round(level, 3)})}
     else:
         assert bank is not None and plan.lender is not None
-        lender = bank.named(plan.lender, case.modality)
-        matte, blur, facts = matte_of(bank, lender), lender.blur_mm, {"lender": lender.case}
+        lender = plan.lender
+        matte, blur, facts = (
+            matte_of(bank, lender),
+            lender.blur_mm,
+            {"lender": lender.case, "turn": lender.turn},
+        )
         level = level_of(case.volume) / lender.level if lender.level else 1.0
     progress("texture", 0.5)
     matte = matte.turned(axes.order)

@@ -325,6 +325,20 @@ def test_what_a_removal_leaves_of_a_nodule_on_the_wall_goes_along():
     assert free.opacity[depth_of(free.mask, SPACING) > 1.5].min() > 0.9, "its cut side is straight"
 
 
+def test_a_vessel_that_runs_into_a_nodule_stays_at_its_place_and_a_spicule_goes_along():
+    image, empty, mask = scene(level=40.0, background=-850.0, noise=8.0)
+    z, y, x = np.indices(SHAPE)
+    vessel, spicule = (
+        (np.hypot(z - 12, across - 20) <= 1.2) & (along > 20) for across, along in ((y, x), (x, y))
+    )
+    spicule &= y < 31
+    image[vessel | spicule], empty[vessel & ~changed_of(mask)] = 40.0, 40.0
+    free, (_, rows, columns) = Source(image, empty, mask, changed_of(mask), SPACING, True).matte()
+    middle = detached(free).opacity[12]
+    assert middle[20 - rows.start, 30 - columns.start] < 0.2, "the vessel came along"
+    assert middle[30 - rows.start, 20 - columns.start] > 0.6, "the spicule stayed behind"
+
+
 def test_what_is_not_one_piece_with_a_nodule_stays_at_its_place():
     image, empty, mask = scene(level=40.0, background=-850.0, noise=8.0)
     beside = ball((12, 20, 30), 1)

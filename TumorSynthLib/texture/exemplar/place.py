@@ -32,6 +32,11 @@ FLAT = 0.1
 BESIDE, CONTACT, APART = 3.0, 2.0, 0.15
 """Voxels in plane from the wall up to which a border lies on it; from there up to which the contour says where the tumour ends
 (less and less up to twice as far); opacity above which what doesn't hang together with the tumour is a piece of its old place."""
+VESSEL_MM, CLEAR, ROOT = 2.0, 0.3, 1.5
+"""Radius of a ball: what of a tumour it doesn't fit into and goes on outside is a vessel, spicules end; opacity from which on it
+is looked at; voxels in plane of a vessel that stay on the tumour."""
+DENSE_HU = -600.0
+"""Vessels beside a tumour in the lung are brighter."""
 RIB_HU = 200.0
 """What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
 BONE_HU, MARROW_MM2 = 180.0, 1000.0
@@ -134,9 +139,10 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     """
     if not matte.in_lung:
         return matte
-    spacing, depth = matte.spacing, depth_of(matte.mask, matte.spacing)
+    spacing, seen = matte.spacing, composed(matte, matte.background) + matte.residual
+    matte = _without_vessels(matte, seen)
     matte = replace(matte, opacity=_in_one_piece(matte.opacity, matte.mask))
-    seen = composed(matte, matte.background) + matte.residual
+    depth = depth_of(matte.mask, spacing)
     wall = allowed(matte.background, spacing, True, is_ct) < 0.5
     level = blur(seen, sigma_of(MatteConfig.crisp, spacing))
     wall |= level > np.maximum(matte.colour + 6 * matte.noise, RIB_HU)
@@ -162,6 +168,29 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     grain, finest = held(matte.grain, free, matte.grain_bound), held(matte.finest, free, bound)
     opacity, own = opacity.astype(np.float32), own.astype(np.float32)
     return replace(matte, mask=mask, opacity=opacity, own=own, grain=grain, finest=finest)
+
+
+def _without_vessels(matte: Matte, seen: np.ndarray) -> Matte:
+    """The tumour without the vessels that run into it; `seen` (D, H, W) is its image at its old place."""
+    spacing = matte.spacing
+    sides = [np.arange(-int(VESSEL_MM / s), int(VESSEL_MM / s) + 1) * s for s in spacing]
+    ball = sum(off**2 for off in np.meshgrid(*sides, indexing="ij")) <= VESSEL_MM**2 + 1e-6
+    there = matte.opacity > CLEAR
+    parts, _ = ndimage.label(ndimage.binary_opening(there, ball))
+    sizes = np.bincount(parts[matte.mask], minlength=2)
+    if not sizes[1:].any():
+        return matte
+    solid = parts == 1 + sizes[1:].argmax()
+    near = (min(spacing[0] / spacing[1], 1.2), 1, 1)  # a thick slice's neighbour may hold the tumour's end
+    thin = there & (ndimage.distance_transform_edt(~solid, near) > ROOT)
+    thin, _ = ndimage.label(thin, np.ones((3, 3, 3)))
+    outside = ndimage.binary_dilation((matte.opacity <= APART) & (seen > DENSE_HU), np.ones((1, 3, 3)))
+    vessel = np.isin(thin, np.setdiff1d(thin[outside], 0))
+    if not vessel.any():
+        return matte
+    left = ramp(blur(ndimage.binary_dilation(vessel) & ~solid, 0.7), 0.1, 0.6)
+    opacity, own = (((1 - left) * values).astype(np.float32) for values in (matte.opacity, matte.own))
+    return replace(matte, mask=matte.mask & (left < 0.5), opacity=opacity, own=own)
 
 
 def _in_one_piece(opacity: np.ndarray, mask: np.ndarray) -> np.ndarray:

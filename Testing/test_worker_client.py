@@ -256,6 +256,33 @@ def test_a_folder_that_can_not_be_used_says_what_helps(number, words):
     assert words in str(job.error) and ("space" in str(job.error)) == (number == errno.ENOSPC)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_scene_changes_in_one_step_and_the_panel_in_the_next(cancelled):
+    """Both at once held up the application's main thread; what is in the scene can't be cancelled any more."""
+    seen = []
+
+    class Client:
+        def request(self, message, onEvent):
+            self.onEvent = onEvent
+            return 1
+
+        def pump(self, seconds):
+            self.onEvent(wire.Done(1))
+
+        def cancel(self, number):
+            seen.append("cancel")
+
+    calls = {"onDone": seen.append, "onCancel": lambda: seen.append("cancelled")}
+    job = EditJob(
+        "remove", Client(), iter(()), dict, lambda event, seconds: seen.append("scene") or "outcome", calls
+    )
+    job.step()
+    job.step()
+    assert seen == ["scene"] and job.isRunning()
+    job.cancel() if cancelled else job.step()
+    assert seen == ["scene", "outcome"] and job.outcome == "outcome" and not job.isRunning()
+
+
 def test_files_of_results_are_taken_away():
     exchange = Exchange()
     mask = nodes.Mask((slice(1, 3), slice(0, 2), slice(4, 6)), np.ones((2, 2, 2), bool))

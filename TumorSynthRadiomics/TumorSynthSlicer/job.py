@@ -46,6 +46,7 @@ class EditJob:
         self._stepping, self._number = False, 0  # the number of the request, once it is sent
         self._running, self._started = True, time.monotonic()
         self._fraction = 0.0
+        self._applied: Outcome | None = None  # the scene holds it, nobody has been told
         self.outcome: Outcome | None = None
         self.error: TumorSynthError | None = None
 
@@ -54,6 +55,9 @@ class EditJob:
 
     def cancel(self) -> None:
         if not self._running:
+            return
+        if self._applied is not None:
+            self._end(outcome=self._applied)
             return
         if self._number:
             self._client.cancel(self._number)
@@ -85,7 +89,9 @@ class EditJob:
             return
         self._stepping = True
         try:
-            if self._number:
+            if self._applied is not None:
+                self._end(outcome=self._applied)
+            elif self._number:
                 self._client.pump(waitSeconds)
             else:
                 self._send()
@@ -121,11 +127,9 @@ class EditJob:
     def _done(self, event: wire.Done) -> None:
         self._progress("receive", RECEIVED, 0.0)
         try:
-            outcome = self._finish(event, time.monotonic() - self._started)
+            self._applied = self._finish(event, time.monotonic() - self._started)  # the next step tells of it
         except TumorSynthError as error:
             self._end(error=error)
-            return
-        self._end(outcome=outcome)
 
     def _progress(self, stage: str, fraction: float, remaining: float | None = None) -> None:
         self._fraction = max(self._fraction, fraction)

@@ -10,6 +10,7 @@ import pytest
 from scipy import ndimage, sparse
 
 from TumorSynthLib.errors import Cancelled, InputError
+from TumorSynthLib.texture.exemplar import shiftmap
 from TumorSynthLib.texture.exemplar.grain import _islands
 from TumorSynthLib.texture.exemplar.hole import HoleConfig, next_slices, rim_width, surroundings
 from TumorSynthLib.texture.exemplar.lenders import Atlas, LenderConfig, describe
@@ -83,6 +84,20 @@ def test_seams_leave_little_in_the_finest_grain_of_a_smooth_mr():
         for i in (image, made)
     ]
     assert 0.7 < high[1] / high[0] < 1.9  # 2.4 with the seams as they are
+
+
+def test_little_tissue_is_not_repeated_by_turns(monkeypatch):
+    """Blocks that all leave a piece together must not all come back to it: regular patterns are seen."""
+    seen, choices = [], []
+    used, spread = shiftmap._used, shiftmap.propagate
+    monkeypatch.setattr(shiftmap, "_used", lambda *a: seen.append(a[:4]) or used(*a))
+    monkeypatch.setattr(shiftmap, "propagate", lambda *a: choices.append(spread(*a)) or choices[-1])
+    image, mask = tissue(), ball(radius_mm=16.0)
+    lend = np.zeros_like(mask)
+    lend[:, 8:64, 50:62] = True
+    remove(image, mask, SPACING, is_ct=False, lend=lend)
+    repeated = [used(*seen[0], c)[np.arange(len(c)), c].mean() for c in choices]
+    assert repeated[-1] < 0.8 * repeated[0]
 
 
 def test_strict_changes_the_mask_only():

@@ -102,8 +102,11 @@ def choose(
     tick(0.7)
     first, second, pair = (np.concatenate(e, -1) for e in zip(*edges))
     choice = propagate(unary, first, second, pair, config.rounds, config.damping, config.sweeps)
-    for _ in range(config.turns):
-        again = unary + config.repeated * _used(atlas, pieces, blocks, options, choice)
+    used = np.zeros_like(unary)
+    for turn in range(config.turns):
+        # the mean over all turns: what the last one alone left would be taken again by all blocks at once
+        used += _used(atlas, pieces, blocks, options, choice)
+        again = unary + config.repeated / (turn + 1) * used
         choice = propagate(again, first, second, pair, config.rounds, config.damping, config.sweeps)
     out = np.full(blocks.node.shape, -1)
     out[blocks.node >= 0] = options[np.arange(len(options)), choice]

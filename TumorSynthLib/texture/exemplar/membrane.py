@@ -75,20 +75,24 @@ def _correction(tissue, atlas, pieces, labels, hole, spacing, kind: str, config:
     for axis, sign, rows, beside in neighbours(nodes, fill.shape):
         weight, step = (spacing[1] / spacing[axis]) ** 2, sign * atlas.strides[axis]
         other = ids[beside]
-        p, q = rows[other >= 0], other[other >= 0]
-        # both copies at both voxels of the pair
-        four = np.stack(
-            [
-                place[p] + offset[p],
-                place[p] + step + offset[p],
-                place[p] + offset[q],
-                place[p] + step + offset[q],
-            ]
-        )
-        values = level[four].astype(float)
-        jump = 0.5 * (values[0] + values[1] - values[2] - values[3])
+        if sign > 0:
+            p, q = rows[other >= 0], other[other >= 0]
+            # both copies at both voxels of the pair
+            four = np.stack(
+                [
+                    place[p] + offset[p],
+                    place[p] + step + offset[p],
+                    place[p] + offset[q],
+                    place[p] + step + offset[q],
+                ]
+            )
+            values = level[four].astype(float)
+            jump = 0.5 * (values[0] + values[1] - values[2] - values[3])
+            jump = np.where(atlas.lends(four).all(0), soft(jump), 0)
+        else:  # the same pairs, seen from their other voxels
+            p, q, jump = q, p, -jump
         diagonal[p] += weight
-        right[p] -= weight * np.where(atlas.lends(four).all(0), soft(jump), 0)
+        right[p] -= weight * jump
         links.append((p, q, np.full(len(p), -weight)))
         r = rows[(other < 0) & usable[beside]]
         sure = weight * atlas.lends(place[r] + step + offset[r])

@@ -57,9 +57,20 @@ def _pairs(atlas: Atlas, place, offsets, options, first, second, step) -> np.nda
         )
         for a in range(count):
             for b in range(count):
-                apart = sum((p - q) ** 2 for p, q in zip(x[a], y[b]))
-                pair[a, b] += apart * np.float32(0.5 / SCALE**2)
+                apart = _squares(x[a], y[b])
+                apart *= np.float32(0.5 / SCALE**2)
+                pair[a, b] += apart
     return pair
+
+
+def _squares(some, others) -> np.ndarray:
+    """Squared differences, summed over the features: float32 (n,)."""
+    total, *more = (p - q for p, q in zip(some, others))
+    total *= total
+    for apart in more:
+        apart *= apart
+        total += apart
+    return total
 
 
 def _of_itself(atlas: Atlas, places, copies, costs: Costs) -> np.ndarray:

@@ -140,7 +140,7 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     if not matte.in_lung:
         return matte
     spacing, seen = matte.spacing, composed(matte, matte.background) + matte.residual
-    matte = _without_vessels(matte, seen)
+    whole, matte = int(matte.mask.sum()), _without_vessels(matte, seen)
     matte = replace(matte, opacity=_in_one_piece(matte.opacity, matte.mask))
     depth = depth_of(matte.mask, spacing)
     wall = allowed(matte.background, spacing, True, is_ct) < 0.5
@@ -152,7 +152,7 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
         return matte
     away, mask = np.maximum(-depth_of(contact, spacing), 0), matte.mask
     if contact.sum() > FLAT * border.sum():
-        mask, depth = _rounded(mask, depth, away, spacing)
+        mask, depth = _rounded(mask, depth, away, spacing, LEAST_ROUND * whole)
     near = ramp(-away, -2 * CONTACT, -CONTACT)
     cut = np.maximum(near, matte.mask & ~mask)
     dense = ramp(level, 2 * WALL_HU, WALL_HU)  # the wall next to it hides how far it goes, lung doesn't
@@ -190,7 +190,9 @@ def _without_vessels(matte: Matte, seen: np.ndarray) -> Matte:
         return matte
     left = ramp(blur(ndimage.binary_dilation(vessel) & ~solid, 0.7), 0.1, 0.6)
     opacity, own = (((1 - left) * values).astype(np.float32) for values in (matte.opacity, matte.own))
-    return replace(matte, mask=matte.mask & (left < 0.5), opacity=opacity, own=own)
+    pieces, _ = ndimage.label(matte.mask & (left < 0.5))
+    mask = np.isin(pieces, np.setdiff1d(pieces[solid], 0))  # without what only a vessel joined to it
+    return replace(matte, mask=mask, opacity=opacity, own=own)
 
 
 def _in_one_piece(opacity: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -203,10 +205,10 @@ def _in_one_piece(opacity: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return opacity * (1 - ramp(blur(ndimage.binary_dilation(loose, iterations=2) & ~whole, 0.7), 0.1, 0.6))
 
 
-def _rounded(mask: np.ndarray, depth, away, spacing) -> tuple[np.ndarray, np.ndarray]:
+def _rounded(mask: np.ndarray, depth, away, spacing, least: float) -> tuple[np.ndarray, np.ndarray]:
     """The mask with the corners of its flat side cut round, and its depth (`matte.depth_of`); elsewhere as it is.
 
-    :param away: (D, H, W) voxels in plane from the flat side.
+    :param away: (D, H, W) voxels in plane from the flat side; `least` voxels are to be left.
     """
     radius = (3 * mask.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3) / spacing[1]
     near = ramp(-away, -0.6 * radius, -0.3 * radius)
@@ -214,7 +216,7 @@ def _rounded(mask: np.ndarray, depth, away, spacing) -> tuple[np.ndarray, np.nda
         soft = blur(depth, sigma_of(share * radius, spacing))
         soft = depth + near * (np.minimum(depth, soft) - depth)
         round_ = mask & (soft > 0)
-        if round_.sum() >= LEAST_ROUND * mask.sum():
+        if round_.sum() >= least:
             return round_, soft
     return mask, depth
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.texture.exemplar.bands import BANDS, Bands, Filter, grain_kernel
@@ -44,8 +45,6 @@ def test_bands_add_up(tumour):
 
 
 def test_the_filter_equals_a_convolution(tumour):
-    from scipy import ndimage
-
     box = tumour[0][3:6]
     expected = np.stack([ndimage.convolve(s.astype(float), grain_kernel(), mode="nearest") for s in box])
     np.testing.assert_allclose(Filter(box.shape).grain(box), expected, atol=1e-4)  # of some 100
@@ -62,7 +61,7 @@ def test_a_change_without_grain_has_none(tumour):
     assert bands.filter.grain(box)[bands.mask].std() < 0.2 * before
 
 
-@pytest.mark.parametrize("mean, variance", [(65.0, 400.0), (55.0, 150.0)])
+@pytest.mark.parametrize("mean, variance", [(65.0, 220.0), (55.0, 150.0)])
 def test_mean_and_variance_are_met_and_nothing_else_moves(tumour, mean, variance):
     image, mask = tumour
     made = retexture(image, mask, SPACING, asked(Mean=mean, Variance=variance), measure_in(mask), SPREAD)
@@ -71,6 +70,42 @@ def test_mean_and_variance_are_met_and_nothing_else_moves(tumour, mean, variance
     assert not made.missed and not made.warnings
     np.testing.assert_array_equal(made.values[~mask], image[~mask])
     assert np.corrcoef(values, image[mask])[0, 1] > 0.9
+
+
+def test_what_cant_be_reached_doesnt_hold_up_the_rest(tumour):
+    """The search once found no step at all where one of two features was out of reach."""
+    image, mask = tumour
+    made = retexture(image, mask, SPACING, asked(Mean=65.0, Variance=900.0), measure_in(mask), SPREAD)
+    assert abs(made.values[mask].mean() - 65) < 2
+    assert made.values[mask].var() > image[mask].var() * 1.3
+
+
+def test_noise_isnt_scaled_but_by_strength():
+    """Upward sliders once made salt and pepper of a scan's noise."""
+    rng = np.random.default_rng(3)
+    z, y, x = np.indices((8, 48, 48), float)
+    mask = ((z - 3.5) / 3) ** 2 + ((y - 24) / 16) ** 2 + ((x - 24) / 16) ** 2 < 1
+    noise = 20 * rng.standard_normal(mask.shape)
+    knot = 120 * np.exp(-((y - 24) ** 2 + (x - 30) ** 2) / 8)
+    bands = Bands((60 + noise + knot).astype(np.float32), mask, SPACING)
+    scaled = bands.moving(0.0)[:3].std(1) / bands.parts[1:4].std(1)
+    far = (np.hypot(y - 24, x - 30) > 8)[mask]
+    assert np.abs(bands.moving(0.0)[0, far]).mean() < 0.1 * np.abs(bands.parts[1, far]).mean()
+    assert scaled[1] > 0.5  # the knot
+    np.testing.assert_allclose(bands.moving(1.0), bands.parts[1:5])
+
+
+def test_what_is_mostly_air_is_left_alone(tumour):
+    """Stronger or weaker bands once made a nodule's edge hard."""
+    image, mask = tumour
+    soft = np.where(mask, image, -800).astype(np.float32)
+    soft = ndimage.gaussian_filter(soft, (0, 1.0, 1.0))
+    bands = Bands(soft, ndimage.binary_dilation(mask, np.ones((1, 3, 3)), 2), SPACING)
+    space = Numbers(bands, tissue_limits(bands), (-np.inf, np.inf), False)
+    edge = bands.share < 0.2
+    for gain in (-0.6, 0.6):
+        change = np.abs(space.values(np.array([0, gain, gain, gain, 0, 0, 0.0])) - bands.own)
+        assert edge.sum() > 50 and change[edge].mean() < 0.15 * change.max()
 
 
 def test_what_is_there_already_changes_nothing(tumour):
@@ -205,7 +240,7 @@ def test_no_voxel_moves_further_than_the_strength_allows(tumour):
     assert np.abs(space.values(np.zeros(len(space.fields))) - bands.own).max() < 1e-9
 
 
-@pytest.mark.parametrize("wanted", [25.0, 85.0])
+@pytest.mark.parametrize("wanted", [25.0, 55.0])
 def test_a_real_nodule_keeps_its_pattern_and_its_finest_grain(shared_data, wanted):
     from TumorSynthLib.editor import Editor, EditRequest
     from TumorSynthLib.volume import read_image, read_mask
@@ -237,6 +272,6 @@ def test_a_level_that_is_to_stay_doesnt_hold_up_the_rest(shared_data):
     own = editor.extract(volume, mask, "CT", ("firstorder", "glcm"))
     mean, contrast = "original_firstorder_Mean", "original_glcm_Contrast"
     wanted = {mean: own[mean], contrast: 2 * own[contrast]}
-    result = editor.retexture(volume, mask, EditRequest(features=wanted, modality="CT"))
+    result = editor.retexture(volume, mask, EditRequest(features=wanted, modality="CT", strength=0.8))
     assert result.reached[contrast] == pytest.approx(wanted[contrast], rel=0.01)
     assert result.reached[mean] == pytest.approx(wanted[mean], abs=0.5)

@@ -259,14 +259,14 @@ class Editor:
         A slider beyond its range is taken to about the range's end. Seconds for a nodule, longer for large tumours.
 
         :param features: names of first-order, GLCM, GLRLM and GLSZM features.
-        :param request: says modality and region.
+        :param request: says modality, region and strength.
         """
         request, told = request or EditRequest(), Progress(progress)
         if self.several:
             return self.painting(request.region).reachable(volume, mask, features, request, progress)
         named = {name: next(iter(resolved({name: 1.0}))) for name in features}
         case = self._open("synthesize", volume, mask, request, told)
-        found = reachable(case, named.values(), told)
+        found = reachable(case, named.values(), request.strength, told)
         roots = {name: FEATURES[resolve(name)[0]].short == "StandardDeviation" for name in named}
         return {
             n: tuple(float(np.sqrt(v)) if roots[n] else v for v in found[full]) for n, full in named.items()

@@ -151,8 +151,9 @@ class EditRequest:
     :param zone: mm around what is removed in which the tissue may change; None is 2 in lung and 5 elsewhere.
     :param strict: no voxel outside the mask changes.
     :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours).
-    :param strength: how far the voxels of a tumour that is there may be moved for features, in 4 local standard deviations;
-        0: seven numbers only, 1: drawn anew. None is 0.3 for `retexture` and without a model, and else 1.
+    :param strength: how far the voxels of a tumour that is there may be moved for features, in 4 local standard deviations,
+        and the share of its noise that is made stronger with its structure; 0: seven numbers only, 1: drawn anew.
+        None is 0.3 for `retexture` and without a model, and else 1.
     :param reachable: find how far each asked feature could go, too, by the tumour's own tissue.
     :param priority: "look": a donor lends its tissue; "features": its contour's features are drawn until they are reached. None
         is "look" for `retexture`, and else "features".

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.resampling import bounding_box
+from TumorSynthLib.texture.exemplar.structure import structure_of
 
 SAME = 1e-4  # weight of a normalised convolution below which there is nothing to divide by
 
@@ -30,6 +31,8 @@ class BandConfig:
     :param rim: in-plane voxels below the border over which a change fades in.
     :param apart: robust standard deviations between core and surroundings, above which a voxel's share of tumour is read off its
         level instead of its depth.
+    :param other: of the core's robust standard deviations off it, beyond which a place is another tissue, or air.
+    :param edge: in-plane voxels from such a place up to which is edge, and from which on is none.
     :param least_share: of tumour that a voxel counts with in a mean, so that there always is one.
     :param passes: times that a change is freed of grain, between which it is cut to the mask: the cut makes some anew.
     """
@@ -40,6 +43,8 @@ class BandConfig:
     sigmas: tuple[float, float, float] = (1.0, 2.0, 4.0)
     rim: float = 2.5
     apart: float = 4.0
+    other: float = 6.0
+    edge: tuple[float, float] = (2.0, 6.0)
     least_share: float = 0.05
     passes: tuple[int, ...] = (2, 1)
 
@@ -53,7 +58,7 @@ def robust_sd(values: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) + 1e-6
 
 
-def _eased(share: np.ndarray) -> np.ndarray:
+def eased(share: np.ndarray) -> np.ndarray:
     """0 to 1 without a kink at either end."""
     held = np.clip(share, 0.0, 1.0)
     return held**2 * (3 - 2 * held)
@@ -116,6 +121,7 @@ class Bands:
             z,
             *(slice(max(s.start - config.kernel_voxels, 0), s.stop + config.kernel_voxels) for s in plane),
         )
+        self.whole = image, mask
         self.image = np.asarray(image[self.box], np.float64)
         self.mask = np.ascontiguousarray(mask[self.box])
         self.spacing = np.asarray(spacing[::-1], np.float64)
@@ -124,8 +130,10 @@ class Bands:
         self.own = self.image[self.mask]
         self.depth = self._distance(self.mask)[self.mask]
         self.around: np.ndarray | None = None  # intensities beside the tumour, where they tell it apart
-        self.fade = _eased((self.depth - 0.5) / config.rim)
+        self.fade = eased((self.depth - 0.5) / config.rim)
         self.share, self.shifting = self._shares()
+        # What is mostly air takes part in a shift alone: stronger or weaker, bent or moved, it would harden or fill the edge.
+        self.tissue = self.fade * eased(1.5 * self.share - 0.25)
         self._weight = np.zeros(self.mask.shape)
         self._weight[self.mask] = np.maximum(self.share, config.least_share)
         self.parts = self.split(self.image)
@@ -144,16 +152,27 @@ class Bands:
         """
         plane = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
         ring = ndimage.binary_dilation(self.mask, plane, 4) & ~ndimage.binary_dilation(self.mask, plane, 1)
-        core = float(np.median(self.own[self.depth >= np.quantile(self.depth, 0.6)]))
+        deep = self.own[self.depth >= np.quantile(self.depth, 0.6)]
+        core = float(np.median(deep))
         around = self.image[ring]
+        level = ndimage.gaussian_filter(self.image, 0.5 * self.voxel / self.spacing, truncate=3.0)
+        self.inner = self._inner(np.abs(level - core) <= self.config.other * robust_sd(deep))
         if not len(around) or abs(core - np.median(around)) < self.config.apart * robust_sd(around):
             return np.ones(len(self.own)), self.fade
         self.around = around
-        level = ndimage.gaussian_filter(self.image, 0.5 * self.voxel / self.spacing, truncate=3.0)
         share = np.clip((level - np.median(around)) / (core - np.median(around)), 0, 1)
         lung = self.mask | (share < 0.5)
-        reached = _eased((self._distance(lung)[self.mask] - 0.5) / self.config.rim)
+        self.inner = self._inner(share >= 0.5)
+        reached = eased((self._distance(lung)[self.mask] - 0.5) / self.config.rim)
         return share[self.mask], share[self.mask] * reached
+
+    def _inner(self, same: np.ndarray) -> np.ndarray:
+        """(n,) 0 at the tumour's edge to other tissue or air, 1 away from it.
+
+        :param same: (D, H, W) bool, where the tissue is the tumour's by its level.
+        """
+        first, last = self.config.edge
+        return eased((self._distance(same)[self.mask] - first) / (last - first))
 
     def split(self, box: np.ndarray) -> np.ndarray:
         """(6, n) bands of a box of the same grid, see `BANDS`; they add up to its voxels in the mask."""
@@ -189,6 +208,20 @@ class Bands:
         out = np.array(image, np.float32)
         out[self.box][self.mask] = values
         return out
+
+    @cached_property
+    def structure(self) -> np.ndarray:
+        """(4, n) what of the bands from fine to rest is no noise (`structure.py`)."""
+        return np.concatenate([structure_of(self), self.parts[4:5]])
+
+    def moving(self, strength: float) -> np.ndarray:
+        """(4, n) what of the bands from fine to rest is made stronger: structure, and that share of their noise."""
+        return self.structure + strength * (self.parts[1:5] - self.structure)
+
+    @cached_property
+    def clean(self) -> np.ndarray:
+        """(n,) the tumour without its grain and the noise of the fine band: what values may be held or bent by."""
+        return self.parts[2:].sum(0) + self.structure[0]
 
     @cached_property
     def noise(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import Bands, robust_sd
 
@@ -24,16 +25,20 @@ class LimitConfig:
     :param around: per cent of the voxels around left out at either end: where darker tissue is around, no voxel gets darker
         than that, and where brighter tissue is, none gets brighter.
     :param knee: of the distance between the plateau's limits, over which they are approached.
+    :param beside: in-plane voxels around an edge (`Bands.inner`) within which the tumour is as bright, and what is beside it as
+        dark, as stronger detail may make the edge; `even`: in-plane voxels, the Gaussian of that level.
     """
 
     own: float = 1.0
     strange: float = 8.0
     bulk: float = 25.0
-    noise: float = 3.0
+    noise: float = 1.5
     unknown: float = 1.5
     core: float = 0.4
     around: float = 20.0
     knee: float = 0.1
+    beside: float = 4.0
+    even: float = 2.0
 
 
 CONFIG = LimitConfig()
@@ -47,6 +52,7 @@ class Limits:
     :param lowest, highest: of single voxels.
     :param core: median of the tumour's own plateau away from its border.
     :param knee: distance over which a limit is approached.
+    :param floor, ceiling: (n,) of each voxel's detail.
     """
 
     low: float
@@ -55,6 +61,8 @@ class Limits:
     highest: float
     core: float
     knee: float
+    floor: np.ndarray
+    ceiling: np.ndarray
 
 
 def tissue_limits(bands: Bands, population=None, config: LimitConfig = CONFIG) -> Limits:
@@ -63,7 +71,7 @@ def tissue_limits(bands: Bands, population=None, config: LimitConfig = CONFIG) -
     :param population: `radiomics.population.Population` of tumours of this kind and modality; None: by the tumour alone.
     """
     deep = bands.depth >= np.quantile(bands.depth, 1 - config.core)
-    plateau, detail = bands.parts[2:].sum(0), bands.parts[:2].sum(0)
+    plateau, detail = bands.parts[2:].sum(0), bands.parts[1]
     core, sd = float(np.median(plateau[deep])), robust_sd(bands.own)
     mine = plateau[np.abs(plateau - core) <= config.strange * sd]
     low, high = np.percentile(mine, [config.own, 100 - config.own])
@@ -82,7 +90,18 @@ def tissue_limits(bands: Bands, population=None, config: LimitConfig = CONFIG) -
         else:
             highest = min(highest, max(brightest, core))
     knee = config.knee * float(high - low)
-    return Limits(float(low), float(high), float(lowest), float(highest), core, knee)
+    floor, ceiling = _beside(bands, lowest, highest, config)
+    return Limits(float(low), float(high), float(lowest), float(highest), core, knee, floor, ceiling)
+
+
+def _beside(bands: Bands, lowest: float, highest: float, config: LimitConfig):
+    """(n,) lowest and highest of each voxel's detail."""
+    ends = np.full((2, len(bands.own)), [[lowest], [highest]])
+    wide = bands.voxel / bands.spacing
+    level = ndimage.gaussian_filter(bands.image, config.even * wide, truncate=3.0)
+    size = 2 * np.floor(config.beside * wide).astype(int) + 1
+    near = np.stack([f(level, size)[bands.mask] for f in (ndimage.minimum_filter, ndimage.maximum_filter)])
+    return near + bands.inner * (ends - near)
 
 
 def _quantile(population, short: str, percent: float, default: float) -> float:
@@ -94,7 +113,7 @@ def _quantile(population, short: str, percent: float, default: float) -> float:
     )
 
 
-def softly_held(change: np.ndarray, base: np.ndarray, low: float, high: float, knee: float) -> np.ndarray:
+def softly_held(change: np.ndarray, base: np.ndarray, low, high, knee: float) -> np.ndarray:
     """A change of `base` that ends between low and high, bending over `knee` before them; what lies beyond moves inwards only."""
     size = np.abs(change)
     room = np.maximum(np.where(change > 0, high - base, base - low), 0.0)

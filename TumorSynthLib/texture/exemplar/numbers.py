@@ -15,7 +15,7 @@ from TumorSynthLib.texture.exemplar.limits import Limits, softly_held
 from TumorSynthLib.texture.exemplar.search import Goal
 
 NUMBERS = ("grain", "fine", "medium", "coarse", "rest", "shift", "bend")
-SHIFT, BEND = 5, 6
+FINE, REST, SHIFT, BEND = 1, 4, 5, 6
 CORE = 0.6  # of the voxels by depth: the deeper ones are a tumour's core
 
 
@@ -25,28 +25,39 @@ class NumberConfig:
 
     :param price: of the square of each. Grain is what betrays an edit; a shift darkens or lightens the whole tumour.
     :param level_price: of the shift where a feature of the level is asked for.
-    :param grain: gains of the grain at least and at most: its power stays within .77 to 1.3 of the scan's.
+    :param grain: gains of the grain at least and at most: its power stays within .86 to 1.15 of the scan's.
     :param least, most: gains of the other bands at least and at most, from fine to rest; beyond them structure turns into
         knots, and the level into clouds.
     :param many: power of those bounds where many features are asked for, of which none is to be met at any price.
+    :param edge: share of stronger detail that an edge to other tissue is spared: a scan sharpens none.
     :param bend: log power at most.
     :param drift: of the tumour's robust standard deviation that its core may get lighter or darker where no level is asked for:
         beyond it an edge shows where the change fades out.
+    :param stronger: log gain of a band from which on the core gets no darker at all: behind stronger detail that shows a rim.
     :param step: of the numeric derivatives.
     """
 
     price: tuple[float, ...] = (40.0, 2.5, 1.5, 1.5, 2.0, 30.0, 25.0)
     level_price: float = 2.0
-    grain: tuple[float, float] = (0.88, 1.14)
-    least: tuple[float, ...] = (0.25, 0.25, 0.3, 0.5)
-    most: tuple[float, ...] = (3.0, 3.5, 3.0, 1.7)
+    grain: tuple[float, float] = (0.93, 1.07)
+    least: tuple[float, ...] = (0.35, 0.35, 0.4, 0.5)
+    most: tuple[float, ...] = (3.0, 3.0, 2.0, 1.5)
     many: float = 0.6
+    edge: float = 0.25
     bend: float = 0.4
     drift: float = 1.0
+    stronger: float = 0.3
     step: tuple[float, ...] = (0.03, 0.05, 0.05, 0.05, 0.05, 0.05, 0.03)
 
 
 CONFIG = NumberConfig()
+
+
+def tamed(theta: np.ndarray) -> np.ndarray:
+    """Numbers (7,) whose rest gets no weaker than what is finer: a core that darkens behind stronger detail shows a rim."""
+    held = theta.copy()
+    held[REST] = max(theta[REST], min(0.0, theta[FINE : REST - 1].max()))
+    return held
 
 
 class Numbers:
@@ -57,31 +68,34 @@ class Numbers:
     :param bounds: lowest and highest value that can be stored.
     :param level_kept: the tumour's mean stays where it is.
     :param level_asked: the level may go as far as tissue allows.
+    :param strength: 0 to 1, how much of the noise is made stronger with the structure (`Bands.moving`).
     """
 
     def __init__(
         self, bands: Bands, limits: Limits, bounds, level_kept: bool, level_asked: bool = False,
-        config: NumberConfig = CONFIG,
+        strength: float = 0.0, config: NumberConfig = CONFIG,
     ):  # fmt: skip
         self.bands, self.limits, self.bounds, self.level_kept = bands, limits, bounds, level_kept
         self.config, self.step = config, np.array(config.step)
-        self.base, self.fade = bands.own, bands.fade
+        self.base, self.clean, self.fade = bands.own, bands.clean, bands.fade
         self.sd = max(robust_sd(self.base), bands.noise)
         self.drift = None if level_asked else config.drift * self.sd
         self.core = bands.depth >= np.quantile(bands.depth, CORE)
         self.shifted = self.sd * bands.shifting
-        spread = [bands.without_grain(self.fade * part) for part in bands.parts[1:5]]
-        self.basis = np.stack([self.fade * bands.parts[0], *spread, bands.without_grain(self.shifted)])
+        # (2, 4, n) of what is made weaker, whose noise goes along, and stronger.
+        self.moving = bands.tissue * np.stack([bands.moving(1.0), bands.moving(strength)])
+        self.spread = np.stack([[bands.without_grain(part) for part in parts] for parts in self.moving])
+        self.grain, self.level = self.fade * bands.parts[0], bands.without_grain(self.shifted)
         self.even = bands.without_grain(self.fade)
-        self.plateau = bands.parts[2:].sum(0)
-        self.faded = self.fade * bands.parts[2:5]
+        self.plateau = self.clean - bands.structure[0]
         self.ends = limits.lowest, limits.highest
 
     def values(self, theta: np.ndarray) -> np.ndarray:
         """Voxels (n,) of numbers (7,); the tumour's own for zeros."""
-        weight = np.append(np.expm1(theta[:5]), theta[SHIFT])
-        change = weight @ self.basis
-        grain = weight[0] * self.basis[0]
+        theta = tamed(theta)
+        weight, stronger = np.expm1(theta[:5]), (theta[FINE : REST + 1] > 0).astype(int)
+        grain = weight[0] * self.grain
+        change = grain + weight[FINE:] @ self.spread[stronger, range(4)] + theta[SHIFT] * self.level
         more = self._beyond(change, theta)
         if np.abs(more).max() > 1e-6 * self.sd:
             change = change + self.bands.without_grain(more)
@@ -90,7 +104,8 @@ class Numbers:
             change = change - off * self.even
         elif self.drift is not None:
             core = float(change[self.core].mean())
-            change = change - (core - np.clip(core, -self.drift, self.drift)) * self.even
+            darker = self.drift * max(0.0, 1 - max(0.0, theta[FINE:REST].max()) / self.config.stronger)
+            change = change - (core - np.clip(core, -darker, self.drift)) * self.even
         return np.clip(
             self.base + change, np.minimum(self.bounds[0], self.base), np.maximum(self.bounds[1], self.base)
         )
@@ -98,14 +113,19 @@ class Numbers:
     def _beyond(self, change: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """(n,) what tissue and the bend of values add to a change that is linear in the numbers."""
         limits, (low, high), power = self.limits, self.ends, float(theta[BEND])
-        wide = np.expm1(theta[2:5]) @ self.faded + theta[SHIFT] * self.shifted
-        detail, held = change - wide, wide
+        moving = self.moving[(theta[FINE : REST + 1] > 0).astype(int), range(4)]
+        wide = np.expm1(theta[2:5]) @ moving[1:] + theta[SHIFT] * self.shifted
+        gains = np.expm1(theta[FINE:REST]) @ moving[:3]
+        more = np.expm1(np.maximum(theta[FINE:REST], 0.0)) @ moving[:3]
+        held = gains - self.config.edge * (1 - self.bands.inner) * more
+        sharp = softly_held(held, self.clean, limits.floor, limits.ceiling, limits.knee) - gains
+        detail, held = change - wide + sharp, wide
         if power:
-            bent = self.fade * (self._bent(self.plateau + wide, power) - self.plateau - wide)
-            whole = self.base + change
-            held, detail = wide + bent, detail + self.fade * (self._bent(whole, power) - whole) - bent
+            bent = self.bands.tissue * (self._bent(self.plateau + wide, power) - self.plateau - wide)
+            whole = self.clean + change
+            held, detail = wide + bent, detail + self.bands.tissue * (self._bent(whole, power) - whole) - bent
         held = softly_held(held, self.plateau, limits.low, limits.high, limits.knee)
-        return softly_held(held + detail, self.base, low, high, limits.knee) - change
+        return softly_held(held + detail, self.clean, low, high, limits.knee) - change
 
     def _bent(self, values: np.ndarray, power: float) -> np.ndarray:
         low, high = self.ends

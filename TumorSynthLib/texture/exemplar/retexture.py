@@ -18,7 +18,7 @@ import numpy as np
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.limits import Limits, tissue_limits
-from TumorSynthLib.texture.exemplar.numbers import NUMBERS, Numbers
+from TumorSynthLib.texture.exemplar.numbers import NUMBERS, Numbers, tamed
 from TumorSynthLib.texture.exemplar.search import Goal, SearchConfig, Solution, solve
 from TumorSynthLib.texture.exemplar.voxels import Voxels
 from TumorSynthLib.texture.request import scales_of, sigma
@@ -44,7 +44,7 @@ class RetextureConfig:
     met: float = 0.05
     near: float = 0.02
     enough: float = 0.004
-    voxel_rounds: int = 3
+    voxel_rounds: int = 1
     coarse_unit: float = 0.25
     beyond: float = 6.0
 
@@ -111,45 +111,53 @@ class Slider:
         found = self._measure(self.bands.put(values, self.image), tuple(names))
         return {n: float(found[n]) for n in names}
 
-    def moved(self, asked: Mapping[str, float], strength: float = 0.0, seed: int = 0) -> Retextured:
+    def moved(
+        self, asked: Mapping[str, float], strength: float = 0.0, seed: int = 0, voxels: bool = True
+    ) -> Retextured:
         """The tumour with some features asked to be different, each as near as tissue allows.
 
-        :param strength: 0: seven numbers only; else single voxels may be moved by this times 4 local standard deviations for
-            what the numbers leave; but not where the level is asked for, whose end is tissue's.
-        :param seed: of those moves.
+        :param strength: share of the scan's noise that is made stronger with structure, for few features. 0: seven numbers
+            only; else single voxels may be moved by this times 4 local standard deviations for what the numbers leave; but not
+            where another level is asked for, whose end is tissue's.
+        :param seed: of those moves; `voxels`: whether there are any.
         """
         goal = self._goal(asked)
-        stage, values, found = self._solved(goal)
-        if strength > 0 and found.worst > self.config.near and not (goal.exact and goal.level):
+        stage, values, found = self._solved(goal, strength)
+        level = goal.free(goal.error(self.own(goal.names)), self.config.near).level
+        if voxels and strength > 0 and found.worst > self.config.near and not (goal.exact and level):
             better = self._voxels(goal, values, found, strength, seed)
             stage, values = ("voxels", better) if better is not None else (stage, values)
         reached = self.measured(values, goal.names)
         off = {n: (reached[n] - v) / sigma(self.spread, n, v) for n, v in asked.items()}
         missed = {n: d for n, d in off.items() if abs(d) > self.config.met}
         limits = {n: reached[n] for n in missed} if goal.exact else {}
-        made, numbers = self.bands.put(values, self.image), dict(zip(NUMBERS, map(float, found.theta)))
+        made, numbers = self.bands.put(values, self.image), dict(zip(NUMBERS, map(float, tamed(found.theta))))
         return Retextured(made, stage, numbers, reached, missed, limits, self._advice(asked, limits))
 
     def _voxels(
         self, goal: Goal, values: np.ndarray, before: Solution, strength: float, seed: int
     ) -> np.ndarray | None:
         """Voxels (n,) moved until the features are nearer; None where that gains nothing."""
-        space = Voxels(self.bands, self.limits, self.bounds, values, strength, seed)
+        space = Voxels(self.bands, self.limits, self.bounds, values, strength, seed, goal.exact)
         search = SearchConfig(rounds=self.config.voxel_rounds, wider=(1.0,))
         found = solve(space, lambda v: self.measured(v, goal.names), goal, config=search)
         made = space.without_specks(space.values(found.theta))
         left = goal.error(self.measured(made, goal.names))
         return made if np.abs(left).sum() < np.abs(before.error).sum() else None
 
-    def reachable(self, name: str, strength: float = 0.0, seed: int = 0) -> tuple[float, float]:
+    def reachable(
+        self, name: str, strength: float = 0.0, seed: int = 0, voxels: bool = True
+    ) -> tuple[float, float]:
         """Lowest and highest value of one feature that tissue allows, the other features left free.
 
-        :param strength, seed: as for `moved`; 0, which takes a fraction of the time, tells what the seven numbers alone reach.
+        :param strength, seed, voxels: as for `moved`; without voxels, which takes a fraction of the time, it tells what the seven
+            numbers alone reach.
         """
         own = self.own([name])[name]
         away = self.config.beyond * sigma(self.spread, name, own)
         ends = [
-            self.moved({name: target}, strength, seed).reached[name] for target in (own - away, own + away)
+            self.moved({name: target}, strength, seed, voxels).reached[name]
+            for target in (own - away, own + away)
         ]
         return min(own, *ends), max(own, *ends)
 
@@ -170,7 +178,7 @@ class Slider:
             self._own.update(self._measure(self.image, new))
         return {n: float(self._own[n]) for n in names}
 
-    def _solved(self, goal: Goal) -> tuple[str, np.ndarray, Solution]:
+    def _solved(self, goal: Goal, strength: float) -> tuple[str, np.ndarray, Solution]:
         """Stage, voxels (n,) and numbers of the first tier that meets a goal, else of the nearest."""
         best: tuple[str, np.ndarray, Solution] | None = None
         own = goal.error(self.own(goal.names))
@@ -179,8 +187,8 @@ class Slider:
         # A level that is to stay is kept by the stage that keeps it: among what is asked, it would only hold up the rest.
         kept = goal.free(own, self.config.near) if goal.exact else goal
         for stage in ("level kept", "level free")[int(kept.level or not goal.exact) :]:
-            asked = goal.level or not goal.exact
-            space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept", asked)
+            asked, noise = goal.level or not goal.exact, strength if goal.exact else 1.0
+            space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept", asked, noise)
             wanted = kept if stage == "level kept" else goal
             found = solve(space, lambda v, g=wanted: self.measured(v, g.names), wanted, best and best[2])
             if wanted is not goal:
@@ -194,7 +202,7 @@ class Slider:
 
     def _advice(self, asked: Mapping[str, float], limits: Mapping[str, float]) -> tuple[str, ...]:
         """One sentence for each feature that tissue doesn't allow."""
-        anew = ", or draw the tumour anew (strength 1)" if self.anew else ""
+        anew = ", or more strength; 1 draws the tumour anew" if self.anew else ", or more strength"
         return tuple(
             f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
             f"{'more' if asked[n] > end else 'less'}; ask for up to that{anew}"

@@ -35,7 +35,7 @@ class SearchConfig:
     :param budget: price of all changes together at most, where few features are asked for.
     :param many: price of the look beside the errors where a request holds many features, of which none is met at any price.
     :param longest: change of a parameter in one round.
-    :param gain: of the cost, below which a step isn't worth it.
+    :param gain: of the cost, below which a step isn't worth it: where few features are asked for, and where many.
     :param trusted: share of the error that a step may leave for its slopes to be used again.
     :param rounds: Gauss-Newton rounds at most.
     :param trials: lengths of a step that are tried, each `shorter` than the one before.
@@ -48,7 +48,7 @@ class SearchConfig:
     budget: float = 8.0
     many: float = 0.05
     longest: float = 0.5
-    gain: float = 0.02
+    gain: tuple[float, float] = (0.3, 0.02)
     trusted: float = 0.3
     rounds: int = 10
     trials: int = 4
@@ -169,7 +169,7 @@ def solve(
         for _ in range(config.trials):
             step = damping * move
             found, count = error(theta + step), count + 1
-            if cost(found, theta + step) < best - config.gain:
+            if cost(found, theta + step) < best - config.gain[not goal.exact]:
                 taken = step
                 break
             damping *= config.shorter
@@ -197,9 +197,7 @@ def _wanted(theta, e, slopes, price, ends, exact: bool, config: SearchConfig) ->
         want = -e + slopes @ theta - slopes[:, ~free] @ new[~free]
         if exact:
             square = (inside * cheap) @ inside.T
-            square += 1e-9 * max(np.trace(square), 1e-9) * np.eye(len(e))
-            force = np.clip(np.linalg.solve(square, want), -config.dearest / 2, config.dearest / 2)
-            new[free] = cheap * (inside.T @ force)
+            new[free] = cheap * (inside.T @ _force(square, want, config.dearest / 2))
         else:
             weight = 1 / (1 + e**2)
             square = (inside.T * weight) @ inside + np.diag(config.many * price[free])
@@ -212,3 +210,20 @@ def _wanted(theta, e, slopes, price, ends, exact: bool, config: SearchConfig) ->
         if not free.any():
             break
     return new
+
+
+def _force(square: np.ndarray, want: np.ndarray, most: float, passes: int = 50) -> np.ndarray:
+    """What pulls at each error (k,): the solution of `square` @ force = want, none above `most`; what can't be reached at that
+    leaves the others as near as they come.
+
+    :param square: (k, k), symmetric.
+    """
+    square = square + 1e-9 * max(np.trace(square), 1e-9) * np.eye(len(want))
+    force = np.linalg.solve(square, want)
+    if np.abs(force).max() <= most:
+        return force
+    force = np.clip(force, -most, most)
+    for i in list(range(len(want))) * passes:
+        left = want[i] - square[i] @ force + square[i, i] * force[i]
+        force[i] = np.clip(left / square[i, i], -most, most)
+    return force

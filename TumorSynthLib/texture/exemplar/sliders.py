@@ -60,10 +60,12 @@ def _ends(found: tuple[float, float], limit: float | None) -> list[float]:
     return [float(min(known)), float(max(known))]
 
 
-def reachable(case: Case, names: Iterable[str], progress: Progress) -> dict[str, tuple[float, float]]:
+def reachable(
+    case: Case, names: Iterable[str], strength: float | None, progress: Progress
+) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of each feature that the case's tumour can be given without other tissue than its own."""
-    slider = slider_of(case, progress)[1]
-    return {name: slider.reachable(name) for name in names}
+    slider, strength = slider_of(case, progress)[1], KEPT if strength is None else strength
+    return {name: slider.reachable(name, strength, voxels=False) for name in names}
 
 
 def slider_of(case: Case, progress: Progress) -> tuple[Region, Slider]:

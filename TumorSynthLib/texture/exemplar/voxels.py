@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import Bands, robust_sd
 from TumorSynthLib.texture.exemplar.limits import Limits, softly_held
+from TumorSynthLib.texture.exemplar.numbers import CORE
 from TumorSynthLib.texture.exemplar.search import Goal
 
 
@@ -21,8 +22,9 @@ class VoxelConfig:
     """Fields and how far they reach.
 
     :param most: local standard deviations that a voxel may be moved by at strength 1.
-    :param detail: in-plane voxels, the Gaussian that parts detail from level, for the local standard deviation.
-    :param local: in-plane voxels over which a standard deviation is local.
+    :param edge: share of a move that is left at an edge to other tissue.
+    :param local: in-plane voxels over which a standard deviation is local: of the structure, and at least
+    :param unseen: of that of the noise, in which such a move isn't seen.
     :param bumps: bumps of the histogram, evenly spread over the voxels' ranks.
     :param displaced: in-plane voxels by which own texture is displaced at least and at most.
     :param price: of the square of a field's weight, in local standard deviations.
@@ -32,8 +34,9 @@ class VoxelConfig:
     """
 
     most: float = 4.0
-    detail: float = 2.0
+    edge: float = 0.3
     local: float = 3.0
+    unseen: float = 0.5
     bumps: int = 5
     displaced: tuple[int, int] = (5, 11)
     price: float = 1.0
@@ -55,17 +58,25 @@ class Voxels:
 
     def __init__(
         self, bands: Bands, limits: Limits, bounds, start: np.ndarray, strength: float, seed: int = 0,
-        config: VoxelConfig = CONFIG,
+        level_kept: bool = False, config: VoxelConfig = CONFIG,
     ) -> None:  # fmt: skip
         self.bands, self.limits, self.bounds, self.config, self.start = bands, limits, bounds, config, start
         box = bands.image.copy()
         box[bands.mask] = start
-        self.parts = bands.split(box)
-        self.plateau = self.parts[2:].sum(0)
-        detail = (box - bands.smooth(box, config.detail)) ** 2
-        self.sd = np.sqrt(np.maximum(bands.smooth(detail, config.local)[bands.mask], bands.noise**2))
+        self.clean = bands.clean + start - bands.own
+        parts = bands.split(box)
+        self.plateau = parts[2:].sum(0)
+        self.rest = parts[4:].sum(0)
+        self.texture = bands.moving(strength)[:3] + (parts - bands.parts)[1:4]
+        box[bands.mask] = self.texture.sum(0) ** 2
+        power = np.maximum(bands.smooth(box, config.local)[bands.mask], (config.unseen * bands.noise) ** 2)
+        self.sd = np.sqrt(power)
+        self.sd = np.minimum(self.sd, np.percentile(self.sd[bands.inner >= np.median(bands.inner)], 50))
         self.most = strength * config.most * self.sd
-        self.fields = np.stack([self.sd * bands.fade * _unit(f) for f in self._fields(seed)])
+        self.where = bands.tissue * (config.edge + (1 - config.edge) * bands.inner)
+        self.fields = np.stack([self.sd * self.where * _unit(f) for f in self._fields(seed)])
+        core = bands.depth >= np.quantile(bands.depth, CORE)
+        self.core = level_kept * core / max(self.where[core].sum(), 1e-9)
         self.step = np.full(len(self.fields), config.step)
 
     def price(self, goal: Goal) -> np.ndarray:
@@ -83,7 +94,8 @@ class Voxels:
         change = self.most * np.tanh(change / self.most)
         limits = self.limits
         change = softly_held(change, self.plateau, limits.low, limits.high, limits.knee)
-        change = softly_held(change, self.start, limits.lowest, limits.highest, limits.knee)
+        change = softly_held(change, self.clean, limits.floor, limits.ceiling, limits.knee)
+        change = change - (self.core @ change) * self.where
         made = self.start + np.clip(self.bands.without_grain(change), -self.most, self.most)
         return np.clip(made, np.minimum(self.bounds[0], self.start), np.maximum(self.bounds[1], self.start))
 
@@ -101,10 +113,9 @@ class Voxels:
     def _fields(self, seed: int):
         """Fields (n,) of any scale."""
         bands, config = self.bands, self.config
-        texture, rank = (
-            self.parts[1:4],
-            np.argsort(np.argsort(self.parts[1:].sum(0), kind="stable")) / len(self.start),
-        )
+        texture = self.texture
+        level = texture.sum(0) + self.rest
+        rank = np.argsort(np.argsort(level, kind="stable")) / len(level)
         yield from self._displaced(texture, np.random.default_rng(seed))
         for k in range(config.bumps):
             width = 1 / config.bumps
@@ -115,9 +126,6 @@ class Voxels:
             yield part * (1 - deep)
             yield part * (rank - 0.5)
             yield part * np.abs(part)
-        yield deep
-        for at in np.nonzero(bands.mask):
-            yield at - at.mean()
         yield from self._smeared()
 
     def _displaced(self, texture: np.ndarray, rng: np.random.Generator):
@@ -135,7 +143,7 @@ class Voxels:
     def _smeared(self):
         """What a blur along each axis takes away."""
         box = np.zeros(self.bands.mask.shape)
-        detail = self.parts[1:4].sum(0)
+        detail = self.texture.sum(0)
         box[self.bands.mask] = detail
         for axis in range(3):
             yield ndimage.gaussian_filter1d(box, 1.0, axis, truncate=3.0)[self.bands.mask] - detail

@@ -55,6 +55,7 @@ class LookConfig:
     :param finest: cycles per voxel in plane above which `power` (made / real, at least and at most) tells an edit.
     :param speck_sd: robust standard deviations from the 3 x 3 x 3 median that make a speck.
     :param specks: times the share of specks in the real tumour, at most; `least`: share of voxels that are no sign of it.
+    :param depths: in-plane voxels below the border, between which power is looked at apart.
     :param shares: of what features ask of the laid tissue; the largest is done that leaves it within these bounds.
     """
 
@@ -67,6 +68,7 @@ class LookConfig:
     specks: float = 1.5
     least: float = 0.002
     shares: tuple[float, ...] = (1.0, 0.7, 0.4)
+    depths: tuple[float, ...] = (1.2, 3.5)
 
 
 def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConfig | None = None) -> Draft:
@@ -98,7 +100,9 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
             further = after.values[region.native_mask] - values
             share = _share(slider.bands, values, further, config)
             nearer = slider.measured(values + share * further, asked)
-            if _off(asked, nearer, slider.spread) < _off(asked, reached, slider.spread):
+            if _off(asked, nearer, slider.spread, case.population) < _off(
+                asked, reached, slider.spread, case.population
+            ):
                 made, stage, reached = (
                     slider.bands.put(values + share * further, region.native),
                     after.stage,
@@ -159,7 +163,7 @@ def _laid(
     other = part_laid(slider.bands, donor, limits)
     if other is not None:
         found = slider.measured(other, asked)
-        if _off(asked, found, slider.spread) < _off(asked, reached, slider.spread):
+        if _off(asked, found, slider.spread, population) < _off(asked, reached, slider.spread, population):
             return "part", other, found
     return "laid", values, reached
 
@@ -285,7 +289,8 @@ def _limits(slider: Slider, donor: Lent) -> Limits:
 def _share(bands: Bands, laid: np.ndarray, change: np.ndarray, config: LookConfig) -> float:
     """How much of a change (n,) leaves laid tissue (n,) as fine as it is, or as the tumour that was there; without new specks."""
     top = Filter(bands.mask.shape, BandConfig(cutoff=config.finest))
-    power: list[float] = []
+    depths = np.searchsorted(config.depths, bands.depth)
+    power: list[np.ndarray] = []
     specks: list[float] = []
     unit = 0.0
     for values in (bands.own, laid, *(laid + share * change for share in config.shares)):
@@ -293,13 +298,13 @@ def _share(bands: Bands, laid: np.ndarray, change: np.ndarray, config: LookConfi
         box[bands.mask] = values
         off = np.abs(bands.specks(box))
         unit = unit or config.speck_sd * 1.4826 * float(np.median(off))
-        power.append(float((top.grain(box)[bands.mask] ** 2).mean()))
+        power.append(np.bincount(depths, top.grain(box)[bands.mask] ** 2, len(config.depths) + 1))
         specks.append(float((off > unit).mean()))
-    low = min(config.power[0] * power[0], power[1])
-    high = max(config.power[1] * power[0], power[1])
+    low = np.minimum(config.power[0] * power[0], power[1])
+    high = np.maximum(config.power[1] * power[0], power[1])
     most = max(config.specks * specks[0], specks[1]) + config.least
     for share, fine, seen in zip(config.shares, power[2:], specks[2:]):
-        if low <= fine <= high and seen <= most:
+        if (low <= fine).all() and (fine <= high).all() and seen <= most:
             return share
     return 0.0
 
@@ -320,10 +325,11 @@ def correlation(asked, reached, spread, population) -> float:
     return float(np.corrcoef(np.clip(pairs, -6, 6))[0, 1]) if len(names) > 3 else 1.0
 
 
-def _off(asked, reached, spread) -> float:
-    """Root mean square difference in standard deviations, each at most 3."""
+def _off(asked, reached, spread, population) -> float:
+    """Root mean square difference in standard deviations, each at most 3, less r: the smaller, the nearer."""
     off = [min(abs(d), 3.0) for d in differences(asked, reached, spread).values()]
-    return float(np.sqrt(np.mean(np.square(off)))) if off else 0.0
+    rms = float(np.sqrt(np.mean(np.square(off)))) if off else 0.0
+    return rms - correlation(asked, reached, spread, population)
 
 
 def _median(asked: Mapping[str, float], reached: Mapping[str, float], spread: Mapping[str, float]) -> float:

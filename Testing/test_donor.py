@@ -1,10 +1,13 @@
 """A donor's tissue in another tumour's mask."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from test_carry import SPACING, ball, scene
 
+from TumorSynthLib.edit.plan import donor_of
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.donor import Lent, laid, lent_tissue, part_laid
@@ -179,3 +182,17 @@ def test_what_features_ask_of_laid_tissue_is_done_as_far_as_it_stays_as_fine():
         _share(bands, bands.own, change, LookConfig()) for change in (3 * salt, 0.6 * salt, 8 * bands.fade)
     ]
     assert shares[0] == 0 < shares[1] < shares[2] == 1
+
+
+@pytest.mark.parametrize(("region", "voxels"), [("core", 8), ("rim", 19), (None, 27)])
+def test_a_donor_with_several_regions_lends_the_one_that_is_meant(monkeypatch, region, voxels):
+    monkeypatch.setattr("TumorSynthLib.suitability.modality_of", lambda *_: ("CT", []))
+    regions = [SimpleNamespace(name="core", label=1), SimpleNamespace(name="rim", label=2)]
+    bundle = SimpleNamespace(regions=regions, region=lambda name: next(r for r in regions if r.name == name))
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[2:5, 2:5, 2:5] = 2
+    labels[2:4, 2:4, 2:4] = 1
+    image = Volume(np.arange(512, dtype=np.int16).reshape(8, 8, 8), SPACING, (0.0, 0.0, 0.0))
+    case = SimpleNamespace(bundle=bundle, modality="CT")
+    mask = donor_of(case, EditRequest(donor=(image, labels), region=region))[1]
+    assert mask.dtype == bool and mask.sum() == voxels

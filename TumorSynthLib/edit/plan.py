@@ -147,7 +147,7 @@ def plan_synthesize(case: Case, request: EditRequest) -> Plan:
                 "there is nothing to change: ask for features, name a donor, or let a model draw (--model)"
             )
         if request.donor is not None:
-            _check_donor(case, request)
+            donor_of(case, request)
         warnings = tuple(suitability.check_surroundings(case.mask))
         return _told(case, Plan(
             "synthesize", request, engine, case.mask, texture_from="own" if request.donor is None else "donor", asked=asked,
@@ -184,7 +184,7 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
     plan = Plan(edit, request, engine, new, shift=shift, form=form, texture_from=_texture_from(request, form))
     if engine == "exemplar":  # the tumour's own tissue, or the donor's, has its features
         if request.donor is not None:
-            _check_donor(case, request)
+            donor_of(case, request)
         source = "own" if request.donor is None else "donor"
         return _told(case, replace(plan, asked=texture, used=texture, texture_from=source, warnings=warnings))
     sizes = volume.volume_of(case.mask), volume.volume_of(new)
@@ -244,14 +244,17 @@ def donor_texture(case: Case, request: EditRequest, new: np.ndarray) -> dict[str
     """The donor's texture as a request for a new mask: as a tumour of its size would have it."""
     if request.donor is None:
         return {}
-    image, mask = _check_donor(case, request)
+    image, mask = donor_of(case, request)
     region = Region.around(image, mask, case.bundle.spacing)
     found = Case.measure(replace(case, volume=image), mask, region, TEXTURE_CLASSES)
     return texture_of(case.population, found, image.volume_of(mask), case.volume.volume_of(new))
 
 
-def _check_donor(case: Case, request: EditRequest) -> tuple[Volume, np.ndarray]:
-    """The donor's image and mask. Raises InputError where it is damaged, or of another modality."""
+def donor_of(case: Case, request: EditRequest) -> tuple[Volume, np.ndarray]:
+    """The donor's image and mask (K, J, I) bool of the region that is meant.
+
+    :raises InputError: it is damaged, or of another modality.
+    """
     image, mask = request.donor
     check_image(image)
     if case.bundle is None:

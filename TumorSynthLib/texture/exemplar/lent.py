@@ -11,7 +11,7 @@ from scipy import ndimage
 from TumorSynthLib.edit.case import Case, measured
 from TumorSynthLib.edit.features import listed, short
 from TumorSynthLib.edit.miss import REACHED
-from TumorSynthLib.edit.plan import KEPT, Plan
+from TumorSynthLib.edit.plan import KEPT, Plan, donor_of
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.edit.result import differences
 from TumorSynthLib.edit.wish import texture_of
@@ -78,8 +78,8 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
     in of fat, bone or air stays and isn't measured. It stops at the first stage that is near enough.
     """
     config = config or LookConfig()
-    assert plan.request.donor is not None and case.mask is not None
-    image, contour = plan.request.donor[0], np.asarray(plan.request.donor[1]) > 0
+    assert case.mask is not None
+    image, contour = donor_of(case, plan.request)
     if not case.ct and (level := level_between(case.volume.array, image.array)) != 1.0:
         image = image.with_array(image.array.astype(np.float32) * np.float32(level))
     strength = KEPT if plan.request.strength is None else plan.request.strength

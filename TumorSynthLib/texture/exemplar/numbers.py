@@ -31,8 +31,8 @@ class NumberConfig:
     :param many: power of those bounds where many features are asked for, of which none is to be met at any price.
     :param edge: share of stronger detail that an edge to other tissue is spared: a scan sharpens none.
     :param bend: log power at most.
-    :param drift: of the tumour's robust standard deviation that its core may get lighter or darker where no level is asked for:
-        beyond it an edge shows where the change fades out.
+    :param drift: of the core's robust standard deviation that it may get lighter or darker where no level is asked for, times
+        the strength, if that is more than `still`: beyond it a nodule is greyer or whiter than the vessels around.
     :param stronger: log gain of a band from which on the core gets no darker at all: behind stronger detail that shows a rim.
     :param step: of the numeric derivatives.
     """
@@ -46,6 +46,7 @@ class NumberConfig:
     edge: float = 0.25
     bend: float = 0.4
     drift: float = 1.0
+    still: float = 0.2
     stronger: float = 0.3
     step: tuple[float, ...] = (0.03, 0.05, 0.05, 0.05, 0.05, 0.05, 0.03)
 
@@ -79,8 +80,10 @@ class Numbers:
         self.config, self.step = config, np.array(config.step)
         self.base, self.clean, self.fade = bands.own, bands.clean, bands.fade
         self.sd = max(robust_sd(self.base), bands.noise)
-        self.drift = None if level_asked else config.drift * self.sd
         self.core = bands.depth >= np.quantile(bands.depth, CORE)
+        loose = config.drift * max(strength, config.still)
+        core = min(self.sd, max(robust_sd(self.base[self.core]), bands.noise))
+        self.drift = None if level_asked else loose * core
         self.shifted = self.sd * bands.shifting
         # (2, 4, n) of what is made weaker, whose noise goes along, and stronger.
         self.moving = bands.tissue * np.stack([bands.moving(1.0), bands.moving(strength)])

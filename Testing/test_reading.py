@@ -134,3 +134,26 @@ def test_clear_errors(kit, tmp_path):
         reading.score(key, [guess(tmp_path, {n: "real" for n in pictures}, "alone.csv")])
     with pytest.raises(SystemExit, match="reading: can't read the key"):
         reading.main(["score", "--key", str(tmp_path / "none.json"), str(folder / reading.GUESSES)])
+
+
+def test_the_border_of_the_image_tells_nothing(monkeypatch):
+    """Untouched tumours in the middle of their image, made ones at its side: both are shown with as much around."""
+    import judge_pictures
+
+    monkeypatch.setattr(reading, "NEEDED_MM", 0.0)
+    items = []
+    for i, place in enumerate(Maker().places):
+        mask = np.zeros_like(place.mask)
+        left = 12 if i % 2 else 4
+        mask[4:8, 13:17, left : left + 5] = True
+        items.append({"place": place, "truth": "real" if i % 2 else "made", "edit": "moved", "mask": mask})
+    rooms = reading.alike(items)
+    assert len({tuple(map(tuple, room)) for room in rooms}) == 1 and rooms[0][2, 0] == 6
+    place, mask = items[1]["place"], items[1]["mask"]
+    whole, held = (
+        judge_pictures.planes(place.volume.array, place.volume, mask, 14.0, (-100, 100), r)
+        for r in (None, rooms[1])
+    )
+    side = judge_pictures.SIDE
+    assert (held[:, :60] == 0).all() and (whole[side // 2, :60] > 0).any()
+    assert (held[:, side // 2 : side] == whole[:, side // 2 : side]).all()

@@ -29,16 +29,29 @@ def window_of(array: np.ndarray, ct: bool, lung: bool) -> tuple[float, float]:
     return WINDOWS["lung" if lung else "soft"] if ct else (0.0, float(np.percentile(array, MR_PERCENTILE)))
 
 
-def planes(array: np.ndarray, like, mask: np.ndarray, half_mm: float, window) -> np.ndarray:
+def room_mm(like, mask: np.ndarray) -> np.ndarray:
+    """(3, 2) mm from the middle of a mask to both ends of the image, along (z, y, x) LPS."""
+    frame = Frame.of(like.direction)
+    middle = _middle(frame.view(mask))
+    ends = np.stack([middle, frame.view(mask).shape - middle - 1], 1)
+    return ends * np.array(frame.take(like.spacing[::-1]))[:, None]
+
+
+def planes(array: np.ndarray, like, mask: np.ndarray, half_mm: float, window, room=None) -> np.ndarray:
     """(SIDE, 3 SIDE + 2 GAP) uint8: axial, coronal and sagittal through the middle of a mask, `half_mm` to each side; black
     outside the image.
 
     :param array: (K, J, I) on the grid of the volume `like`.
+    :param room: (3, 2) mm to both sides of the middle, as `room_mm` gives them, beyond which it is black, too.
     """
     frame = Frame.of(like.direction)
-    view, where = frame.view(array).astype(np.float32), np.argwhere(frame.view(mask))
-    spacing = frame.take(like.spacing[::-1])
-    middle = where[np.abs(where - where.mean(0)).sum(1).argmin()]
+    view, spacing = frame.view(array).astype(np.float32), frame.take(like.spacing[::-1])
+    middle = _middle(frame.view(mask))
+    if room is not None:
+        steps = np.rint(np.asarray(room) / np.array(spacing)[:, None]).astype(int)
+        kept = tuple(slice(max(0, m - a), m + b + 1) for m, (a, b) in zip(middle, steps))
+        whole, view = view, np.full_like(view, window[0])
+        view[kept] = whole[kept]
     reach = [int(np.ceil(half_mm / s)) for s in spacing]
     padded = np.pad(view, [(r, r) for r in reach], constant_values=window[0])
     box = padded[tuple(slice(m, m + 2 * r + 1) for m, r in zip(middle, reach))]
@@ -48,6 +61,12 @@ def planes(array: np.ndarray, like, mask: np.ndarray, half_mm: float, window) ->
         picture = scaled(cut(box, plane, reach[plane.axis]), (rows, columns), SIDE / (2 * half_mm))
         shown += [_square(grey(picture, window)), np.full((SIDE, GAP), 255, np.uint8)]
     return np.concatenate(shown[:-1], 1)
+
+
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """(3,) index of the mask's voxel that is nearest to its centre of mass."""
+    where = np.argwhere(mask)
+    return where[np.abs(where - where.mean(0)).sum(1).argmin()]
 
 
 def _square(picture: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from pathlib import Path
 import common  # noqa: F401  (puts the checkout on the path)
 import numpy as np
 from judge_edits import EDITS, HEALTHY, SAME_MASK, Maker
-from judge_pictures import planes, window_of
+from judge_pictures import planes, room_mm, window_of
 from judged_cases import Place, extent_mm, judged, load
 from removal import is_lung
 from scoring import interval
@@ -38,6 +38,7 @@ from TumorSynthLib.png import write_png
 REAL, MADE = "real", "made"
 GUESSES, SEAL = "guesses.csv", "seal.json"
 MARGIN_MM = 20.0  # shown around most places
+NEEDED_MM = 2.0  # shown around every place, if the image has it
 SHARE = 75  # percentile of the places' sizes that is shown whole
 INSTRUCTIONS = """Each picture shows one place in three planes (axial, coronal, sagittal); what is asked about is in the middle.
 {what}
@@ -75,6 +76,21 @@ def shown(maker: Maker, edits: list[str], seed: int, most: int | None = None) ->
     return [items[k] for k in rng.permutation(len(items))[:most]]
 
 
+def alike(items: list[dict]) -> list[np.ndarray]:
+    """(3, 2) mm that each picture shows to both sides of its place: no more than another one of the other kind has.
+
+    Images are often cut out around the tumour, so that the border of the image told which tumours were moved.
+    """
+    rooms = [room_mm(item["place"].volume, item["mask"]) for item in items]
+    rng, shown_mm = np.random.default_rng(len(items)), []
+    for item, room in zip(items, rooms):
+        others = [r for r, other in zip(rooms, items) if other["truth"] != item["truth"]]
+        needed = extent_mm(item["mask"], item["place"].spacing) / 2 + NEEDED_MM
+        other = others[rng.integers(len(others))] if others else room
+        shown_mm.append(np.minimum(room, np.maximum(other, needed)))
+    return shown_mm
+
+
 def write_kit(items: list[dict], folder: Path, key: Path, about: dict) -> dict:
     """Pictures, empty guesses and the seal in `folder`, and the key; the key's content.
 
@@ -91,11 +107,11 @@ def write_kit(items: list[dict], folder: Path, key: Path, about: dict) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     extents = [extent_mm(item["mask"], item["place"].spacing) for item in items]
     half = float(np.percentile(extents, SHARE) / 2 + MARGIN_MM)
-    entries = {}
+    entries, rooms = {}, alike(items)
     for k, item in enumerate(items):
         place: Place = item["place"]
         name, window = f"{k + 1:03d}.png", window_of(place.volume.array, place.ct, place.lung)
-        write_png(planes(item["image"], place.volume, item["mask"], half, window), folder / name)
+        write_png(planes(item["image"], place.volume, item["mask"], half, window, rooms[k]), folder / name)
         told = {
             "truth": item["truth"],
             "edit": item["edit"],

@@ -410,8 +410,9 @@ def test_failure_while_writing_leaves_nothing(run, data, tmp_path, monkeypatch, 
 
 
 def listen_to_ctrl_c():
-    """A test run in a shell's background inherits that Ctrl-C is ignored; a user's command does not."""
+    """A test run in a shell's background, or by nohup, inherits that signals are ignored; a user's command does not."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")

@@ -119,6 +119,7 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
     """Run the server on a free port of this machine; yields its address without a trailing slash."""
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_: None  # a client that went away is no news for the tests that follow
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

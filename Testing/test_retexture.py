@@ -252,7 +252,10 @@ def test_a_real_nodule_keeps_its_pattern_and_its_finest_grain(shared_data, wante
     mask = read_mask(str(stem).replace("_image", "_mask"), volume)
     request = EditRequest(features={"contrast": wanted}, strength=0.0)
     result = Editor("lung-nodule-ct").retexture(volume, mask, request)
-    assert result.reached["original_glcm_Contrast"] == pytest.approx(wanted, abs=0.05 * 196)
+    contrast = "original_glcm_Contrast"
+    if result.reached[contrast] != pytest.approx(wanted, abs=0.05 * 196):  # then its tissue's limit is said
+        assert result.provenance["plan"]["limits"][contrast] == pytest.approx(result.reached[contrast])
+        assert abs(result.reached[contrast] - wanted) < 0.7 * abs(result.before[contrast] - wanted)
     before, after = (v.array.astype(float) for v in (volume, result.volume))
     assert np.array_equal(before[~mask], after[~mask])
     assert np.corrcoef(before[mask], after[mask])[0, 1] > 0.95

@@ -434,7 +434,10 @@ def test_signal_stops_cleanly(data, tmp_path, number):
     while (stage := process.stdout.readline()) != "texture\n":
         assert stage, process.stderr.read()
     process.send_signal(getattr(signal, number))
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # one that didn't stop would go on for minutes
     assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"
     assert list(tmp_path.iterdir()) == []
 

@@ -215,7 +215,7 @@ class Bands:
         return np.concatenate([structure_of(self), self.parts[4:5]])
 
     def moving(self, strength: float) -> np.ndarray:
-        """(4, n) what of the bands from fine to rest is made stronger: structure, and that share of their noise."""
+        """(4, n) what of the bands from fine to rest is made stronger or weaker: structure, and that share of their noise."""
         return self.structure + strength * (self.parts[1:5] - self.structure)
 
     @cached_property

@@ -16,6 +16,7 @@ from TumorSynthLib.texture.exemplar.search import Goal
 
 NUMBERS = ("grain", "fine", "medium", "coarse", "rest", "shift", "bend")
 FINE, REST, SHIFT, BEND = 1, 4, 5, 6
+LEAST_EVEN = 0.1  # of an even change that reaches the core
 CORE = 0.6  # of the voxels by depth: the deeper ones are a tumour's core
 
 
@@ -31,9 +32,10 @@ class NumberConfig:
     :param many: power of those bounds where many features are asked for, of which none is to be met at any price.
     :param edge: share of stronger detail that an edge to other tissue is spared: a scan sharpens none.
     :param bend: log power at most.
-    :param drift: of the core's robust standard deviation that it may get lighter or darker where no level is asked for, times
-        the strength, if that is more than `still`: beyond it a nodule is greyer or whiter than the vessels around.
-    :param stronger: log gain of a band from which on the core gets no darker at all: behind stronger detail that shows a rim.
+    :param drift: of the core's robust standard deviation that it may get darker or lighter where no level is asked for, times the
+        strength, if that is more than `still`: beyond it a nodule is greyer or whiter than the vessels around.
+    :param stronger: log gain of a band from which on the core gets no darker at all, as behind stronger detail that shows a rim,
+        but as much lighter as tissue allows: held there, a nodule had its contrast in dots and rings.
     :param step: of the numeric derivatives.
     """
 
@@ -69,7 +71,8 @@ class Numbers:
     :param bounds: lowest and highest value that can be stored.
     :param level_kept: the tumour's mean stays where it is.
     :param level_asked: the level may go as far as tissue allows.
-    :param strength: 0 to 1, how much of the noise is made stronger with the structure (`Bands.moving`).
+    :param strength: 0 to 1, how much of the noise is made stronger with the structure (`Bands.moving`); of what gets
+        weaker half of the rest goes along, too: a tumour smoother than its scan shows.
     """
 
     def __init__(
@@ -85,11 +88,13 @@ class Numbers:
         core = min(self.sd, max(robust_sd(self.base[self.core]), bands.noise))
         self.drift = None if level_asked else loose * core
         self.shifted = self.sd * bands.shifting
-        # (2, 4, n) of what is made weaker, whose noise goes along, and stronger.
-        self.moving = bands.tissue * np.stack([bands.moving(1.0), bands.moving(strength)])
+        # (2, 4, n) of what is made weaker, and stronger.
+        self.moving = bands.tissue * np.stack([bands.moving((1 + strength) / 2), bands.moving(strength)])
         self.spread = np.stack([[bands.without_grain(part) for part in parts] for parts in self.moving])
         self.grain, self.level = self.fade * bands.parts[0], bands.without_grain(self.shifted)
         self.even = bands.without_grain(self.fade)
+        self.core_even = max(float(self.even[self.core].mean()), LEAST_EVEN)
+        self.lighter = max(limits.high - limits.core, 0.0)
         self.plateau = self.clean - bands.structure[0]
         self.ends = limits.lowest, limits.highest
 
@@ -105,10 +110,12 @@ class Numbers:
         if self.level_kept:
             off = float((self.fade * (change - grain)).sum() / max((self.fade * self.even).sum(), 1e-9))
             change = change - off * self.even
-        elif self.drift is not None:
+        if self.drift is not None:
             core = float(change[self.core].mean())
-            darker = self.drift * max(0.0, 1 - max(0.0, theta[FINE:REST].max()) / self.config.stronger)
-            change = change - (core - np.clip(core, -darker, self.drift)) * self.even
+            share = np.clip(theta[FINE:REST].max() / self.config.stronger, 0, 1)
+            darker, lighter = self.drift * (1 - share), self.drift + share * self.lighter
+            off = core - np.clip(core, -darker, lighter)
+            change = change - off / self.core_even * self.even
         return np.clip(
             self.base + change, np.minimum(self.bounds[0], self.base), np.maximum(self.bounds[1], self.base)
         )

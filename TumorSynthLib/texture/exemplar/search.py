@@ -44,8 +44,8 @@ class SearchConfig:
         ones see no slope.
     """
 
-    dearest: float = 40.0
-    budget: float = 8.0
+    dearest: float = 400.0
+    budget: float = 100.0
     many: float = 0.05
     longest: float = 0.5
     gain: tuple[float, float] = (0.3, 0.02)

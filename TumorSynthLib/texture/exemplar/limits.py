@@ -18,7 +18,7 @@ class LimitConfig:
     :param strange: of the tumour's robust standard deviation off its core, beyond which tissue in its contour is another (air,
         bone, fat in a loose one) and tells nothing of what the tumour may become.
     :param bulk: percentile of the population's 10Percentile below which, and (100 minus it) of its 90Percentile above which,
-        no tumour is moved: beyond are calcified tumours and such with fat or air.
+        no tumour is moved. Quartiles: beyond them are calcified tumours and such with fat or air.
     :param noise: robust standard deviations of the core's fine detail that voxels may lie beyond the plateau's limits.
     :param unknown: without a population: of the core's robust standard deviation that its plateau may be moved.
     :param core: share of the mask's voxels, the deepest, that tell what a tumour is without its border.
@@ -31,7 +31,7 @@ class LimitConfig:
 
     own: float = 1.0
     strange: float = 8.0
-    bulk: float = 10.0
+    bulk: float = 25.0
     noise: float = 1.5
     unknown: float = 1.5
     core: float = 0.4

@@ -30,12 +30,12 @@ class NumberConfig:
     :param least, most: gains of the other bands at least and at most, from fine to rest; beyond them structure turns into
         knots, and the level into clouds.
     :param many: power of those bounds where many features are asked for, of which none is to be met at any price.
-    :param edge: share of stronger detail that an edge to other tissue is spared: a scan sharpens none.
+    :param edge: share of stronger detail that an edge to other tissue is spared, as a scan sharpens none; of weaker detail it is
+        spared all: softened, it shows a shelf around the core.
     :param bend: log power at most.
     :param drift: of the core's robust standard deviation that it may get darker or lighter where no level is asked for, times the
         strength, if that is more than `still`: beyond it a nodule is greyer or whiter than the vessels around.
-    :param stronger: log gain of a band from which on the core gets no darker at all, as behind stronger detail that shows a rim,
-        but as much lighter as tissue allows: held there, a nodule had its contrast in dots and rings.
+    :param stronger: log gain of a band from which on the core gets no darker at all: behind stronger detail that shows a rim.
     :param step: of the numeric derivatives.
     """
 
@@ -94,7 +94,6 @@ class Numbers:
         self.grain, self.level = self.fade * bands.parts[0], bands.without_grain(self.shifted)
         self.even = bands.without_grain(self.fade)
         self.core_even = max(float(self.even[self.core].mean()), LEAST_EVEN)
-        self.lighter = max(limits.high - limits.core, 0.0)
         self.plateau = self.clean - bands.structure[0]
         self.ends = limits.lowest, limits.highest
 
@@ -113,8 +112,7 @@ class Numbers:
         if self.drift is not None:
             core = float(change[self.core].mean())
             share = np.clip(theta[FINE:REST].max() / self.config.stronger, 0, 1)
-            darker, lighter = self.drift * (1 - share), self.drift + share * self.lighter
-            off = core - np.clip(core, -darker, lighter)
+            off = core - np.clip(core, -self.drift * (1 - share), self.drift)
             change = change - off / self.core_even * self.even
         return np.clip(
             self.base + change, np.minimum(self.bounds[0], self.base), np.maximum(self.bounds[1], self.base)
@@ -127,7 +125,8 @@ class Numbers:
         wide = np.expm1(theta[2:5]) @ moving[1:] + theta[SHIFT] * self.shifted
         gains = np.expm1(theta[FINE:REST]) @ moving[:3]
         more = np.expm1(np.maximum(theta[FINE:REST], 0.0)) @ moving[:3]
-        held = gains - self.config.edge * (1 - self.bands.inner) * more
+        less = gains - more
+        held = gains - (1 - self.bands.inner) * (self.config.edge * more + less)
         sharp = softly_held(held, self.clean, limits.floor, limits.ceiling, limits.knee) - gains
         detail, held = change - wide + sharp, wide
         if power:

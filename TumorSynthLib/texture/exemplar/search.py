@@ -48,7 +48,7 @@ class SearchConfig:
     budget: float = 100.0
     many: float = 0.05
     longest: float = 0.5
-    gain: tuple[float, float] = (0.3, 0.02)
+    gain: tuple[float, float] = (3.0, 0.02)
     trusted: float = 0.3
     rounds: int = 10
     trials: int = 4

@@ -132,6 +132,52 @@ def test_a_repetition_takes_no_option_beside_its_record(run, data, tmp_path):
     assert not (tmp_path / "b.nii").exists()
 
 
+def test_a_record_tells_which_masks_and_labels_were_taken(run, data, tmp_path):
+    """`--repeat` without --avoid or --lend said that its mask wasn't the one, though none was given."""
+    mask, both = sitk.ReadImage(str(data[1])), tmp_path / "both.nii"
+    array = sitk.GetArrayFromImage(mask)
+    labels = sitk.GetImageFromArray(np.where(np.roll(array, 12, 2) > array, 3, array).astype(np.uint8))
+    labels.CopyInformation(mask)
+    sitk.WriteImage(labels, str(both))
+    of_one, lent = (data[0], both, "--label", 1), ("--lend", both, "--lend-label", 3)
+    out, again = tmp_path / "a.nii", tmp_path / "b.nii"
+    code, _, err = run("remove", *of_one, *lent, "--out", out)
+    assert code == 0, err
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["labels"] == {"mask": ["1"], "lend": ["3"]} and record["files"]["lend"] == "both.nii"
+    repeat = ("--repeat", tmp_path / "a.json", "--out", again)
+    for given, text in (
+        (of_one, "the edit was made with --lend (both.nii, label 3): give it again"),
+        (
+            (*of_one, "--lend", both, "--lend-label", 1),
+            "the mask of --lend (both.nii, label 3) isn't the one",
+        ),
+        ((*of_one, *lent, "--avoid", data[1]), "the edit was made without --avoid: leave it out"),
+        ((data[0], both, "--label", 3, *lent), "isn't the one that was used (both.nii, label 1)"),
+    ):
+        code, _, err = run("remove", *given, *repeat)
+        assert code == 2 and text in err[0], err
+    code, _, err = run("remove", *of_one, *lent, *repeat)
+    assert code == 0 and np.array_equal(voxels(out), voxels(again))
+
+
+def test_a_record_of_another_version_or_model_says_so(run, data, tmp_path):
+    """Its voxels came out otherwise, and nothing was said; one of an older model named nothing that repeats it."""
+    assert run("remove", *data, "--out", tmp_path / "a.nii")[0] == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    record["software"]["version"] = "0.1.0"
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(record))
+    repeat = ("remove", *data, "--repeat", old, "--out", tmp_path / "b.nii")
+    code, _, err = run(*repeat)
+    assert code == 0 and [line for line in err if "0.1.0, not with those here: the voxels may differ" in line]
+    for change in ({"sha256": "0" * 64, "version": "0.0.7"}, {"id": "gone", "version": "0.0.7"}):
+        old.write_text(json.dumps(record | {"model": record["model"] | change}))
+        code, _, err = run(*repeat)
+        assert code == 3 and "SlicerTumorSynthRadiomics 0.1.0 with model" in err[-1]
+        assert err[-1].endswith("0.0.7 repeats it")
+
+
 @pytest.mark.parametrize(
     "text", ['{"Manufacturer": "none", "EchoTime": 0.03}', "[1, 2]", "{not json", "", "\ufeff{}"]
 )

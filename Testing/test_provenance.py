@@ -139,19 +139,30 @@ def test_a_repetition_needs_the_same_model_image_and_mask():
     with pytest.raises(ModelError, match="lung-nodule-ct 1.2"):
         provenance.check_repeatable(entry, other, source.volume, source.mask)
     entry["software"]["packages"]["torch"] = "0.1"
-    assert any(
-        "torch 0.1" in text for text in provenance.check_repeatable(entry, BUNDLE, source.volume, source.mask)
-    )
+    entry["software"]["version"] = "0.1.0"
+    assert provenance.check_repeatable(entry, BUNDLE, source.volume, source.mask) == [
+        "made with SlicerTumorSynthRadiomics 0.1.0, torch 0.1, not with those here: the voxels may differ"
+    ]
+
+
+def test_an_error_of_the_model_names_what_can_repeat_the_record():
+    entry = make_record()
+    entry["software"]["version"] = "0.1.0"
+    told = r"^damaged; \S+ 0\.1\.0 with model lung-nodule-ct 1\.2 repeats it$"
+    with pytest.raises(ModelError, match=told), provenance.repeating(entry):
+        raise ModelError("damaged")
+    with pytest.raises(ModelError, match="^damaged$"), provenance.repeating(None):
+        raise ModelError("damaged")
 
 
 def test_a_repetition_needs_the_same_organ():
     organ = make_source().volume.array > 0
-    for entry, given in (
-        (make_record(inside=organ), None),
-        (make_record(inside=organ), ~organ),
-        (make_record(), organ),
+    for entry, given, text in (
+        (make_record(inside=organ), None, "was made with --inside: give it again"),
+        (make_record(inside=organ), ~organ, "mask of --inside isn.t the one"),
+        (make_record(), organ, "without --inside: leave it out"),
     ):
-        with pytest.raises(InputError, match="mask of --inside isn.t the one"):
+        with pytest.raises(InputError, match=text):
             provenance.check_repeatable(entry, BUNDLE, make_source().volume, make_source().mask, given)
     provenance.check_repeatable(
         make_record(inside=organ), BUNDLE, make_source().volume, make_source().mask, organ

@@ -162,7 +162,9 @@ def edit(args: argparse.Namespace) -> int:
     entry = recorded(args)
     threads = restored(entry)
     paths = output_paths(args)
-    with Bar(args.quiet) as bar:
+    from TumorSynthLib.provenance import check_repeatable, repeating
+
+    with Bar(args.quiet) as bar, repeating(entry):
         options, notes = options_of(args, entry)
         notes = threads + notes
         from TumorSynthLib.editor import Editor
@@ -177,8 +179,6 @@ def edit(args: argparse.Namespace) -> int:
             volume, mask, request = inputs(args, options, editor.bundle, volume)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
-            from TumorSynthLib.provenance import check_repeatable
-
             notes += check_repeatable(
                 entry, editor.bundle, *_painted(editor, images, request), request=request
             )
@@ -440,7 +440,7 @@ def option_files(args: argparse.Namespace) -> list[str]:
 
 def _write(args, paths: Mapping[str, Path], editor, volume, mask, result) -> None:
     with Staging(last=True) as staging:
-        write_edit(staging, paths, result, input_files(args), args.keep_header)
+        write_edit(staging, paths, result, input_files(args), args.keep_header, taken_labels(args))
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report
 
@@ -461,15 +461,30 @@ def input_files(args: argparse.Namespace) -> dict[str, str]:
         "donor_image": donor[0],
         "donor_mask": donor[1],
     }
+    files |= {name: value for name, value in given(args).items() if OPTIONS[name].kind == "mask"}
     return {role: path for role, path in files.items() if path is not None}
 
 
+def taken_labels(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Role to the labels named for it, as `input_files` has roles; without one it is the only label, or all."""
+    named = {"mask": getattr(args, "label", None), "donor_mask": getattr(args, "donor_label", None)}
+    named |= {
+        name: getattr(args, f"{name}_label", None) for name in given(args) if OPTIONS[name].kind == "mask"
+    }
+    return {
+        role: [str(n) for n in (one if isinstance(one, list) else [one])]
+        for role, one in named.items()
+        if one is not None
+    }
+
+
 def write_edit(
-    staging: Staging, paths: Mapping[str, Path], result, files: Mapping[str, Any], keep_header: bool = False
-) -> None:
+    staging: Staging, paths: Mapping[str, Path], result, files: Mapping[str, Any], keep_header: bool = False,
+    labels: Mapping[str, Sequence[str]] | None = None,
+) -> None:  # fmt: skip
     """Image, sidecar and, if named, mask of an edit, marked as synthetic.
 
-    :param files: role to file of the input, for the sidecar.
+    :param files: role to file of the input, for the sidecar; `labels`: role to the labels taken of it.
     :param keep_header: the source's DICOM attributes, too.
     """
     import numpy as np
@@ -479,7 +494,7 @@ def write_edit(
 
     marks = provenance.marks(result.provenance)
     write_volume(result.volume, staging.file(paths["image"]), marks, keep_header)
-    entry = provenance.with_files(result.provenance, {**files, "result": paths["image"]})
+    entry = provenance.with_files(result.provenance, {**files, "result": paths["image"]}, labels)
     provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["image"].name))
     if "mask" in paths:
         write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))

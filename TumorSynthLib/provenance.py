@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,12 +133,16 @@ def of_shape(bundle: Bundle, request: Any, result: Any, like: Volume | None = No
     return plain(entry)
 
 
-def with_files(entry: Mapping[str, Any], files: Mapping[str, str | os.PathLike]) -> dict[str, Any]:
-    """The record with the names of files added."""
-    return {
-        **entry,
-        "files": {**entry.get("files", {}), **{role: shown(Path(path).name) for role, path in files.items()}},
-    }
+def with_files(
+    entry: Mapping[str, Any],
+    files: Mapping[str, str | os.PathLike],
+    labels: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """The record with the names of files added, and with the labels that were taken of masks, by role."""
+    named = {role: shown(Path(path).name) for role, path in files.items()}
+    taken = {role: [shown(str(name)) for name in names] for role, names in (labels or {}).items()}
+    told = {"files": {**entry.get("files", {}), **named}}
+    return {**entry, **told, **({"labels": taken} if taken else {})}
 
 
 def statement(operation: str, model_id: str, version: str) -> str:
@@ -365,9 +369,9 @@ def check_repeatable(
             if entry["model"]
             else "no model"
         )
-        there = f"those of {bundle.id} {bundle.version}: install it" if bundle else "none: name it (--model)"
+        there = f"{bundle.id} {bundle.version} is another" if bundle else "there is none: name it (--model)"
         raise ModelError(
-            f"the edit was made with {made}, whose files differ from {there}"
+            f"the edit was made with {made}, and {there}"
             if entry["model"]
             else "the edit was made without a model: leave out --model"
         )
@@ -376,11 +380,11 @@ def check_repeatable(
     )
     if now and now["voxels_sha256"] != entry["input"].get("voxels_sha256"):
         raise InputError(
-            "the image isn't the one that was edited (its voxels differ): give the original image"
+            f"the image isn't the one that was edited{_named(entry, 'image')} (its voxels differ): give the original image"
         )
     if now and now["mask_sha256"] != entry["input"].get("mask_sha256"):
         raise InputError(
-            "the mask isn't the one that was used (its voxels differ): give the original mask and label"
+            f"the mask isn't the one that was used{_named(entry, 'mask')} (its voxels differ): give the original mask and label"
         )
     if request is None:
         request = SimpleNamespace(**{**dict.fromkeys(OPTIONS), "inside": inside})
@@ -393,16 +397,44 @@ def check_repeatable(
         )
     for name, row in OPTIONS.items():
         key = f"{name}_sha256"
-        if row.kind == "mask" and hashes.get(key) != entry.get("input", {}).get(key):
-            raise InputError(
-                f"the mask of {row.flag} isn't the one that the edit was made with: give that one, or none if there was none"
-            )
+        if row.kind != "mask" or hashes.get(key) == before.get(key):
+            continue
+        if key not in before:
+            raise InputError(f"the edit was made without {row.flag}: leave it out")
+        again = f"{row.flag}{_named(entry, name)}"
+        raise InputError(
+            f"the mask of {again} isn't the one that the edit was made with: give that one"
+            if key in hashes
+            else f"the edit was made with {again}: give it again"
+        )
     then, here = entry.get("software", {}), software()
     differing = [f"{SOFTWARE} {then.get('version')}"] if then.get("version") != here["version"] else []
     for name, version in then.get("packages", {}).items():
         if here["packages"].get(name) != version:
             differing.append(f"{name} {version}")
-    return [f"made with {name}, which differs from this installation" for name in differing]
+    return [f"made with {', '.join(differing)}, not with those here: the voxels may differ"] * bool(differing)
+
+
+def _named(entry: Mapping[str, Any], role: str) -> str:
+    """In brackets, the file of a role and its labels, as far as the record tells them."""
+    files, labels = entry.get("files", {}), entry.get("labels", {}).get(role)
+    told = [str(files[role])] if role in files else []
+    told += [f"label {', '.join(map(str, labels))}"] if isinstance(labels, list) else []
+    return f" ({', '.join(told)})" if told else ""
+
+
+@contextlib.contextmanager
+def repeating(entry: Mapping[str, Any] | None) -> Iterator[None]:
+    """Context in which an error of the model says, too, what can repeat a recorded edit; None: nothing is repeated."""
+    try:
+        yield
+    except ModelError as error:
+        if not entry or not entry["model"]:
+            raise
+        model, version = entry["model"], entry.get("software", {}).get("version")
+        raise ModelError(
+            f"{error}; {SOFTWARE} {version} with model {model.get('id')} {model.get('version')} repeats it"
+        ) from error
 
 
 def check_like(entry: Mapping[str, Any], like: Volume | None) -> None:
@@ -447,6 +479,7 @@ def _is_record(entry: Any) -> bool:
     ):
         return False
     parts = [entry.get(name) for name in ("model", "request", "input")]
+    parts += [entry.get(name, {}) for name in ("files", "labels")]
     if not all(isinstance(part, dict) for part in parts) or not isinstance(entry.get("operation"), str):
         return False
     made_by = entry.get("software", {})

@@ -22,6 +22,7 @@ from TumorSynthLib.commands import (
     options_of,
     recorded,
     reuse_memory,
+    taken_labels,
     tell,
     tell_model,
     with_warnings,
@@ -39,7 +40,7 @@ ANIMATION, SHEET, TABLE = "series.png", "contact-sheet.png", "features.csv"
 def draw(args: argparse.Namespace) -> int:
     """`tumorsynth shape`."""
     from TumorSynthLib.edit.options import EditRequest
-    from TumorSynthLib.provenance import check_like, check_repeatable, check_sidecar, sidecar_path
+    from TumorSynthLib.provenance import check_like, check_repeatable, check_sidecar, repeating, sidecar_path
     from TumorSynthLib.volume import check_output, read_image
 
     start = time.perf_counter()
@@ -58,7 +59,7 @@ def draw(args: argparse.Namespace) -> int:
         raise InputError(
             "--inside and --nearest belong to a place on an image: give --like IMAGE and --at X Y Z"
         )
-    with Bar(args.quiet) as bar:
+    with Bar(args.quiet) as bar, repeating(entry):
         from TumorSynthLib.editor import Editor
 
         with noticed() as seen:
@@ -205,7 +206,7 @@ def _write_series(args, paths: Mapping[str, Any], editor, volume, mask, results:
     animation, contact = encode_apng(there_and_back(frames)), encode_png(sheet)
     with Staging(last=True) as staging:
         for step, result in zip(paths["steps"], results):
-            write_edit(staging, step, result, input_files(args), args.keep_header)
+            write_edit(staging, step, result, input_files(args), args.keep_header, taken_labels(args))
         staging.file(paths["table"]).write_text(table_text(args.feature, results), encoding="utf-8")
         staging.file(paths["animation"]).write_bytes(animation)
         staging.file(paths["sheet"]).write_bytes(contact)

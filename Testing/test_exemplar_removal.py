@@ -107,6 +107,15 @@ def test_strict_changes_the_mask_only():
     assert np.array_equal(result.values[~mask], image[~mask])
 
 
+@pytest.mark.parametrize(("radius", "strict", "said"), [(6.0, True, 1), (6.0, False, 0), (11.0, True, 0)])
+def test_strict_says_that_an_outline_stays(radius, strict, said):
+    """Of a mask that is too tight, not of one that holds the whole tumour."""
+    image = tissue() + 150 * ball(radius_mm=9.0)
+    result = remove(image, ball(radius_mm=radius), SPACING, is_ct=True, strict=strict)
+    assert [w for w in result.warnings if "outline stays visible" in w] == list(result.warnings)
+    assert len(result.warnings) == said
+
+
 def test_a_seed_is_a_result(removed):
     image, mask, result = removed
     again, other = (remove(image, mask, SPACING, is_ct=True, seed=s).values for s in (0, 1))

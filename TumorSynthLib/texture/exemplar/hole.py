@@ -181,30 +181,44 @@ def hole_of(image, mask, spacing, around: Surroundings, grow_mm: float | None, c
 def rim_width(image, mask, around: Surroundings, spacing, config: HoleConfig) -> float:
     """Width (mm) of the rim in which the tumour still shows: profiles in plane against what lies `far_mm` out
     on the same ray."""
+    pixel = float(spacing[1])
+    least, limit = config.least_voxels * pixel, _limits(around, config)[0]
+    count = _tainted(image, mask, around, spacing, config)
+    return least if count is None else float(max(least, min((count + 1) * pixel - 0.01, limit)))
+
+
+def shows_beyond(image, mask, around: Surroundings, spacing, config: HoleConfig) -> bool:
+    """Whether the tumour still shows next to the mask: its partial volume, or more."""
+    return bool(_tainted(blur(image, (0, 0.7, 0.7)), mask, around, spacing, config))
+
+
+def _limits(around: Surroundings, config: HoleConfig) -> tuple[float, float]:
+    """The widest rim (mm), and how tumour-like a distance may be beyond it."""
+    if around.in_air:
+        return config.limit_lung_mm, config.taint_end_lung
+    return config.limit_mm, config.taint_end
+
+
+def _tainted(image, mask, around: Surroundings, spacing, config: HoleConfig) -> int | None:
+    """Pixels beyond the mask in which the tumour still shows; None where that can't be told."""
     pixel, box = float(spacing[1]), near_box(mask, spacing, config.far_mm)
-    least = config.least_voxels * pixel
     value, beyond, length = _rays(image[box], mask[box], around.body[box], in_plane(spacing), pixel, config)
     if len(value) < config.min_rays:
-        return least
+        return None
     core = ndimage.binary_erosion(mask[box])
     contrast = np.median(image[box][core if core.any() else mask[box]]) - beyond
     clear = np.abs(contrast) > max(config.clear_share * np.percentile(np.abs(contrast), 90), 1e-3)
     if clear.sum() < config.min_rays:
-        return least
+        return None
     taint = (value - beyond)[clear] / contrast[clear]
     steps = (length[clear] / pixel).astype(int)
-    limit, clean = (
-        (config.limit_lung_mm, config.taint_end_lung)
-        if around.in_air
-        else (config.limit_mm, config.taint_end)
-    )
+    limit, clean = _limits(around, config)
     last = max(1, int(limit / pixel))
     shells = [taint[steps == k] for k in range(1, last + 1)]
     shells = [np.percentile(s, config.taint_percentile) if len(s) > 8 else 0.0 for s in shells]
     if shells[-1] > config.taint_endless:
-        return least
-    end = 1 + next((k for k, share in enumerate(shells) if share < clean), last)
-    return float(max(least, min(end * pixel - 0.01, limit)))
+        return None
+    return next((k for k, share in enumerate(shells) if share < clean), last)
 
 
 def _rays(image, mask, body, spacing, pixel, config: HoleConfig):

@@ -18,7 +18,7 @@ from ...errors import InputError
 from . import grain as grain_stage
 from .candidates import CandidateConfig, farthest, find_pieces, reach_of
 from .grain import GrainConfig
-from .hole import HoleConfig, Surroundings, hole_of, surroundings
+from .hole import HoleConfig, Surroundings, hole_of, shows_beyond, surroundings
 from .lenders import Atlas, LenderConfig, describe
 from .membrane import MembraneConfig, joined_level
 from .seams import refine
@@ -31,6 +31,7 @@ MIRRORS = ((2,), (1,), (1, 2))
 
 FINEST_MM = 0.3
 """Lengths in mm were chosen on scans of patients; on finer grids (small animals) they shrink with the voxels."""
+OUTLINED = "the tumour reaches beyond the mask: with --strict its outline stays visible"
 SPAN = 1000.0
 """Images without a unit are worked on with this range, so that nothing depends on how they were scaled."""
 
@@ -241,7 +242,8 @@ class _Removal:
             pieces=int(len(np.unique(labels[labels >= 0]))),
             voxels=int((labels >= 0).sum()),
         )
-        return values, hole, (labels >= 0) & ~hole, facts, ()
+        outlined = strict and shows_beyond(self.image, self.mask, around, self.spacing, c.hole)
+        return values, hole, (labels >= 0) & ~hole, facts, (OUTLINED,) if outlined else ()
 
     def _bone_beside(self, hole, around: Surroundings):
         """Bone at the hole: it is filled along, as its level would run into the hole, and then put back."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_case import data, edit, home, leftovers, models, run, voxels  # noqa: F401
+from scipy import ndimage
 
 from TumorSynthLib import cli, commands
 from TumorSynthLib.errors import Cancelled
@@ -305,6 +306,52 @@ def test_several_labels_are_removed_together(run, data, tmp_path):
     for name in "bs":
         assert np.array_equal(voxels(tmp_path / f"{name}.nii"), voxels(tmp_path / "c.nii"))
     assert run("remove", data[0], tmp_path / "l.nii", "--out", tmp_path / "d.nii")[0] == 2
+
+
+def relabelled(data, path, labels):
+    """The mask's file with other labels (K, J, I)."""
+    image = sitk.GetImageFromArray(labels.astype(np.uint8))
+    image.CopyInformation(sitk.ReadImage(str(data[1])))
+    sitk.WriteImage(image, str(path))
+    return data[0], path
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("remove", []),
+        ("remove", ["--engine", "bridge", "--grow", 3]),
+        ("move", ["--nearest", "--to", 0, 0, 0]),
+        ("reshape", ["--set", "volume_ml=1.5", "--model", "lung-nodule-ct"]),
+    ],
+)
+def test_other_tumours_of_the_mask_stay_as_they_are(run, data, tmp_path, name, options):
+    """`remove --label 1` once changed the next label's voxels, which lie in its zone."""
+    mask = voxels(data[1]) > 0
+    two = relabelled(data, tmp_path / "two.nii", np.where(np.arange(mask.shape[2]) < 18, 1, 3) * mask)
+    out, more = tmp_path / "o.nii", [] if name == "remove" else ["--out-mask", tmp_path / "m.nii"]
+    if name == "move":
+        options[-3:] = sitk.ReadImage(str(data[0])).TransformIndexToPhysicalPoint((20, 24, 9))
+    code, _, err = run(*edit(name, two, out, "--label", 1, "--seed", 1, *options, *more))
+    assert code == 0, err
+    changed, labels = voxels(out) != voxels(data[0]), voxels(two[1])
+    assert changed[labels == 1].any() and not changed[labels == 3].any()
+    assert changed[labels == 0].any()
+    if name == "remove":
+        again = ("--label", 1, "--repeat", tmp_path / "o.json", "--out", tmp_path / "p.nii")
+        code, _, err = run("remove", *two, *again)
+        assert code == 0, err
+        assert np.array_equal(voxels(out), voxels(tmp_path / "p.nii"))
+
+
+def test_the_organ_of_the_mask_lends_and_may_change(run, data, tmp_path):
+    mask = voxels(data[1]) > 0
+    around = ndimage.binary_dilation(mask, iterations=8)
+    two = relabelled(data, tmp_path / "organ.nii", np.where(mask, 2, around))
+    code, _, err = run("remove", *two, "--label", 2, "--model", "none", "--out", tmp_path / "o.nii")
+    assert code == 0 and sum("label 1 of organ.nii" in line and "organ" in line for line in err) == 1
+    run("remove", *data, "--model", "none", "--out", tmp_path / "p.nii")
+    assert np.array_equal(voxels(tmp_path / "o.nii"), voxels(tmp_path / "p.nii"))
 
 
 def test_what_the_engine_does_not_use_is_one_line(run, data, tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import editor_case
 import numpy as np
@@ -296,6 +297,21 @@ def test_what_readers_say_is_in_the_ledger(data, tmp_path):
     assert row["state"] == "done"
     assert any("another grid" in text for text in row["warnings"])
     assert Bench(Layout(tmp_path / "out")).do(job)["finished"] == row["finished"]  # found, not done again
+
+
+def test_a_job_leaves_other_tumours_of_its_mask(data, tmp_path):
+    from TumorSynthLib.study.perform import _inputs
+
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(data[0][1])))
+    image = sitk.GetImageFromArray((np.where(np.arange(mask.shape[2]) < 18, 1, 2) * mask).astype(np.uint8))
+    image.CopyInformation(sitk.ReadImage(str(data[0][1])))
+    sitk.WriteImage(image, str(tmp_path / "two.nii"))
+    job = study_case.job(
+        edit="remove", image=str(data[0][0]), mask=str(tmp_path / "two.nii"), label=1, model="none"
+    )
+    (_, own), request = _inputs(job, SimpleNamespace(regions=[None]))
+    labels = sitk.GetArrayFromImage(image)
+    assert np.array_equal(own, labels == 1) and np.array_equal(request.avoid, labels == 2)
 
 
 def test_inputs_are_never_overwritten(data, tmp_path, capsys):

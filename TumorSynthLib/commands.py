@@ -176,7 +176,7 @@ def edit(args: argparse.Namespace) -> int:
             editor = Editor(model_of(args, entry, volume), args.device, settings)
             if editor.bundle is not None:
                 editor.bundle.verify()  # 0.1 s; also where the engine draws without it: the record names the model
-            volume, mask, request = inputs(args, options, editor.bundle, volume)
+            volume, mask, request = inputs(args, options, editor.bundle, volume, entry)
         images = (volume,) if mask is None else (volume, mask)
         if entry is not None:
             notes += check_repeatable(
@@ -388,10 +388,10 @@ def read_features(path: str | Path) -> dict[str, float]:
     return inner
 
 
-def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, volume=None):
+def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, volume=None, entry=None):
     """Volume, mask (a labelmap for a bundle with several regions) and whole request of an edit.
 
-    :param volume: the image, where it was read already.
+    :param volume: the image, where it was read already. :param entry: the record of the edit to repeat.
     """
     import functools
 
@@ -423,7 +423,26 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, vo
             images[name] = (image, read(value[1], image, label))
         elif OPTIONS[name].kind == "mask":
             images[name] = option_mask(OPTIONS[name], value, volume, label)
-    return volume, mask, EditRequest(**options, **images)
+    request = EditRequest(**options, **images)
+    if mask is not None and (entry is None or "avoid_sha256" in entry["input"]):
+        request = keeping_others(args.command, request, args.mask, volume, labels, mask)
+    return volume, mask, request
+
+
+def keeping_others(edit: str, request, path: str, volume, labels: Sequence[int | str | None], mask):
+    """The request that leaves other tumours of the mask's file as they are, as if they were given by --avoid.
+
+    :param labels: those of `mask` (K, J, I) bool; None is the only one.
+    """
+    from TumorSynthLib.volume import other_labels
+
+    named = [label for label in labels if label is not None]
+    if not named or edit not in OPTIONS["avoid"].edits:
+        return request
+    others = other_labels(path, volume, named, mask)
+    if others is None:
+        return request
+    return replace(request, avoid=others if request.avoid is None else others | request.avoid)
 
 
 def option_mask(row: Option, path: str, like, label: int | str | None):

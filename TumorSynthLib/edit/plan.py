@@ -133,8 +133,14 @@ def plan_remove(case: Case, request: EditRequest) -> Plan:
         return _told(
             case, Plan("remove", request, engine, warnings=tuple(suitability.check_surroundings(case.mask)))
         )
-    hole = grown(case.mask, case.volume.spacing, request.grow or 0.0)
+    hole = _hole(case, request)
     return _told(case, Plan("remove", request, engine, hole=hole, warnings=check_fit(case, hole)))
+
+
+def _hole(case: Case, request: EditRequest) -> np.ndarray:
+    """(K, J, I) bool, from where a network clears the old tumour."""
+    hole = grown(case.mask, case.volume.spacing, request.grow or 0.0)
+    return hole if request.avoid is None else case.mask | (hole & ~request.avoid)
 
 
 def plan_synthesize(case: Case, request: EditRequest) -> Plan:
@@ -193,9 +199,9 @@ def plan_planted(edit: str, case: Case, request: EditRequest, drawn: Drawn | Non
     wish = Wish(asked)
     if texture or request.donor is not None:
         wish = nearest(case.population, asked, case.region(new))
-    hole = grown(case.mask, volume.spacing, request.grow or 0.0)
+    _check_avoided(request, new & ~case.mask)  # a tumour of tissue ends there
     return _told(case, replace(
-        plan, hole=hole, asked=asked, used=wish.used, implied=wish.implied, warnings=(*warnings, *wish.warnings)
+        plan, hole=_hole(case, request), asked=asked, used=wish.used, implied=wish.implied, warnings=(*warnings, *wish.warnings)
     ))  # fmt: skip
 
 
@@ -214,10 +220,7 @@ def plan_insert(
         )
         at = found_place(case.volume, part, case.ct, request.inside, request.seed, lung, request.avoid)
     new, note = placed(case.volume, part, at, case.ct, request.inside, nearest=request.nearest)
-    if request.avoid is not None and (new & request.avoid).any():
-        raise InputError(
-            "the new tumour would cover one that is to be avoided: give another place, or make it smaller"
-        )
+    _check_avoided(request, new)
     warnings = (*told, note, *_checked(case, new, engine))
     texture = split(request.features)[0]
     if engine == "exemplar":
@@ -231,6 +234,13 @@ def plan_insert(
         "insert", request, engine, new, form=form, asked=asked, used=wish.used, implied=wish.implied,
         warnings=(*warnings, *wish.warnings),
     ))  # fmt: skip
+
+
+def _check_avoided(request: EditRequest, new: np.ndarray) -> None:
+    if request.avoid is not None and (new & request.avoid).any():
+        raise InputError(
+            "the new tumour would cover one that is to be avoided: give another place, or make it smaller"
+        )
 
 
 def _checked(case: Case, mask: np.ndarray, engine: str) -> tuple[str, ...]:

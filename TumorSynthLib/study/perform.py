@@ -152,7 +152,7 @@ def _bundle(job: Job):
 
 def _inputs(job: Job, bundle) -> tuple[tuple[Any, ...], Any]:
     """The images of an edit and its request."""
-    from TumorSynthLib.commands import option_mask
+    from TumorSynthLib.commands import keeping_others, option_mask
     from TumorSynthLib.edit.options import from_message
     from TumorSynthLib.volume import read_image, read_labelmap, read_mask
 
@@ -170,7 +170,10 @@ def _inputs(job: Job, bundle) -> tuple[tuple[Any, ...], Any]:
         return option_mask(row, entry["mask"], volume, entry.get("label"))
 
     request = from_message(job.options, image)
-    return (volume, *([tumour(job.mask, volume, job.label)] if job.mask else [])), request
+    if not job.mask:
+        return (volume,), request
+    mask = tumour(job.mask, volume, job.label)
+    return (volume, mask), keeping_others(job.edit, request, job.mask, volume, [job.label], mask)
 
 
 def _limit_threads(threads: int, network: bool) -> None:

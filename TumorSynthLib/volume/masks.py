@@ -24,6 +24,11 @@ MANY_LABELS = 255  # more values than that are no labelmap's
 LABEL_SLACK = 1e-3  # by which a label may miss a whole number: labelmaps are saved as floats, or scaled
 
 
+AROUND, BESIDE, LARGER = 0.5, 0.1, 5.0
+"""A label is the organ that a tumour lies in where it takes the first share of what is next to the tumour, or the second one
+and so many times the tumour's voxels."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One structure that a mask file holds: number and name to choose it by, and its voxels on the image's grid."""
@@ -55,6 +60,40 @@ def read_mask(path: str | os.PathLike, like: Volume, label: int | str | None = N
     if not mask.any():
         raise InputError(f"{path} is empty: draw the tumour first")
     return mask
+
+
+def other_labels(
+    path: str | os.PathLike, like: Volume, labels: Sequence[int | str], mask: np.ndarray
+) -> np.ndarray | None:
+    """The other tumours of a mask file: the voxels of all labels that weren't chosen, but for the chosen tumour's organ.
+
+    An `ImageWarning` tells of the organ.
+
+    :param labels: those that were chosen; `mask` (K, J, I) bool: their voxels.
+    :returns: (K, J, I) bool on the grid of `like`; None where there are none.
+    """
+    from scipy import ndimage  # Slicer opens the module without it
+
+    found = parts_of(Path(path), like)
+    chosen = [_chosen(found, label, str(path)) for label in labels]
+    others, size = np.zeros_like(mask), np.count_nonzero(mask)
+    box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in bounding_box(mask))
+    near = ndimage.binary_dilation(mask[box], np.ones((3, 3, 3)), 2) & ~mask[box]
+    for part in found:
+        if any(part is one for one in chosen):
+            continue
+        voxels = part.voxels()
+        share = voxels[box][near].mean() if near.any() else 0.0
+        if share < (BESIDE if np.count_nonzero(voxels) > LARGER * size else AROUND):
+            others |= voxels
+        else:
+            warnings.warn(
+                f"label {part} of {Path(path).name} lies around the tumour and is taken for its organ: it lends tissue and may "
+                "change; if it is another tumour, give a mask of it by --avoid",
+                ImageWarning, stacklevel=2,
+            )  # fmt: skip
+    others &= ~mask
+    return others if others.any() else None
 
 
 def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:

@@ -15,6 +15,7 @@ from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.models import ANY, bundled_folder, find, info, installed
 from TumorSynthLib.models.parts import draws
+from TumorSynthLib.shaping import PREFIX, measured_shape
 from TumorSynthLib.suitability import at_scale, level_of
 from TumorSynthLib.volume import Volume, read_image, read_labelmap
 
@@ -125,6 +126,22 @@ def test_every_edit_works(case):
     lent = editor.retexture(volume, mask, EditRequest(donor=(other, mask[:, ::-1].copy())))
     assert (lent.volume.array[~mask] == volume.array[~mask]).mean() > 0.99
     assert editor.reachable(volume, mask, [CONTRAST])[CONTRAST][1] > own[CONTRAST]
+
+
+def test_a_tumour_under_the_skin_keeps_its_form_and_its_centre_when_it_shrinks(ct):
+    name, volume, _ = ct
+    k, j, i = np.indices(volume.array.shape)
+    mask = ((2 * (k - 18)) / 14) ** 2 + ((j - 45) / 18) ** 2 + ((i - 30) / 12) ** 2 <= 1
+    noise = np.random.default_rng(3).normal(0, 8, volume.array.shape)
+    array = np.where(i < 14, -1000, np.where(i < 34, -100, 60) + noise)  # air, fat, muscle
+    array += (60 + noise - array) * ndimage.gaussian_filter(mask.astype(float), (0.3, 0.8, 0.8))
+    volume = volume.with_array(np.rint(array).astype(np.int16))
+    ml = float(volume.volume_of(mask)) / 1000
+    small = Editor(name).reshape(volume, mask, EditRequest(features={"volume_ml": 0.6 * ml})).mask
+    before, after = (measured_shape(m, SPACING) for m in (mask, small))
+    for feature in ("Flatness", "Elongation", "Sphericity"):
+        assert after[PREFIX + feature] == pytest.approx(before[PREFIX + feature], rel=0.06), feature
+    assert np.abs(np.argwhere(small).mean(0) - np.argwhere(mask).mean(0)).max() < 1
 
 
 @pytest.mark.parametrize("donor", [False, True])

@@ -6,6 +6,7 @@ Arrays are (D, H, W), the axis of the slices first; spacing is (z, y, x) mm. Ima
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -53,9 +54,18 @@ class Source:
         whole = self.mask | self.changed if cover is None else self.mask | self.changed | cover
         box = box_around(whole, self.spacing, MatteConfig.margin_mm)
         image, mask = self.image[box], self.mask[box]
+        made = take_out(image, self.removed[box], mask, self.changed[box], self.spacing, self.in_lung)
+        return made, box
+
+    @cached_property
+    def in_lung(self) -> bool:
+        """Whether lung is around the tumour."""
+        if not self.is_ct:
+            return False
+        box = box_around(self.mask, self.spacing, RING_MM)
+        mask = self.mask[box]
         ring = (ndimage.distance_transform_edt(~mask, self.spacing) <= RING_MM) & ~mask
-        in_lung = bool(self.is_ct and ring.any() and (image[ring] < LUNG_HU).mean() > LUNG_SHARE)
-        return take_out(image, self.removed[box], mask, self.changed[box], self.spacing, in_lung), box
+        return bool(ring.any() and (self.image[box][ring] < LUNG_HU).mean() > LUNG_SHARE)
 
 
 def box_around(mask: np.ndarray, spacing, mm: float) -> tuple[slice, ...]:

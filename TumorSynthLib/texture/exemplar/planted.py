@@ -144,8 +144,8 @@ def _planted(
 
 
 def _held_on_wall(source: Source, mask: np.ndarray, new: np.ndarray, away: bool) -> np.ndarray:
-    """A new shape, taken to where a tumour on the chest's wall stays on it."""
-    if away or not source.is_ct:
+    """A new shape, taken to where a tumour of the lung that lies on the chest's wall stays on it."""
+    if away or not source.in_lung:
         return new
     contact = contact_of(source.removed, mask, source.spacing, True)
     if contact is None:

@@ -251,7 +251,7 @@ class EditRequest:
         _CLEARED, engines=("exemplar",), flag="--lend", slicer="lend",
     )  # fmt: skip
     avoid: np.ndarray | None = option(
-        None, "mask", "mask of other tumours (all its labels): they are neither copied nor changed, as those beside --label in MASK",
+        None, "mask", "mask of other tumours (all labels): they are neither copied nor changed, as those beside --label in MASK",
         (*_CLEARED, "insert"), labels="all", flag="--avoid", slicer="avoid",
     )  # fmt: skip
     strength: float | None = option(

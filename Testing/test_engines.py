@@ -1,18 +1,23 @@
 """The door behind which engines draw: which one an edit takes, what it needs, and what the record says of it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import editor_case
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from TumorSynthLib.edit.case import Case
 from TumorSynthLib.edit.features import steerable
-from TumorSynthLib.edit.plan import KEPT, _texture_from, choose_engine, of_existing
+from TumorSynthLib.edit.plan import KEPT, Plan, _texture_from, _told, choose_engine, of_existing
+from TumorSynthLib.edit.told import made
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.engines import ENGINES
 from TumorSynthLib.errors import Cancelled, InputError
 from TumorSynthLib.phantom import chest
 from TumorSynthLib.provenance import check_repeatable, request_of
+from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.suitability import holds_tumour
 from TumorSynthLib.texture.engine import make_engine
 
@@ -126,7 +131,7 @@ def test_a_slider_tells_how_far_it_can_go_and_goes_no_further(case):
     plan = result.provenance["plan"]
     assert plan["limits"] == {mean: limit}
     assert plan["reachable"][mean] == [low, max(high, limit)]  # what is told holds what was reached
-    assert plan["zone"] == "mask" and plan["spread_from"] == "sub-windows of the tumour"
+    assert plan["zone_voxels"] == 0 and plan["spread_from"] == "sub-windows of the tumour"
 
 
 def test_a_slider_is_measured_on_the_grid_of_the_settings(case):
@@ -156,6 +161,61 @@ def test_a_removal_without_a_model_is_repeated_voxel_by_voxel(case):
     assert plan["zone_mm"] == 1.0 and plan["zone_voxels"] == (result.changed & ~mask).sum() > 0
     again = Editor(None).remove(volume, mask, EditRequest(**request_of(result.provenance)))
     assert np.array_equal(again.volume.array, result.volume.array)
+
+
+@pytest.mark.parametrize(
+    "edit, options",
+    [
+        ("remove", {}),
+        ("remove", {"zone": 0.0}),
+        ("remove", {"strict": True}),
+        ("remove", {"grow": 6.0, "zone": 1.0}),
+        ("move", {"to": (16.0, 20.0, 16.0), "nearest": True}),
+        ("synthesize", {"features": {"mean_intensity": 30.0}}),
+    ],
+)
+def test_the_distance_that_is_said_holds_for_every_voxel(case, edit, options):
+    """The zone alone was said once, not the rim that a removal grows by, nor the slice that it goes on for."""
+    volume, mask = case
+    volume = replace(volume, array=volume.array[::2].copy(), spacing=(1.0, 1.0, 3.0))
+    mask = mask[::2].copy()
+    result = getattr(Editor(None), edit)(volume, mask, EditRequest(modality="CT", **options))
+    tumours, plan = mask | result.mask, result.provenance["plan"]
+    outside = (result.volume.array != volume.array) & ~tumours
+    away = ndimage.distance_transform_edt(~tumours, volume.spacing[::-1])
+    if edit == "synthesize" or options.get("strict"):
+        assert not outside.any() and plan["zone_voxels"] == 0
+        assert made(result.provenance)[1] == "Outside the mask no voxel changed."
+    else:
+        assert away[outside].max() - 1e-6 <= plan["reach_mm"] < 0.1 + away[result.changed].max()
+        assert f"up to {plan['reach_mm']:g} mm" in made(result.provenance)[1]
+
+
+def test_a_network_that_draws_because_of_an_option_says_so():
+    """`remove --steps 20` took another engine, twelve times as slow, without a word."""
+    volume, mask = editor_case.ct()
+    request = EditRequest(steps=3, engine=None)
+    case = Case(volume, mask, BARE, "CT", True, Settings())
+    for edit, more, said in (("remove", {}, 1), ("remove", {"engine": "bridge"}, 0), ("insert", {}, 0)):
+        plan = Plan(edit, replace(request, **more), "bridge", mask)
+        assert sum("because of --steps" in text for text in _told(case, plan).warnings) == said
+
+
+def test_what_made_the_voxels_is_said_in_words():
+    for operation, request, plan, said in (
+        ("remove", {}, {}, "Made of the image's own tissue (engine exemplar)."),
+        ("insert", {}, {"lender": "case"}, "Made of a real tumour of the model's bank (engine exemplar)."),
+        ("synthesize", {}, {"stage": "level kept"}, "pattern adjusted and its mean intensity kept"),
+        ("synthesize", {"donor": True}, {"stage": "part"}, "Made of a part of the donor's tissue (engine"),
+    ):
+        entry = {"operation": operation, "request": request, "plan": {"engine": "exemplar", **plan}}
+        assert len(made(entry)) == 1 and said in made(entry)[0]
+    entry = {"operation": "move", "plan": {"engine": "bridge", "zone_voxels": 1234, "reach_mm": 4.0}}
+    assert made(entry) == [
+        "Drawn by the model's network (engine bridge).",
+        "Outside the old and the new mask 1,234 voxels could change, up to 4 mm from them.",
+    ]
+    assert made({}) == []
 
 
 def test_avoid_and_lend_hold(case):

@@ -248,9 +248,12 @@ def test_warnings_are_in_the_panels_words():
         case.ui.generateButton.click()
         job = case.logic.jobs[-1]
         said = "1 of 1 asked features were not reached: glcm_Contrast by +1.0 σ"
-        job.finish(case.logic.outcome(job, warnings=(said,), provenance={"plan": {"zone_voxels": 34667}}))
+        plan = {"engine": "exemplar", "stage": "level kept", "zone_voxels": 34667, "reach_mm": 8.4}
+        job.finish(case.logic.outcome(job, warnings=(said,), provenance={"plan": plan}))
         assert "reached: Contrast by +1.0 σ" in case.ui.outcomeLabel.text
-        assert "35 ml around the outline changed, too" in case.ui.outcomeLabel.text  # of voxels of 1 mm³
+        text = case.ui.outcomeLabel.text
+        assert "35 ml around the outline changed, too, up to 8.4 mm from it" in text  # of voxels of 1 mm³
+        assert "own pattern, adjusted, its mean intensity kept" in text
         case.ui.generateButton.click()
         case.logic.jobs[-1].fail("glcm_Contrast of -3 is not possible")
         assert case.ui.outcomeLabel.text.startswith("Contrast of -3 is")

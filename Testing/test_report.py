@@ -373,12 +373,12 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
 
 def test_report_says_what_made_the_voxels_and_where_they_could_change(tmp_path):
     for plan, texts in (
-        ({"engine": "exemplar", "zone_mm": 2.0, "zone_voxels": 15301, "stage": "own"},
-         ("Made of real tissue", "15,301 voxels could change, in a zone of 2 mm", "Stage: own.")),
-        ({"engine": "bridge"}, ("Drawn by the model&#x27;s network.",)),
+        ({"engine": "exemplar", "zone_voxels": 15301, "reach_mm": 8.4, "stage": "own"},
+         ("own tissue, as it was", "15,301 voxels could change, up to 8.4 mm from")),
+        ({"engine": "bridge"}, ("Drawn by the model&#x27;s network (engine bridge).",)),
     ):  # fmt: skip
         edit = make_edit()
-        edit.result.provenance = {**(edit.result.provenance or {}), "plan": plan}
+        edit.result.provenance = {"operation": "synthesize", "plan": plan}
         text = write_report(tmp_path / plan["engine"], "title", [edit]).read_text(encoding="utf-8")
         assert all(said in text for said in texts)
 

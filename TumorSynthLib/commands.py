@@ -16,6 +16,7 @@ from typing import Any
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
+from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.numeric import is_finite
@@ -439,7 +440,7 @@ def keeping_others(edit: str, request, path: str, volume, labels: Sequence[int |
     named = [label for label in labels if label is not None]
     if not named or edit not in OPTIONS["avoid"].edits:
         return request
-    others = other_labels(path, volume, named, mask)
+    others = other_labels(path, volume, named, mask, request.lend)
     if others is None:
         return request
     return replace(request, avoid=others if request.avoid is None else others | request.avoid)
@@ -551,6 +552,8 @@ def tell(
         print(_asked_table(result))
     for name, (low, high) in (result.provenance.get("plan") or {}).get("reachable", {}).items():
         print(f"{name}: this tumour's tissue allows {number(low)} to {number(high)}")
+    if told := made(result.provenance):
+        print(" ".join(told))
     for kind, path in paths.items():
         print(f"{kind}: {path}")
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import NOTICE
+from .edit.told import made
 from .errors import InputError
 from .models.intensity import Intensity
 from .png import write_bytes, write_png
@@ -92,7 +93,7 @@ def _section(edit: ReportEdit, i: int, folder: Path) -> str:
         f"Window {number(window[0])} to {number(window[1])}{unit}.",
         f"Shown: the tumour and {MARGIN_MM:.0f} mm around it.",
         f"{changed:,} voxels changed.",
-        *_decided(edit.result),
+        *made(edit.result.provenance or {}),
     ]
     if crop.tilt > OBLIQUE_DEG:
         facts.append(f"The image lies {crop.tilt:.0f}° oblique; the planes follow its own axes.")
@@ -101,22 +102,6 @@ def _section(edit: ReportEdit, i: int, folder: Path) -> str:
         f"{_controls(i, limit, unit)}{pictures}{_warnings(edit.result)}{_features(edit, unit.strip())}"
         f"{_provenance(edit.result)}</section>"
     )
-
-
-def _decided(result: Any) -> list[str]:
-    """What made the voxels, and how far from the tumour some may have changed; from the plan in the record."""
-    plan = (result.provenance or {}).get("plan") or {}
-    made = {
-        "bridge": "Drawn by the model's network.",
-        "exemplar": "Made of real tissue, without the network.",
-    }
-    facts = [made[plan["engine"]]] if plan.get("engine") in made else []
-    if plan.get("zone_voxels"):
-        width = f", in a zone of {plan['zone_mm']:g} mm" if plan.get("zone_mm") is not None else ""
-        facts.append(f"Outside the mask {plan['zone_voxels']:,} voxels could change{width}.")
-    if plan.get("stage"):
-        facts.append(f"Stage: {plan['stage']}.")
-    return facts
 
 
 def _controls(i: int, limit: float, unit: str) -> str:

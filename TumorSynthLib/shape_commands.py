@@ -30,6 +30,7 @@ from TumorSynthLib.commands import (
 )
 from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import OPTIONS
+from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
 from TumorSynthLib.outputs import Staging, check_apart
 from TumorSynthLib.pace import Pace
@@ -262,6 +263,8 @@ def _tell_series(
         for r, result, step in zip(rows, results, paths["steps"])
     ]
     print(table(["step", args.feature, "asked", "reached", "file"], lines, right=(0, 1, 2, 3)))
+    for text in dict.fromkeys(made(result.provenance)[0] for result in results):
+        print(text)
     for kind in ("table", "animation", "sheet", "report"):
         if kind in paths:
             print(f"{kind}: {paths[kind]}")

@@ -96,6 +96,16 @@ def choose_engine(edit: str, case: Case, request: EditRequest) -> str:
     return next(iter(bound)) if len(bound) == 1 else _best_engine(edit, case, request)
 
 
+def _switched(case: Case, plan: Plan) -> str:
+    """A warning where a network draws for the sake of an option, and tissue would have been taken without it."""
+    request = plan.request
+    names = [OPTIONS[n].flag or n for n in request.asked() if OPTIONS[n].engines == ("bridge",)]
+    given = request.engine is not None or request.strength == DRAWN_ANEW
+    if plan.engine != "bridge" or given or not names or _best_engine(plan.edit, case, request) == "bridge":
+        return ""
+    return f"the model's network draws this because of {', '.join(names)}: without it, real tissue is taken, which is quicker"
+
+
 def _best_engine(edit: str, case: Case, request: EditRequest) -> str:
     """Real tissue wherever some can be lent: the image's own, the tumour's own, a donor's or a bank's."""
     if edit == "insert":
@@ -300,7 +310,7 @@ def _told(case: Case, plan: Plan) -> Plan:
     left = unused(plan.request, plan.engine)
     if plan.engine == "bridge" and plan.request.strength == DRAWN_ANEW:  # which is what it does
         left = tuple(name for name in left if name != "strength")
-    texts = [*case.warnings, *plan.warnings, *_beyond_tissue(plan)]
+    texts = [*case.warnings, *plan.warnings, _switched(case, plan), *_beyond_tissue(plan)]
     if left:
         texts.append(unused_text(plan.engine, left))
     return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from TumorSynthLib import provenance
 from TumorSynthLib.deformation import bone_of, push, warped
@@ -118,9 +119,7 @@ def record(
     progress("measure", 1.0)
     source = SimpleNamespace(volume=case.volume, mask=case.mask, request=plan.request, modality=case.modality)
     decided = {**plan.as_record(), **draft.facts}
-    if plan.target is not None and changed is not None and "zone" not in decided:
-        tumours = draft.mask if case.mask is None else draft.mask | case.mask
-        decided["zone_voxels"] = int((changed & ~tumours).sum())
+    decided |= _around(case, draft.mask, changed, patch)
     if (blas := blas_threads()) is not None:
         decided["blas_threads"] = blas
     if case.bundle is None:
@@ -141,6 +140,21 @@ def _changed(cleared: Cleared, draft: Draft, patch: Patch) -> np.ndarray | None:
     if cleared.facts:  # tissue made room, somewhere in the box
         changed[patch.box] |= patch.before != patch.after
     return changed
+
+
+def _around(case: Case, mask: np.ndarray, changed: np.ndarray | None, patch: Patch) -> dict[str, Any]:
+    """For the record: how many voxels outside the old and new tumour could change, and how far from them the farthest lies."""
+    tumours = mask if case.mask is None else mask | case.mask
+    if changed is None:  # what did change; nothing where both are NaN
+        changed = np.zeros_like(tumours)
+        known = (patch.before == patch.before) | (patch.after == patch.after)
+        changed[patch.box] = (patch.before != patch.after) & known
+    outside = changed & ~tumours
+    if not outside.any():
+        return {"zone_voxels": 0}
+    box = bounding_box(outside | tumours)
+    away = ndimage.distance_transform_edt(~tumours[box], case.volume.spacing[::-1])[outside[box]].max()
+    return {"zone_voxels": int(outside.sum()), "reach_mm": float(np.ceil(10 * away - 1e-6) / 10)}
 
 
 def _before(case: Case, plan: Plan, draft: Draft) -> dict[str, float]:

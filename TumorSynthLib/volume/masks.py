@@ -63,13 +63,18 @@ def read_mask(path: str | os.PathLike, like: Volume, label: int | str | None = N
 
 
 def other_labels(
-    path: str | os.PathLike, like: Volume, labels: Sequence[int | str], mask: np.ndarray
+    path: str | os.PathLike,
+    like: Volume,
+    labels: Sequence[int | str],
+    mask: np.ndarray,
+    lend: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """The other tumours of a mask file: the voxels of all labels that weren't chosen, but for the chosen tumour's organ.
 
     An `ImageWarning` tells of the organ.
 
     :param labels: those that were chosen; `mask` (K, J, I) bool: their voxels.
+    :param lend: (K, J, I) bool, healthy tissue: a label that is most of it is an organ.
     :returns: (K, J, I) bool on the grid of `like`; None where there are none.
     """
     from scipy import ndimage  # Slicer opens the module without it
@@ -83,6 +88,8 @@ def other_labels(
         if any(part is one for one in chosen):
             continue
         voxels = part.voxels()
+        if lend is not None and 2 * np.count_nonzero(voxels & lend) > np.count_nonzero(lend):
+            continue
         share = voxels[box][near].mean() if near.any() else 0.0
         if share < (BESIDE if np.count_nonzero(voxels) > LARGER * size else AROUND):
             others |= voxels

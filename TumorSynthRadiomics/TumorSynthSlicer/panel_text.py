@@ -155,6 +155,7 @@ def _options() -> tuple:
         (r"name tissue by --lend", tissue),
         (r"--nearest takes it", f"{nearest} takes it"),
         (r": give a larger margin to --mass-effect", ""),
+        (r"with --strict", _("as nothing around it may change,")),
         (
             r"[,;:]? (?:or )?(?:choose one with|if not, say|say) --modality(?: if the tag is wrong| to be sure)?",
             "",
@@ -190,23 +191,41 @@ def _value(found, part: str, row) -> str:
     return number(math.sqrt(max(0.0, value)) if found["name"] in ROOT else value / row.factor)
 
 
+def _around(plan, ml: float) -> str:
+    """How much around the tumour changed, and how far from it; `ml` is of one voxel."""
+    if not plan["zone_voxels"]:
+        return _("Nothing outside the outline changed")
+    volume = number(float(f"{plan['zone_voxels'] * ml:.2g}"))
+    if plan.get("reach_mm") is None:  # an earlier version's
+        return _("{volume} ml around the outline changed, too").format(volume=volume)
+    text = _("{volume} ml around the outline changed, too, up to {reach} mm from it")
+    return text.format(volume=volume, reach=number(plan["reach_mm"]))
+
+
 def drawn(outcome) -> list:
     """Where the result is, what drew it, and how far around the tumour voxels could change."""
     plan, lines = outcome.provenance.get("plan") or {}, []
+    donor = (outcome.provenance.get("request") or {}).get("donor")
     engines = {
         "bridge": _("Drawn by the model's network"),
         "exemplar": {
             "remove": _("Made of the image's own tissue"),
             "insert": _("Made of a real tumour"),
-        }.get(outcome.edit, _("Made of the tumour's own pattern")),
+        }.get(
+            outcome.edit, _("Made of the donor's tissue") if donor else _("Made of the tumour's own pattern")
+        ),
+    }
+    stages = {
+        "own": _("as it was"),
+        "level kept": _("adjusted, its mean intensity kept"),
+        "level free": _("adjusted, its mean intensity, too"),
+        "voxels": _("adjusted, single voxels, too"),
     }
     if plan.get("engine") in engines:
-        lines.append(engines[plan["engine"]])
-    if plan.get("zone_voxels") and outcome.volumeNode is not None:
-        volume = plan["zone_voxels"] * math.prod(outcome.volumeNode.GetSpacing()) / 1000.0
-        lines.append(
-            _("{volume} ml around the outline changed, too").format(volume=number(float(f"{volume:.2g}")))
-        )
+        parts = [engines[plan["engine"]], stages.get(plan.get("stage", ""))]
+        lines.append(", ".join(part for part in parts if part))
+    if outcome.volumeNode is not None and plan.get("zone_voxels") is not None:
+        lines.append(_around(plan, math.prod(outcome.volumeNode.GetSpacing()) / 1000.0))
     if outcome.sequenceNodes:
         lines.append(
             _("The volumes are in the sequence {name}").format(name=outcome.sequenceNodes[0].GetName())

@@ -106,11 +106,7 @@ class Exemplar:
             )
         changed = made.hole | made.zone
         patch = patch_of(volume.array, made.values, changed)
-        facts = {
-            **made.facts,
-            "hole_voxels": int(made.hole.sum()),
-            "zone_voxels": int((changed & ~case.mask).sum()),
-        }
+        facts = {**made.facts, "hole_voxels": int(made.hole.sum())}
         reached, warnings = _measured(case, patch, progress) if plan.edit == "remove" else ({}, ())
         return Draft(patch, case.mask, reached, "cpu", (*made.warnings, *warnings), changed, facts)
 

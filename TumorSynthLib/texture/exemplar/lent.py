@@ -144,7 +144,7 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
         reached,
         "cpu",
         (words, *_notes(shares, noisier)),
-        facts={**facts, **({"zone": "mask"} if plan.edit == "synthesize" else {})},
+        facts=facts,
         spread=spread,
         asked=asked,
         used=limits,

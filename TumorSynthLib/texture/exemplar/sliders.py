@@ -43,7 +43,6 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
         **made.facts(),
         "strength": strength,
         "spread_from": "population" if kind else "sub-windows of the tumour",
-        **({"zone": "mask"} if plan.edit == "synthesize" else {}),
         **({"reachable": ranges} if ranges else {}),
         **({"limits": made.limits} if made.limits else {}),
     }

@@ -299,6 +299,21 @@ def test_the_chest_wall_goes_on_where_a_nodule_lay_on_it():
     assert np.array_equal(result.values[deep], image[deep])
 
 
+def test_a_rib_that_a_tumour_lay_on_is_covered_and_not_lent():
+    """The mask reaches the rib: what lies next to the rib is wall, not lung, and no bone is lent to where none was."""
+    image, wall = lung()
+    z, _, x = np.indices(image.shape)
+    rib = wall & (ndimage.distance_transform_edt(wall) < 7) & (np.abs(z - 16) < 5) & (np.abs(x - 28) < 20)
+    image = ndimage.gaussian_filter(image + 700 * rib, 0.6)
+    mask = ball(image.shape, (16, 40, 28), 10.0, (1, 1, 1)) & ~ndimage.binary_dilation(rib)
+    image[mask] = 30
+    off = ndimage.distance_transform_edt(~rib)
+    depth = surroundings(image, mask, (1.0, 1.0, 1.0), True, HoleConfig()).depth
+    assert (depth[mask & (off < 2)] < 0).mean() > 0.9 and (depth[mask & (off > 4)] > 0).all()
+    result = remove(image, mask, (1.0, 1.0, 1.0), is_ct=True)
+    assert result.values[mask & (off > 1.5)].max() < 180
+
+
 def test_a_rim_of_haze_leaves_no_ghost_in_lung():
     """Haze around a nodule that reaches beyond the hole isn't carried into it."""
     image, _ = lung()

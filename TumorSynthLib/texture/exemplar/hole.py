@@ -64,6 +64,8 @@ class HoleConfig:
     wall_mm: float = 4.0
     wall_smooth_mm: float = 1.5
     """Gaussian of the distance to the wall: dents that a contour leaves are evened."""
+    cover_mm: float = 1.5
+    """CT of lung: so much soft tissue lies between a rib and the lung."""
     outside_hu: float = -960.0
     """CT: air around the mask that is mostly lower than this is outside of the patient, no lung."""
 
@@ -104,20 +106,26 @@ def surroundings(
     bone = _bone(image, mask, config) | through if is_ct else through
     if in_air:
         everywhere = np.ones_like(mask)
-        depth = _off_wall(image, mask, spacing, config) if is_ct else np.full(mask.shape, FAR_MM, np.float32)
+        depth = (
+            _off_wall(image, mask, bone, spacing, config)
+            if is_ct
+            else np.full(mask.shape, FAR_MM, np.float32)
+        )
         return Surroundings(everywhere, everywhere, depth, bone, through, True)
     body, depth = blur(air, (0, 1, 1)) <= 0.3, _depth(air, spacing, config)
     return Surroundings(body, body | (np.abs(depth) <= config.surface_mm), depth, bone, through, False)
 
 
-def _off_wall(image, mask, spacing, config: HoleConfig) -> np.ndarray:
+def _off_wall(image, mask, bone, spacing, config: HoleConfig) -> np.ndarray:
     """Distance (mm) in the lung to what bounds it (chest wall, mediastinum, diaphragm), negative in there; the tumour
-    counts as lung. What is as thin as a vessel is no wall."""
-    soft = (blur(image, (0, 0.7, 0.7)) > config.wall_hu) & ~mask
+    counts as lung, but for what covers a rib. What is as thin as a vessel is no wall."""
+    dense = blur(image, (0, 0.7, 0.7)) > config.wall_hu
+    soft = dense & (~mask | bone)
     core = edt(np.pad(soft, 1), spacing)[1:-1, 1:-1, 1:-1] > config.wall_mm
     if not core.any():
         return np.full(mask.shape, FAR_MM, np.float32)
     wall = soft & dilate(core, spacing, config.wall_mm + spacing[1])
+    wall |= dense & dilate(wall & bone, spacing, config.cover_mm)
     apart = edt(~wall, spacing) - edt(wall, spacing)
     return blur(apart, [config.wall_smooth_mm / s for s in spacing])
 

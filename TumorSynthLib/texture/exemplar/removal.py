@@ -189,6 +189,8 @@ class _Removal:
         lend, whole = self.may_lend, hole | beside
         if beside.any():  # its edge would be repeated
             lend = lend & ~dilate(around.bone, in_plane(self.spacing), c.off_bone_voxels * self.spacing[1])
+        if around.in_air:  # a rib would be lent to where none is
+            lend = lend & ~(around.bone & (around.depth < 0))
         narrow = np.zeros_like(hole) if strict else self._zone_in_plane(hole, changeable)
         tissue = describe(self.image, whole, narrow, around, lend, self.spacing, self.is_ct, c.lenders)
         self._check_lenders(tissue.lend)

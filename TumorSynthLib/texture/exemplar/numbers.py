@@ -16,7 +16,7 @@ from TumorSynthLib.texture.exemplar.search import Goal
 
 NUMBERS = ("grain", "fine", "medium", "coarse", "rest", "shift", "bend")
 FINE, REST, SHIFT, BEND = 1, 4, 5, 6
-LEAST_EVEN = 0.1  # of an even change that reaches the core
+LEAST_LEVEL = 0.1  # of a shift that reaches the core
 CORE = 0.6  # of the voxels by depth: the deeper ones are a tumour's core
 
 
@@ -93,7 +93,7 @@ class Numbers:
         self.spread = np.stack([[bands.without_grain(part) for part in parts] for parts in self.moving])
         self.grain, self.level = self.fade * bands.parts[0], bands.without_grain(self.shifted)
         self.even = bands.without_grain(self.fade)
-        self.core_even = max(float(self.even[self.core].mean()), LEAST_EVEN)
+        self.core_level = max(float(self.level[self.core].mean()), LEAST_LEVEL * self.sd)
         self.plateau = self.clean - bands.structure[0]
         self.ends = limits.lowest, limits.highest
 
@@ -113,7 +113,7 @@ class Numbers:
             core = float(change[self.core].mean())
             share = np.clip(theta[FINE:REST].max() / self.config.stronger, 0, 1)
             off = core - np.clip(core, -self.drift * (1 - share), self.drift)
-            change = change - off / self.core_even * self.even
+            change = change - off / self.core_level * self.level
         return np.clip(
             self.base + change, np.minimum(self.bounds[0], self.base), np.maximum(self.bounds[1], self.base)
         )

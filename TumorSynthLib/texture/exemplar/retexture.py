@@ -33,18 +33,23 @@ class RetextureConfig:
 
     :param few: features up to which all are met exactly; more are met as nearly as the look allows.
     :param met: standard deviations within which a feature counts as met.
+    :param short: share of a change of few features that may be left undone: who moves one slider sees a miss that the spread
+        hardly knows.
     :param near: the same, in the features' units, at which the next tier isn't tried.
     :param enough: the same, at which the tumour is left as it is.
     :param voxel_rounds: of the search among moves of voxels, which measures features some 25 times in each.
+    :param longer: times that those moves are made longer where they fall short of few features.
     :param coarse_unit: of the spread: the least unit of error where many features are asked for.
     :param beyond: standard deviations that a slider is pushed by to find the end of its range.
     """
 
     few: int = 8
     met: float = 0.05
+    short: float = 0.1
     near: float = 0.02
     enough: float = 0.004
     voxel_rounds: int = 1
+    longer: int = 3
     coarse_unit: float = 0.25
     beyond: float = 6.0
 
@@ -129,7 +134,11 @@ class Slider:
             stage, values = ("voxels", better) if better is not None else (stage, values)
         reached = self.measured(values, goal.names)
         off = {n: (reached[n] - v) / sigma(self.spread, n, v) for n, v in asked.items()}
-        missed = {n: d for n, d in off.items() if abs(d) > self.config.met}
+        own, short = self.own(goal.names), self.config.short if goal.exact else np.inf
+        missed = {
+            n: d for n, d in off.items() if abs(d) > self.config.met or
+            abs(reached[n] - asked[n]) > short * abs(asked[n] - own[n]) > 0
+        }  # fmt: skip
         limits = {n: reached[n] for n in missed} if goal.exact else {}
         made, numbers = self.bands.put(values, self.image), dict(zip(NUMBERS, map(float, tamed(found.theta))))
         return Retextured(made, stage, numbers, reached, missed, limits, self._advice(asked, limits))
@@ -141,9 +150,18 @@ class Slider:
         space = Voxels(self.bands, self.limits, self.bounds, values, strength, seed, goal.exact)
         search = SearchConfig(rounds=self.config.voxel_rounds, wider=(1.0,))
         found = solve(space, lambda v: self.measured(v, goal.names), goal, config=search)
-        made = space.without_specks(space.values(found.theta))
-        left = goal.error(self.measured(made, goal.names))
-        return made if np.abs(left).sum() < np.abs(before.error).sum() else None
+        ends, before, theta = space.reach(goal), np.abs(before.error).sum(), found.theta
+        best, left = None, before
+        for _ in range(1 + goal.exact * self.config.longer):  # specks that go take some of it back
+            made = space.without_specks(space.values(theta))
+            off = np.abs(goal.error(self.measured(made, goal.names))).sum()
+            if off >= left:
+                break
+            best, left = made, off
+            if left < self.config.near:
+                break
+            theta = np.clip(min(2.0, before / (before - left)) * theta, *ends)
+        return best
 
     def reachable(
         self, name: str, strength: float = 0.0, seed: int = 0, voxels: bool = True
@@ -203,9 +221,10 @@ class Slider:
     def _advice(self, asked: Mapping[str, float], limits: Mapping[str, float]) -> tuple[str, ...]:
         """One sentence for each feature that tissue doesn't allow."""
         anew = ", or more strength; 1 draws the tumour anew" if self.anew else ", or more strength"
+        sides = {True: ("more", "up to that"), False: ("less", "that or more")}
         return tuple(
             f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
-            f"{'more' if asked[n] > end else 'less'}; ask for up to that{anew}"
+            f"{sides[asked[n] > end][0]}; ask for {sides[asked[n] > end][1]}{anew}"
             for n, end in limits.items()
         )
 

@@ -178,10 +178,33 @@ def solve(
             if wide == len(widths):
                 break
             continue
+        trials = config.trials if goal.exact else 0
+        taken, found, more = _longer(error, cost, theta, e, taken, found, (price, ends), trials, config)
+        count += more
         trusted = np.abs(found).sum() < config.trusted * np.abs(e).sum()
         slopes = _updated(slopes, taken, found - e) if trusted else None
         best, theta, e, damping = cost(found, theta + taken), theta + taken, found, min(1.0, 2 * damping)
     return Solution(theta, e, count)
+
+
+def _longer(error, cost, theta, e, taken, found, space, trials: int, config: SearchConfig):
+    """A step that falls short, as a change saturates, made longer while that helps: the step (p,), its errors (k,), and how often
+    features were measured.
+
+    :param e: errors at `theta`; `found`: after the step `taken`. :param space: price and ends of the parameters.
+    """
+    price, ends = space
+    for count in range(trials):
+        before, left = np.abs(e).sum(), np.abs(found).sum()
+        longer = np.clip(theta + min(2.0, before / max(before - left, 1e-9)) * taken, *ends) - theta
+        dear = float((price * (theta + longer) ** 2).sum()) > config.budget
+        if np.abs(found).max() < config.enough or dear:
+            return taken, found, count
+        further = error(theta + longer)
+        if cost(further, theta + longer) > cost(found, theta + taken) - config.gain[0]:
+            return taken, found, count + 1
+        taken, found = longer, further
+    return taken, found, trials
 
 
 def _updated(slopes: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:

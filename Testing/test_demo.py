@@ -145,6 +145,7 @@ def test_demo_without_network_uses_the_phantom_and_says_so(tmp_path, capsys, mon
     shown, err = capsys.readouterr()
     assert code == 0 and "GENERATED PHANTOM" in err and "Could not find a version" in err
     assert "not a patient" in shown and str(out / "report.html") in shown and "not for diagnosis" in shown
+    assert (shown + err).count("the donor lends its look") == 1  # the bar says it before it is drawn
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "not a patient" in page
     names = [

@@ -11,7 +11,7 @@ from TumorSynthLib.edit.plan import donor_of
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.texture.exemplar.bands import Bands
 from TumorSynthLib.texture.exemplar.donor import Lent, laid, lent_tissue, part_laid
-from TumorSynthLib.texture.exemplar.lent import LookConfig, _share
+from TumorSynthLib.texture.exemplar.lent import LookConfig, _share, _words
 from TumorSynthLib.volume import Volume
 
 
@@ -196,3 +196,10 @@ def test_a_donor_with_several_regions_lends_the_one_that_is_meant(monkeypatch, r
     case = SimpleNamespace(bundle=bundle, modality="CT")
     mask = donor_of(case, EditRequest(donor=(image, labels), region=region))[1]
     assert mask.dtype == bool and mask.sum() == voxels
+
+
+def test_of_many_features_that_stay_far_three_are_named():
+    asked = {f"original_glcm_F{i}": 0.0 for i in range(40)}
+    text = _words(asked, {name: 1.0 + i for i, name in enumerate(asked)}, dict.fromkeys(asked, 1.0), None)
+    assert "40 of 40 stay farther off than 0.25 σ (asked → reached): glcm_F39 0 → 40, glcm_F38" in text
+    assert text.count("→") == 4 and text.endswith(" and 37 more")

@@ -388,6 +388,34 @@ def test_tumours_of_a_sheet_stand_in_line():
     volume = Volume(np.random.default_rng(0).normal(0, 9, (90, 90, 90)).astype(np.float32), (1.0, 1.0, 1.0))
     small, large = np.zeros((2, 90, 90, 90), bool)
     small[38:42, 38:42, 38:42] = large[30:50, 30:50, 30:50] = True
-    pair = sheet([(volume, volume, small), (volume, volume, large)], "CT")
-    alone = sheet([(volume, volume, small)], "CT")
+    pair = sheet([("small", volume, volume, small), ("large", volume, volume, large)], "CT")
+    alone = sheet([("small", volume, volume, small)], "CT")
     assert pair.shape[0] == alone.shape[0] and abs(pair.shape[1] - 2 * alone.shape[1]) <= 8
+
+
+def test_tissue_of_a_tumour_in_lung_is_shown_where_it_has_shades():
+    """In the window of lung a tumour is white all over, before and after."""
+    array = np.full((60, 60, 60), -850.0, np.float32)
+    mask = np.zeros(array.shape, bool)
+    mask[22:38, 22:38, 22:38] = True
+    before, after = array.copy(), array.copy()
+    before[mask], after[mask] = 60.0, 160.0
+    volumes = [Volume(a, (1.0, 1.0, 1.0)) for a in (before, after)]
+    shown = sheet([("higher contrast", *volumes, mask)], "CT")[20:]
+    grey = [np.percentile(half, 99) for half in np.array_split(shown[:, : shown.shape[1] // 2], 2, axis=1)]
+    assert grey[1] - grey[0] > 50  # of the axial slices
+    after[0, 0, 0] = after[20, 20, 20] = 0.0  # the surroundings change: lung is to be seen
+    shown = sheet([("moved", *volumes, mask)], "CT")[20:]
+    grey = [np.percentile(half, 99) for half in np.array_split(shown[:, : shown.shape[1] // 2], 2, axis=1)]
+    assert 0 <= grey[1] - grey[0] < 25
+
+
+def test_the_demonstrations_edits_can_be_written():
+    from TumorSynthLib import demo
+    from TumorSynthLib.series_figures import _GLYPHS, label
+
+    ball = Volume(np.zeros((9, 9, 9), np.int16), (1.0, 1.0, 1.0)), np.pad(np.ones((5, 5, 5), bool), 2)
+    case = demo.Case("", False, *ball, ball, (0.0, 0.0, 0.0))
+    names = demo._edits(case, {demo.CONTRAST: 20.0}, "CT")
+    assert set("".join(names).upper()) - {" "} <= set(_GLYPHS)
+    assert label("AT").shape == (15, 24, 3) and not np.array_equal(label("A"), label("T"))

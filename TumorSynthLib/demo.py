@@ -91,13 +91,14 @@ def run(
             bar.pace = Pace.of(method, request)
             result = getattr(editor, method)(*images, request, bar)
             told[name] = _write(out, name, method, result, case)
+        said.update(bar.said)
         say(f"{name:<20} {_told(result)}")
         for warning in result.warnings:
             if warning not in said:
                 say(f"{'':<20}   {warning}")
         said.update(result.warnings)
         old = None if method == "insert" else case.mask
-        pairs.append((case.volume, result.volume, result.mask))
+        pairs.append((name, case.volume, result.volume, result.mask))
         shown.append(
             ReportEdit(name.capitalize(), case.volume, result, old, editor.population(modality), modality)
         )
@@ -107,8 +108,7 @@ def run(
         write_report(staging.folder(out), f"Demonstration: {case.name}", shown, lead)
         staging.file(picture).write_bytes(encode_png(sheet(pairs, modality)))
     seconds = time.perf_counter() - start
-    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(list(told)[: len(pairs)], 1))
-    say(f"\nAll edits, before and after, axial and coronal: {picture.resolve()}\n({numbered})")
+    say(f"\nAll edits, before and after, axial and coronal: {picture.resolve()}")
     say(
         f"Done in {seconds:.0f} s. Report: {(out / 'report.html').resolve()}\nVolumes, masks and sidecars: {out.resolve()}"
     )

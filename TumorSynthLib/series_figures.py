@@ -21,10 +21,13 @@ BACKGROUND = 12  # grey
 _LABEL = 3  # pixels of a digit's dot
 _HEIGHT = 5 * _LABEL + 12
 
-#: 3 x 5 dots of what numbers are written with, row by row.
+#: 3 x 5 dots of what numbers and the names of the demonstration's edits are written with, row by row.
 _GLYPHS = {
     "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717", "6": "74757", "7": "71111",
     "8": "75757", "9": "75717", ".": "00002", "-": "00700", "+": "02720", "e": "06765",
+    "A": "25755", "C": "34443", "D": "65556", "E": "74647", "G": "34553", "H": "55755", "I": "72227", "L": "44447",
+    "M": "57755", "N": "65555", "O": "25552", "P": "65644", "R": "65655", "S": "34216", "T": "72222", "U": "55557",
+    "V": "55552", "W": "55775", "'": "22000",
 }  # fmt: skip
 
 
@@ -103,10 +106,11 @@ def _box(view: np.ndarray, crop: Crop) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def label(value: float) -> np.ndarray:
-    """(H, W, 3) picture of a number."""
+def label(value: float | str) -> np.ndarray:
+    """(H, W, 3) picture of a number, or of a few words in capitals."""
     columns = []
-    for character in f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-"):
+    text = value if isinstance(value, str) else f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")
+    for character in text:
         rows = [int(dots) for dots in _GLYPHS.get(character, "00000")]
         columns.append(np.array([[row >> shift & 1 for shift in (2, 1, 0, 7)] for row in rows]))
     dots = np.hstack(columns).astype(np.uint8)

@@ -1,4 +1,6 @@
-"""One picture of several edits: each before and after, axial and coronal, in the window that a radiologist uses."""
+"""One picture of several edits: each before and after, axial and coronal, in the window that a radiologist uses.
+
+An edit that changes the tumour alone is shown in the window of soft tissue, and twice as large."""
 
 from __future__ import annotations
 
@@ -21,23 +23,25 @@ from TumorSynthLib.slices import (
 MARGIN_MM = 30.0
 """Around the tumour: enough of the surroundings to judge whether an edit shows."""
 PIXELS_PER_MM = 2.5
+CLOSER = 2.0
 ACROSS = 2
 """Edits side by side."""
 
 
 def sheet(edits: Sequence[tuple], modality: str) -> np.ndarray:
-    """(H, W, 3) uint8 picture; edits are numbered from 1.
+    """(H, W, 3) uint8 picture.
 
-    :param edits: of (before, after: `Volume`; the mask afterwards: (K, J, I) bool).
+    :param edits: of (name; before, after: `Volume`; the mask afterwards: (K, J, I) bool).
     """
-    shown = [_pictures(*edit, modality) for edit in edits]
+    shown = [_pictures(*edit, modality) for _, *edit in edits]
     planes = []
     for pair in zip(
         *shown, strict=True
     ):  # all pictures of a plane get one size, so that the tumours stand in line
         size = np.min([picture.shape for picture in pair], axis=0)
         planes.append([_middle(picture, size) for picture in pair])
-    cells = [row([label(number), *pictures]) for number, pictures in enumerate(zip(*planes, strict=True), 1)]
+    names = [label(name.upper()) for name, *_ in edits]
+    cells = [column([name, row(pictures)]) for name, *pictures in zip(names, *planes, strict=True)]
     return column([row(cells[i : i + ACROSS]) for i in range(0, len(cells), ACROSS)])
 
 
@@ -49,12 +53,16 @@ def _middle(picture: np.ndarray, size) -> np.ndarray:
 
 def _pictures(before, after, mask: np.ndarray, modality: str) -> list[np.ndarray]:
     """Axial before and after, coronal before and after: (H, W, 3) uint8 each."""
-    crop = crop_around(before, after, mask, None, MARGIN_MM)
-    window, middle = display_window(crop, modality), centre_of(crop.mask)
+    crop, scale = crop_around(before, after, mask, None, MARGIN_MM), PIXELS_PER_MM
+    lung = bool((crop.before != crop.after)[~crop.mask].any())
+    window = display_window(crop, modality, lung)
+    if not lung:
+        crop, scale = crop_around(before, after, mask, None, MARGIN_MM / CLOSER), CLOSER * PIXELS_PER_MM
+    middle = centre_of(crop.mask)
     pictures = []
     for plane in PLANES[:2]:
         spacing = pixel_spacing(crop.spacing, plane)
         for array in (crop.before, crop.after):
-            shown = grey(scaled(cut(array, plane, middle[plane.axis]), spacing, PIXELS_PER_MM), window)
+            shown = grey(scaled(cut(array, plane, middle[plane.axis]), spacing, scale), window)
             pictures.append(np.repeat(shown[..., None], 3, axis=2))
     return pictures

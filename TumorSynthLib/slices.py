@@ -121,15 +121,15 @@ def scaled(
     return (resample if smooth else enlarge)(picture, height, width)
 
 
-def display_window(crop: Crop, modality: str) -> tuple[float, float]:
-    """(low, high) intensities shown as black and white; the same before and after."""
+def display_window(crop: Crop, modality: str, lung: bool = True) -> tuple[float, float]:
+    """(low, high) intensities shown as black and white; the same before and after.
+
+    :param lung: a tumour in lung gets the window of lung, in which it is white all over; else that of soft tissue.
+    """
     if Intensity.of(crop.before, modality).is_ct:
         near = crop.mask if crop.old_mask is None else crop.mask | crop.old_mask
-        return (
-            _LUNG
-            if np.median(crop.before[~near] if (~near).any() else crop.before) < _LUNG_BELOW
-            else _SOFT_TISSUE
-        )
+        around = crop.before[~near] if (~near).any() else crop.before
+        return _LUNG if lung and np.median(around) < _LUNG_BELOW else _SOFT_TISSUE
     low, high = np.percentile(crop.before, _MR_PERCENTILES)
     return float(low), float(max(high, low + 1e-6))
 

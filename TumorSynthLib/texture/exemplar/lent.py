@@ -190,8 +190,10 @@ def _words(asked, reached, spread, population) -> str:
         text += f", r {near['r']:.2f}"
     if not far:
         return text
-    named = listed([f"{short(n)} {asked[n]:.4g} → {reached[n]:.4g}" for n in far])
-    return f"{text}; this tumour's tissue allows no nearer of {len(far)} of {len(asked)} (asked → reached): {named}"
+    named = listed([f"{short(n)} {asked[n]:.4g} → {reached[n]:.4g}" for n in far], 3)
+    return (
+        f"{text}; {len(far)} of {len(asked)} stay farther off than {REACHED:g} σ (asked → reached): {named}"
+    )
 
 
 def _notes(shares, noisier: float) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ OUT_IMAGE = (
     "edited image (.nii.gz, .nii, .nrrd or .mha); a JSON file that records the edit is written beside it",
 )
 LONGEST_MESSAGE = 2000  # characters; a number of 5,000 digits isn't repeated whole
-FEATURES_HELP = 'ask for the features in a file, as `extract --json` prints it, or a plain {"NAME": VALUE, …}'
+FEATURES_HELP = 'ask for the features in a file, as `extract --model auto --json` prints it, or a plain {"NAME": VALUE, …}'
 
 
 class _Parser(argparse.ArgumentParser):
@@ -254,7 +254,8 @@ def _add_option(sub, row: Option) -> None:
         sub.add_argument(row.flag, metavar="F.json", default=None, help=FEATURES_HELP)
         sub.add_argument(
             "--set", action="append", nargs="+", default=[], metavar="NAME=VALUE",
-            help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a short one (intensity_sd, volume_ml)",
+            help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a short one (intensity_sd, volume_ml); "
+            "`extract --model auto` shows those of a tumour",
         )  # fmt: skip
     elif row.kind == "switch":
         sub.add_argument(
@@ -357,7 +358,8 @@ def _add_extract(commands) -> None:
     how.add_argument(
         "--model",
         metavar="ID",
-        help="measure with this model's settings, and tell the percentile of each feature among its training tumours",
+        help="measure with this model's settings, as an edit does, and tell the percentile of each feature among its training "
+        "tumours; auto: that of an edit",
     )
     how.add_argument(
         "--settings",

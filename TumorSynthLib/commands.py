@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,29 +17,32 @@ from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
 from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
+from TumorSynthLib.features_file import check_measured, read_features
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
 from TumorSynthLib.pace import Pace
-from TumorSynthLib.small_files import read_small
 from TumorSynthLib.threads import restored
 
 AUTO, NONE = "auto", "none"  # as a model: the one that suits, which is the default; and no model
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of tables of features
-MAX_FEATURES_FILE = 16 * 2**20  # bytes; all features of one tumour take 6 kB
 
 
 def extract(args: argparse.Namespace) -> int:
     """`tumorsynth extract`."""
     check_apart([args.out], [args.image, args.mask, args.settings])
     _check_table(args.out)
-    bundle = None
-    if args.model:
-        from TumorSynthLib.models import find
+    from TumorSynthLib.models import find
+    from TumorSynthLib.volume import read_image
 
-        bundle = find(args.model)
     with noticed() as read:
-        found, warnings, unit = extracted(args, bundle)
+        volume = read_image(args.image)
+        model = model_of(args, None, volume) if args.model else None
+        found, warnings, unit = extracted(args, find(model) if model else None, volume)
+    tell_model(args)
+    if model is None and not args.settings:
+        more = "" if args.model else "; an edit measures as its model does (--model auto)"
+        print(f"measured with pyradiomics' default settings{more}", file=sys.stderr)
     for text in warnings:
         print(f"warning: {text}", file=sys.stderr)
     found["warnings"] = [*read, *warnings]
@@ -51,24 +53,30 @@ def extract(args: argparse.Namespace) -> int:
     return 0
 
 
-def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
+def extracted(args, bundle, volume=None) -> tuple[dict[str, Any], list[str], str]:
     """What `extract` prints as JSON, warnings, and the unit of the intensities ("HU" or none).
 
     :param args: has `image`, `mask`, `label`, `settings`, `modality` and `region`.
     :param bundle: the model to measure as; None measures by `settings`, a file, or pyradiomics' defaults.
+    :param volume: the image, where it was read already.
     """
     from TumorSynthLib.radiomics.parameters import Parameters
-    from TumorSynthLib.suitability import at_scale, parts_said
+    from TumorSynthLib.suitability import parts_said
     from TumorSynthLib.volume import read_image
 
     parameters = Parameters.from_file(args.settings) if args.settings else Parameters()
     warnings = list(parameters.notes)
     if args.label is None:
         args.label = parameters.label
-    volume = read_image(args.image)
+    volume = read_image(args.image) if volume is None else volume
     mask = painted_mask(args, volume, bundle)
     warnings += parts_said(mask, volume.spacing)
-    found: dict[str, Any] = {"features": None, "settings": None, "mask voxels": int(mask.sum())}
+    found: dict[str, Any] = {
+        "features": None,
+        "settings": None,
+        "model": None,
+        "mask voxels": int(mask.sum()),
+    }
     if bundle is None:
         from TumorSynthLib.radiomics.extract import extract_image
 
@@ -82,7 +90,7 @@ def extracted(args, bundle) -> tuple[dict[str, Any], list[str], str]:
     editor = Editor(bundle).painting(args.region)
     modality = editor.modality(volume, args.modality, warnings.append)
     found["features"] = editor.extract(volume, mask, modality, warn=warnings.append)
-    found["settings"] = at_scale(bundle, volume, modality).settings(modality).to_pyradiomics()
+    found["settings"] = editor.measuring(volume, modality).to_pyradiomics()
     found |= {"model": bundle.id, "model sha256": bundle.sha256, "modality": modality}
     found |= {"region": args.region} if args.region else {}
     found["percentiles"] = _percentiles(editor.population(modality, volume), found["features"])
@@ -185,6 +193,7 @@ def edit(args: argparse.Namespace) -> int:
             )
         if args.command == "synthesize" and entry is None:
             request = editor.on_tumour(volume, mask, request)
+        check_measured(getattr(args, "features", None), editor, volume, request)
         read = time.perf_counter()
         bar.pace = Pace.of(args.command, request)
         result = getattr(editor, args.command)(*images, request, bar)
@@ -247,7 +256,7 @@ def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None, no
     if path and args.model not in (None, NONE):
         raise InputError("--settings and --model exclude each other: a model measures with its own settings")
     if not path:
-        return Settings.from_dict(before) if before else None
+        return Settings.from_dict(before) if before and not entry["model"] else None
     parameters = Parameters.from_file(path)
     notes += parameters.notes
     others = [t.name for t in parameters.image_types if t.name != ORIGINAL.name]
@@ -364,29 +373,6 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             where = "" if sign else " (IMAGE and MASK come before --set)"
             raise InputError(f"--set {text}: expected NAME=VALUE with a number{where}") from None
     return features, notes
-
-
-def read_features(path: str | Path) -> dict[str, float]:
-    """Features file: {"features": {name: value}, …}, or the inner object.
-
-    :raises InputError: missing, not JSON, or not names and numbers.
-    """
-    data = read_small(path, MAX_FEATURES_FILE, "a features file, as `tumorsynth extract --json` prints it")
-    try:
-        data = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        hint = "give what `tumorsynth extract --json` prints"
-        raise InputError(f"the features file {path} is not JSON ({error}): {hint}") from None
-    inner = data.get("features", data) if isinstance(data, dict) else None
-    if isinstance(inner, dict) and isinstance(inner.get("asked"), dict):  # the sidecar of an edit
-        inner = inner["asked"]
-    if not isinstance(inner, dict) or not inner:
-        raise InputError(f'{path} holds no features: expected {{"features": {{NAME: VALUE, …}}}}')
-    inner = {name: value for name, value in inner.items() if value is not None}  # null: could not be measured
-    for name, value in inner.items():
-        if not is_finite(value):
-            raise InputError(f"{path}: the value of {name} is {str(value)[:40]!r}, expected a number")
-    return inner
 
 
 def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, volume=None, entry=None):
@@ -550,6 +536,7 @@ def tell(
             print(f"warning: {text}", file=sys.stderr)
     if result.asked:
         print(_asked_table(result))
+        tell_measured(args, result)
     for name, (low, high) in (result.provenance.get("plan") or {}).get("reachable", {}).items():
         print(f"{name}: this tumour's tissue allows {number(low)} to {number(high)}")
     if told := made(result.provenance):
@@ -562,6 +549,22 @@ def tell_model(args: argparse.Namespace) -> None:
     """Say on stderr which model was chosen, and why."""
     if getattr(args, "chosen", None):
         print(args.chosen, file=sys.stderr)
+
+
+def tell_measured(args: argparse.Namespace, result) -> None:
+    """Say by whose settings an edit's features of texture are measured, and how to see them."""
+    from TumorSynthLib.edit.features import split
+
+    settings, model = (result.provenance.get("plan") or {}).get("settings"), result.provenance["model"]
+    if not settings or not split(result.asked)[0]:
+        return
+    given = getattr(args, "settings", None)
+    how = f"--model {model['id']}" if model else f"--settings {given}" if given else "--model none"
+    grid = " × ".join(f"{s:g}" for s in settings["resampledPixelSpacing"] or ())
+    bins = (
+        f"{settings['binCount']} bins" if settings.get("binCount") else f"bin width {settings['binWidth']:g}"
+    )
+    print(f"measured with {bins}{f' on {grid} mm' if grid else ''}, as `tumorsynth extract {how}` does")
 
 
 def _asked_table(result, rows: int = 12) -> str:

@@ -139,6 +139,13 @@ class Editor:
             self._populations[modality] = self.bundle.population(modality) if there else None
         return self._populations.get(modality)
 
+    def measuring(self, volume: Volume, modality: str | None = None) -> Settings:
+        """The settings that features of an image are measured with, before and after an edit."""
+        if self.bundle is None:
+            return self.settings or Settings()
+        modality = self.modality(volume, modality)
+        return suitability.at_scale(self.bundle, volume, modality).settings(modality)
+
     def engine(self, name: str) -> Engine:
         """An engine, made once."""
         if name not in self._engines:

@@ -24,6 +24,7 @@ from TumorSynthLib.commands import (
     reuse_memory,
     taken_labels,
     tell,
+    tell_measured,
     tell_model,
     with_warnings,
     write_edit,
@@ -32,6 +33,7 @@ from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
+from TumorSynthLib.features_file import check_measured
 from TumorSynthLib.outputs import Staging, check_apart
 from TumorSynthLib.pace import Pace
 
@@ -161,6 +163,7 @@ def run_series(args: argparse.Namespace) -> int:
             volume = read_image(args.image)
             editor = Editor(model_of(args, None, volume), args.device, settings)
             volume, mask, request = inputs(args, options, None, volume)
+        check_measured(getattr(args, "features", None), editor, volume, request)
         read = time.perf_counter()
         bar.pace = Pace.of("series", request, len(values))
         found = editor.series(volume, mask, args.feature, values, request, bar)
@@ -265,6 +268,7 @@ def _tell_series(
     print(table(["step", args.feature, "asked", "reached", "file"], lines, right=(0, 1, 2, 3)))
     for text in dict.fromkeys(made(result.provenance)[0] for result in results):
         print(text)
+    tell_measured(args, results[0])
     for kind in ("table", "animation", "sheet", "report"):
         if kind in paths:
             print(f"{kind}: {paths[kind]}")

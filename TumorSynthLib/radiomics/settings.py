@@ -29,6 +29,10 @@ INTERPOLATORS = tuple(
 )
 # Settings that pyradiomics knows and that change no value here: accepted in a file, not kept.
 WITHOUT_EFFECT = frozenset({"additionalInfo", "label_channel", "enableCExtensions", "voxelBatch"})
+# Settings that say which voxels are read, or that refuse some.
+_NO_VALUE = frozenset(
+    "label padDistance preCrop resegmentShape minimumROIDimensions minimumROISize geometryTolerance correctMask".split()
+)
 MAX_DISTANCE = 50  # voxels; a matrix takes all directions up to it, whose number grows with its cube
 MAX_BINS = 2**16  # as many as a 16-bit image has values
 MAX_PADDING = 10_000  # voxels; more than any image has
@@ -148,6 +152,13 @@ class Settings:
             return cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise InputError(f"An extraction setting has a value of the wrong kind: {error}.") from error
+
+    def unlike(self, other: Settings) -> dict:
+        """What gives a texture other values than another's settings do, by name."""
+        names = [f.name for f in fields(self) if f.name not in _NO_VALUE]
+        if self.resampledPixelSpacing is None and other.resampledPixelSpacing is None:
+            names.remove("interpolator")
+        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(other, n)}
 
     def to_pyradiomics(self) -> dict:
         """The `setting` section of pyradiomics' parameter file that gives the same features."""

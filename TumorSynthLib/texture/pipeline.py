@@ -122,8 +122,7 @@ def record(
     decided |= _around(case, draft.mask, changed, patch)
     if (blas := blas_threads()) is not None:
         decided["blas_threads"] = blas
-    if case.bundle is None:
-        decided["settings"] = case.settings.to_pyradiomics()
+    decided["settings"] = case.settings.to_pyradiomics()
     origin = case.origin.result() if case.origin else None
     entry = provenance.record(
         plan.edit, case.bundle, source, result, device=draft.device, origin=origin, plan=decided

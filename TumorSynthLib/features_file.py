@@ -1,0 +1,73 @@
+"""Features files, as `tumorsynth extract --json` prints them: read, and whether an edit measures as they were measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from TumorSynthLib.errors import InputError
+from TumorSynthLib.numeric import is_finite
+from TumorSynthLib.small_files import read_small
+
+MAX_BYTES = 16 * 2**20  # all features of one tumour take 6 kB
+
+
+def read_features(path: str | Path) -> dict[str, float]:
+    """Features file: {"features": {name: value}, …}, or the inner object.
+
+    :raises InputError: missing, not JSON, or not names and numbers.
+    """
+    data = _parsed(path)
+    inner = data.get("features", data) if isinstance(data, dict) else None
+    if isinstance(inner, dict) and isinstance(inner.get("asked"), dict):  # the sidecar of an edit
+        inner = inner["asked"]
+    if not isinstance(inner, dict) or not inner:
+        raise InputError(f'{path} holds no features: expected {{"features": {{NAME: VALUE, …}}}}')
+    inner = {name: value for name, value in inner.items() if value is not None}  # null: could not be measured
+    for name, value in inner.items():
+        if not is_finite(value):
+            raise InputError(f"{path}: the value of {name} is {str(value)[:40]!r}, expected a number")
+    return inner
+
+
+def _parsed(path: str | Path) -> Any:
+    data = read_small(path, MAX_BYTES, "a features file, as `tumorsynth extract --json` prints it")
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        hint = "give what `tumorsynth extract --json` prints"
+        raise InputError(f"the features file {path} is not JSON ({error}): {hint}") from None
+
+
+def check_measured(path: str | Path | None, editor, volume, request) -> None:
+    """Check that the features of a file were measured as the edit measures, where the file tells how.
+
+    :raises InputError: with other settings: the same names then have other values.
+    """
+    from TumorSynthLib.edit.features import split
+    from TumorSynthLib.radiomics.settings import Settings
+
+    data = _parsed(path) if path and split(request.features)[0] else {}
+    plan = data.get("plan") if isinstance(data.get("plan"), dict) else {}
+    told = data.get("settings") or plan.get("settings")  # of an extraction, or of the record of an edit
+    if not told:
+        return
+    here = editor.measuring(volume, request.modality)
+    try:
+        then = Settings.from_dict(told)
+    except InputError as error:
+        raise InputError(f"the settings in {path}: {error}") from None
+    unlike = (then.unlike(here), here.unlike(then))
+    theirs, ours = (", ".join(f"{name} {value}" for name, value in one.items()) for one in unlike)
+    if not theirs:
+        return
+    model = editor.bundle.id if editor.bundle else "none"
+    if editor.bundle is not None and data.get("model sha256") == editor.bundle.sha256:
+        advice = "that image has another scale of grey levels; name it and its mask by --donor"
+    else:
+        advice = f"measure with `tumorsynth extract --model {model} --json`"
+    raise InputError(
+        f"the features of {path} were measured with {theirs}, but this edit (--model {model}) measures with {ours}, which "
+        f"gives other values: {advice}"
+    )

@@ -156,7 +156,16 @@ ORDER = (
     ("editor", "requests", "measurement"),
     ("report", "report_figures", "report_page", "slices", "series_figures", "sheet"),
     ("worker", "wire", "exchange"),
-    ("console", "outputs", "samples", "commands", "shape_commands", "model_commands", "demo"),
+    (
+        "console",
+        "outputs",
+        "samples",
+        "features_file",
+        "commands",
+        "shape_commands",
+        "model_commands",
+        "demo",
+    ),
     ("study",),
     ("cli", "__main__"),
 )

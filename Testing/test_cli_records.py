@@ -139,7 +139,7 @@ def test_a_record_tells_which_masks_and_labels_were_taken(run, data, tmp_path):
     labels = sitk.GetImageFromArray(np.where(np.roll(array, 12, 2) > array, 3, array).astype(np.uint8))
     labels.CopyInformation(mask)
     sitk.WriteImage(labels, str(both))
-    of_one, lent = (data[0], both, "--label", 1), ("--lend", both, "--lend-label", 3)
+    of_one, lent = (*data, "--label", 1), ("--lend", both, "--lend-label", 3)
     out, again = tmp_path / "a.nii", tmp_path / "b.nii"
     code, _, err = run("remove", *of_one, *lent, "--out", out)
     assert code == 0, err
@@ -153,7 +153,7 @@ def test_a_record_tells_which_masks_and_labels_were_taken(run, data, tmp_path):
             "the mask of --lend (both.nii, label 3) isn't the one",
         ),
         ((*of_one, *lent, "--avoid", data[1]), "the edit was made without --avoid: leave it out"),
-        ((data[0], both, "--label", 3, *lent), "isn't the one that was used (both.nii, label 1)"),
+        ((data[0], both, "--label", 3, *lent), f"isn't the one that was used ({data[1].name}, label 1)"),
     ):
         code, _, err = run("remove", *given, *repeat)
         assert code == 2 and text in err[0], err

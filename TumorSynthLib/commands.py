@@ -256,7 +256,7 @@ def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None, no
     if path and args.model not in (None, NONE):
         raise InputError("--settings and --model exclude each other: a model measures with its own settings")
     if not path:
-        return Settings.from_dict(before) if before and not entry["model"] else None
+        return Settings.from_dict(before) if entry and before and not entry["model"] else None
     parameters = Parameters.from_file(path)
     notes += parameters.notes
     others = [t.name for t in parameters.image_types if t.name != ORIGINAL.name]

@@ -49,8 +49,8 @@ def check_measured(path: str | Path | None, editor, volume, request) -> None:
     from TumorSynthLib.radiomics.settings import Settings
 
     data = _parsed(path) if path and split(request.features)[0] else {}
-    plan = data.get("plan") if isinstance(data.get("plan"), dict) else {}
-    told = data.get("settings") or plan.get("settings")  # of an extraction, or of the record of an edit
+    plan = data.get("plan")  # where it is the record of an edit
+    told = data.get("settings") or (isinstance(plan, dict) and plan.get("settings"))
     if not told:
         return
     here = editor.measuring(volume, request.modality)

@@ -354,6 +354,25 @@ def test_the_organ_of_the_mask_lends_and_may_change(run, data, tmp_path):
     assert np.array_equal(voxels(tmp_path / "o.nii"), voxels(tmp_path / "p.nii"))
 
 
+def test_a_region_of_a_tumour_grows_up_to_the_others_which_the_new_mask_holds_too(run, data, tmp_path):
+    """A core in its rim: `--avoid` with the same file once said that the mask is empty, and the new mask held the core alone."""
+    mask = voxels(data[1]) > 0
+    core = ndimage.binary_erosion(mask, iterations=2)
+    two = relabelled(data, tmp_path / "rim.nii", np.where(core, 7, mask))
+    files = ("--out-mask", tmp_path / "m.nii", "--model", "generic-ct")
+    ml = core.sum() * np.prod(sitk.ReadImage(str(two[1])).GetSpacing()) / 1000
+    for times in (0.6, 3):
+        request = ("--label", 7, "--avoid", two[1], "--set", f"volume_ml={times * ml}")
+        code, _, err = run(*edit("reshape", two, tmp_path / "o.nii", *request, *files))
+        assert code == 0, err
+        assert not any("organ" in line and "rim.nii" in line for line in err)
+        assert any("other tumours or regions" in line for line in err) == (times > 1)
+        changed, labels = voxels(tmp_path / "o.nii") != voxels(data[0]), voxels(tmp_path / "m.nii")
+        assert changed[core].any() and not changed[mask & ~core].any()
+        assert set(np.unique(labels)) == {0, 1, 7} and ((labels == 1) == (mask & ~core)).all()
+        assert not (labels == 7)[~core].any()
+
+
 def test_what_the_engine_does_not_use_is_one_line(run, data, tmp_path):
     out = tmp_path / "e.nii"
     code, _, err = run(*edit("remove", data, out, "--engine", "exemplar", "--steps", 3))

@@ -311,7 +311,12 @@ def _add_edit(commands, name: str, out: tuple[str, str] = OUT_IMAGE, repeat: boo
     metavar, text = out
     sub.add_argument("--out", metavar=metavar, required=True, help=text)
     if edit.changes and edit.shape and name != "series":
-        sub.add_argument("--out-mask", metavar="MASK", required=True, help="mask of the new tumour")
+        sub.add_argument(
+            "--out-mask",
+            metavar="MASK",
+            required=True,
+            help="mask of the new tumour; with --label also of the others in MASK, as they were",
+        )
     for row in of_edit(name).values():
         if row.flag:
             _add_option(sub, row)

@@ -426,7 +426,7 @@ def keeping_others(edit: str, request, path: str, volume, labels: Sequence[int |
     named = [label for label in labels if label is not None]
     if not named or edit not in OPTIONS["avoid"].edits:
         return request
-    others = other_labels(path, volume, named, mask, request.lend)
+    others = other_labels(path, volume, named, mask, request.lend, request.avoid)
     if others is None:
         return request
     return replace(request, avoid=others if request.avoid is None else others | request.avoid)
@@ -490,20 +490,25 @@ def write_edit(
 ) -> None:  # fmt: skip
     """Image, sidecar and, if named, mask of an edit, marked as synthetic.
 
-    :param files: role to file of the input, for the sidecar; `labels`: role to the labels taken of it.
+    :param files: role to file of the input, for the sidecar; `labels`: role to the labels taken of it. The mask of one of
+        several labels is written with its number, among the others.
     :param keep_header: the source's DICOM attributes, too.
     """
     import numpy as np
 
     from TumorSynthLib import provenance
-    from TumorSynthLib.volume import write_volume
+    from TumorSynthLib.volume import among_others, write_volume
 
     marks = provenance.marks(result.provenance)
     write_volume(result.volume, staging.file(paths["image"]), marks, keep_header)
     entry = provenance.with_files(result.provenance, {**files, "result": paths["image"]}, labels)
     provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["image"].name))
     if "mask" in paths:
-        write_volume(result.volume.with_array(result.mask.astype(np.uint8)), staging.file(paths["mask"]))
+        mask = result.mask.astype(np.uint8)
+        if labels and "mask" in labels:
+            with noticed(show=False):  # told when it was read
+                mask = among_others(files["mask"], result.volume, labels["mask"][0], result.mask)
+        write_volume(result.volume.with_array(mask), staging.file(paths["mask"]))
     if "zone" in paths:
         zone = result.changed
         if zone is None:  # not recorded, as by a network: what did change

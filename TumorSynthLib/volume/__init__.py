@@ -6,7 +6,7 @@ Arrays are (K, J, I) = (z, y, x) as in SimpleITK; positions, spacings and sizes 
 from TumorSynthLib.region import Patch, Region
 from TumorSynthLib.resampling import bounding_box, resample_like_pyradiomics
 from TumorSynthLib.volume.files import check_folder, check_output, read_image, write_volume
-from TumorSynthLib.volume.masks import MASK_OUTSIDE, other_labels, read_labelmap, read_mask
+from TumorSynthLib.volume.masks import MASK_OUTSIDE, among_others, other_labels, read_labelmap, read_mask
 from TumorSynthLib.volume.types import SAME_GRID, Volume, check_image, check_mask
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Patch",
     "Region",
     "Volume",
+    "among_others",
     "bounding_box",
     "check_folder",
     "check_image",

@@ -68,13 +68,14 @@ def other_labels(
     labels: Sequence[int | str],
     mask: np.ndarray,
     lend: np.ndarray | None = None,
+    avoid: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """The other tumours of a mask file: the voxels of all labels that weren't chosen, but for the chosen tumour's organ.
 
     An `ImageWarning` tells of the organ.
 
     :param labels: those that were chosen; `mask` (K, J, I) bool: their voxels.
-    :param lend: (K, J, I) bool, healthy tissue: a label that is most of it is an organ.
+    :param lend: (K, J, I) bool, healthy tissue: a label that is most of it is an organ; `avoid`: nothing is told of it.
     :returns: (K, J, I) bool on the grid of `like`; None where there are none.
     """
     from scipy import ndimage  # Slicer opens the module without it
@@ -93,14 +94,29 @@ def other_labels(
         share = voxels[box][near].mean() if near.any() else 0.0
         if share < (BESIDE if np.count_nonzero(voxels) > LARGER * size else AROUND):
             others |= voxels
-        else:
+        elif avoid is None or (voxels & ~avoid & ~mask).any():
             warnings.warn(
                 f"label {part} of {Path(path).name} lies around the tumour and is taken for its organ: it lends tissue and may "
-                "change; if it is another tumour, give a mask of it by --avoid",
+                f"change; if it is a tumour, or a region of one, --avoid {Path(path).name} leaves it as it is",
                 ImageWarning, stacklevel=2,
             )  # fmt: skip
     others &= ~mask
     return others if others.any() else None
+
+
+def among_others(path: str | os.PathLike, like: Volume, label: int | str, mask: np.ndarray) -> np.ndarray:
+    """A mask file's labels with a new mask (K, J, I) bool for one of them, on top of the others; 0 and 1 where there are none."""
+    found = parts_of(Path(path), like)
+    chosen = _chosen(found, label, str(path))
+    if len(found) == 1 or not all(float(part.number).is_integer() for part in found):
+        return mask.astype(np.uint8)
+    small = all(part.number in range(256) for part in found)
+    result = np.zeros(mask.shape, np.uint8 if small else np.int32)
+    for part in found:
+        if part is not chosen:
+            result[part.voxels()] = int(part.number)
+    result[mask] = int(chosen.number)
+    return result
 
 
 def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:

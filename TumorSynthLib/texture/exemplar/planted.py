@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.edit.case import Case
@@ -118,9 +119,15 @@ def _planted(
     box = axes.file_box(laid.box, shape)
     before = case.volume.array[box].copy()
     inside, tumour = axes.back(laid.changed), axes.back(tumour)
+    spared = 0
     if plan.request.avoid is not None:
-        free = ~plan.request.avoid[box]
+        own = np.zeros(shape, bool) if case.mask is None else case.mask
+        free = own[box] | ~plan.request.avoid[box]
+        spared = int((tumour & ~free).sum())
         inside, tumour = inside & free, tumour & free
+        if spared and (tumour & own[box]).any():  # it doesn't go on behind them
+            tumour = ndimage.binary_propagation(tumour & own[box], mask=tumour)
+            inside = ndimage.binary_propagation((tumour | own[box]) & inside, mask=inside)
     if plan.request.strict:
         inside = inside & (tumour if case.mask is None else tumour | case.mask[box])
     after = before.copy()
@@ -136,10 +143,10 @@ def _planted(
         )
     warnings = ()
     if share < 0.98:
-        warnings = (
-            f"the new mask holds {100 * share:.0f} % of the voxels of the planned one: what would lie in another tissue "
-            "at its border isn't tumour there",
-        )
+        why = "what would lie in another tissue at its border isn't tumour there"
+        if spared > (1 - share) * planned / 2:
+            why = "what would lie in other tumours or regions, which are to stay as they are, is cut off"
+        warnings = (f"the new mask holds {100 * share:.0f} % of the voxels of the planned one: {why}",)
     return Planted(Patch(box, before, after), mask, changed, facts, warnings)
 
 

@@ -144,6 +144,26 @@ def test_a_tumour_under_the_skin_keeps_its_form_and_its_centre_when_it_shrinks(c
     assert np.abs(np.argwhere(small).mean(0) - np.argwhere(mask).mean(0)).max() < 1
 
 
+@pytest.mark.parametrize("edit", ["retexture", "insert", "reshape", "move"])
+def test_a_donor_of_another_modality_is_refused_or_said(ct, mr, edit):
+    """Its voxels were once laid as they are, without a word."""
+    options = {"insert": {"at": (62.0, 45.0, 36.0)}, "reshape": {"features": {"volume_ml": 4.0}},
+               "move": {"to": (62.0, 45.0, 36.0)}}.get(edit, {})  # fmt: skip
+    for (name, volume, mask), (_, *donor) in ((ct, mr), (mr, ct)):
+        own, request = [] if edit == "insert" else [mask], EditRequest(donor=tuple(donor), **options)
+        for model in (name, None):
+            if model is None and edit == "reshape":
+                continue
+            with pytest.raises(
+                InputError, match=f"donor doesn't look like {name[-2:].upper()}.*same modality"
+            ):
+                getattr(Editor(model), edit)(volume, *own, request)
+    made = getattr(Editor("generic-ct"), edit)(
+        ct[1], *([ct[2]] if own else []), replace(request, donor=mr[1:], modality="CT")
+    )
+    assert any("donor doesn't look like CT" in text and "believed" in text for text in made.warnings)
+
+
 @pytest.mark.parametrize("donor", [False, True])
 def test_insertions_by_bank_or_donor_stay_off_the_tumour_that_is_there(case, donor):
     name, volume, mask = case

@@ -204,6 +204,21 @@ def modality_without_model(volume, wanted: str | None) -> tuple[str, list[str]]:
     return modality, [text for text in (found.unlike, found.doubt) if text]
 
 
+def donor_doubt(donor, volume, modality: str, ct: bool, said: bool) -> str:
+    """A warning of a donor whose intensities aren't of the modality that an image has; empty where they may be.
+
+    :param said: whether the user says the modality, who is believed; else such a donor raises InputError.
+    """
+    theirs, own = (judged(looked_at(v), v, Intensity(ct)) for v in (donor, volume))
+    if theirs.fits or not own.fits:
+        return ""
+    text = f"the donor doesn't look like {modality}, as the image does"
+    why = (theirs.impossible or theirs.unlike).split(";")[0]
+    if said:
+        return f"{text}, which is believed: {why}"
+    raise InputError(f"{text}: {why}; give a donor of the same modality, or say --modality if it is one")
+
+
 def check_extent(mask: np.ndarray, least: int) -> None:
     """Raise InputError unless a mask (D, H, W) on the model's grid extends in so many directions: features need that."""
     extended = sum(s.stop - s.start > 1 for s in bounding_box(mask)) if mask.any() else 0

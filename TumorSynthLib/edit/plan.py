@@ -310,7 +310,11 @@ def _told(case: Case, plan: Plan) -> Plan:
     left = unused(plan.request, plan.engine)
     if plan.engine == "bridge" and plan.request.strength == DRAWN_ANEW:  # which is what it does
         left = tuple(name for name in left if name != "strength")
-    texts = [*case.warnings, *plan.warnings, _switched(case, plan), *_beyond_tissue(plan)]
+    asked, doubt = plan.request, ""
+    if asked.donor is not None:
+        said = asked.modality is not None
+        doubt = suitability.donor_doubt(asked.donor[0], case.volume, case.modality, case.ct, said)
+    texts = [*case.warnings, doubt, *plan.warnings, _switched(case, plan), *_beyond_tissue(plan)]
     if left:
         texts.append(unused_text(plan.engine, left))
     return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

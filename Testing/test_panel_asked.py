@@ -153,8 +153,8 @@ def test_the_engine_speaks_in_the_panels_words():
             "2 of 3 asked features were not reached: Contrast by +1.2 σ, GLSZM Small Area Emphasis by -0.4 σ",
         ),
         (
-            "firstorder_Variance is taken to 2500, not 3600: this tumour's tissue allows no more; ask for up to that, or draw "
-            "the tumour anew (strength 1)",
+            "firstorder_Variance is taken to 2500, not 3600 (intensity_sd 50, not 60): this tumour's tissue allows no more; "
+            "ask for up to that, or draw the tumour anew (strength 1)",
             "Intensity spread (SD) is taken to 50, not 60 HU: this tumour's tissue allows no more; ask for up to that, or draw "
             "the tumour anew (Keep the tumour's own pattern: 0 %)",
         ),

@@ -382,7 +382,11 @@ def earlier(path: Path, out: dict, parts) -> dict:
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("task", choices=["texture", "removal", "codec"])
+    p.add_argument(
+        "task",
+        choices=["texture", "removal", "codec"],
+        help="or place, or shape, which have options of their own: evaluate.py place --help",
+    )
     p.add_argument("--model", help="id of an installed model, or a bundle's folder")
     p.add_argument("--region", help="which one, of a model that paints several (default: the first)")
     p.add_argument("--data", type=Path)

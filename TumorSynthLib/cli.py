@@ -35,6 +35,13 @@ FEATURES_HELP = 'ask for the features in a file, as `extract --model auto --json
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
+    def parse_args(self, args=None, namespace=None):
+        found, left = self.parse_known_args(args, namespace)
+        if left:
+            more = "; --label takes one here" if getattr(found, "label", None) and left[0].isalnum() else ""
+            self.error(f"unrecognized arguments: {' '.join(left)}{more}")
+        return found
+
     def error(self, message: str):
         raise InputError(f"{message}; see {self.prog} --help")
 

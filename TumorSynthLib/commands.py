@@ -201,7 +201,11 @@ def edit(args: argparse.Namespace) -> int:
         edited = time.perf_counter()
         if editor.several:
             mask, editor = result.mask, editor.painting(request.region or editor.bundle.regions[0].name)
+        new = sorted(
+            {str(p.parent) for kind, p in paths.items() if kind != "report" and not p.parent.exists()}
+        )
         _write(args, paths, editor, volume, mask, result)
+        notes += [f"there was no folder {name}: it was made" for name in new]
     timing = {"read": read - start, "edit": edited - read, "write": time.perf_counter() - edited}
     tell(args, paths, result, notes, timing, [*bar.said, *seen])
     return 0
@@ -224,6 +228,7 @@ def model_of(args: argparse.Namespace, entry: Mapping[str, Any] | None, volume) 
     if entry is not None:
         return entry["model"].get("id")
     if getattr(args, "settings", None):
+        args.chosen = "no model: --settings says how to measure, which a model does with its own"
         return None
     from TumorSynthLib.edit.choose import suited
     from TumorSynthLib.volume import read_labelmap, read_mask
@@ -261,7 +266,7 @@ def model_settings(args: argparse.Namespace, entry: Mapping[str, Any] | None, no
     notes += parameters.notes
     others = [t.name for t in parameters.image_types if t.name != ORIGINAL.name]
     if others:
-        notes.append(f"an edit measures the original image alone: {', '.join(others)} of {path} aren't used")
+        notes.append(f"an edit measures the original image alone, without {', '.join(others)} of {path}")
     return parameters.settings
 
 
@@ -436,7 +441,13 @@ def option_mask(row: Option, path: str, like, label: int | str | None):
     """The mask of an option on an image's grid, (K, J, I) bool."""
     from TumorSynthLib.volume import read_labelmap, read_mask
 
-    return read_labelmap(path, like) > 0 if row.labels == "all" else read_mask(path, like, label)
+    try:
+        return read_labelmap(path, like) > 0 if row.labels == "all" else read_mask(path, like, label)
+    except InputError as error:
+        text = str(error).replace(
+            ": draw the tumour first", ": mark something in it, or leave the option out"
+        )
+        raise InputError(f"{row.flag}: {text}") from None
 
 
 def option_files(args: argparse.Namespace) -> list[str]:

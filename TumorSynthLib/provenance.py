@@ -405,6 +405,8 @@ def check_repeatable(
         raise InputError(
             f"the mask of {again} isn't the one that the edit was made with: give that one"
             if key in hashes
+            else f"the edit left other labels alone: give the mask that has them{_named(entry, 'mask')}, and --label"
+            if name == "avoid" and name not in entry.get("files", {}) and "mask" in entry.get("labels", {})
             else f"the edit was made with {again}: give it again"
         )
     then, here = entry.get("software", {}), software()

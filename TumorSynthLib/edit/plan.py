@@ -84,7 +84,8 @@ def choose_engine(edit: str, case: Case, request: EditRequest) -> str:
     """
     if request.engine == "bridge" and not draws(case.bundle):
         raise InputError(
-            "the engine bridge is a model's network: name a model; `tumorsynth models list` shows what there is"
+            f"the engine bridge is a model's network{', which this model lacks' if case.bundle else ''}: name a model that has "
+            "one; `tumorsynth models list` shows what there is"
         )
     if request.engine is not None:
         return request.engine
@@ -160,7 +161,9 @@ def plan_synthesize(case: Case, request: EditRequest) -> Plan:
         asked = resolved(request.features)
         if request.donor is None and not asked:
             raise InputError(
-                "there is nothing to change: ask for features, name a donor, or let a model draw (--model)"
+                "a range is told of features: ask for some"
+                if request.reachable
+                else "there is nothing to change: ask for features, name a donor, or let a model draw (--model)"
             )
         if request.donor is not None:
             donor_of(case, request)
@@ -305,6 +308,21 @@ def _beyond_tissue(plan: Plan) -> list[str]:
     return texts
 
 
+def _at_odds(case: Case, plan: Plan) -> list[str]:
+    """Options of tissue that leave others nothing to do."""
+    request, texts = plan.request, []
+    idle = [name for name in ("grow", "zone") if request.strict and getattr(request, name)]
+    if idle:
+        texts.append(f"no voxel outside the mask may change (strict): {' and '.join(idle)} changed nothing")
+    both = [mask for mask in (case.mask, request.avoid) if mask is not None]
+    if len(both) == 2 and both[0].shape == both[1].shape and (both[0] & both[1]).any():
+        share = (both[0] & both[1]).sum() / both[0].sum()
+        texts.append(
+            f"the mask to avoid covers {100 * share:.0f} % of the tumour itself, which is cleared all the same"
+        )
+    return texts if plan.engine == "exemplar" else []
+
+
 def _told(case: Case, plan: Plan) -> Plan:
     """The plan with all warnings once, and a word on options that its engine doesn't use."""
     left = unused(plan.request, plan.engine)
@@ -314,7 +332,7 @@ def _told(case: Case, plan: Plan) -> Plan:
     if asked.donor is not None:
         said = asked.modality is not None
         doubt = suitability.donor_doubt(asked.donor[0], case.volume, case.modality, case.ct, said)
-    texts = [*case.warnings, doubt, *plan.warnings, _switched(case, plan), *_beyond_tissue(plan)]
+    texts = [*case.warnings, doubt, *plan.warnings, _switched(case, plan), *_beyond_tissue(plan), *_at_odds(case, plan)]
     if left:
         texts.append(unused_text(plan.engine, left))
     return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

@@ -161,6 +161,7 @@ def _options() -> tuple:
             "",
         ),
         (r" \(--(?:model|modality|region)\)", ""),
+        (r" \(intensity_sd [^)]*\)", ""),  # which the panel shows in place of the variance
     )
 
 

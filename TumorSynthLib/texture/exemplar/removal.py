@@ -261,7 +261,7 @@ class _Removal:
         if lend.sum() < 50:
             raise InputError(
                 "there is no healthy tissue near the mask to take from: give a larger part of the image, a smaller mask, "
-                "or name tissue by --lend"
+                + ("or avoid less" if self.avoid.any() else "or name tissue by --lend")
             )
 
     def _atlas(self, tissue, fill, shift_map: ShiftMapConfig, near_mm: float) -> Atlas:

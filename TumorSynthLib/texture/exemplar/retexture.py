@@ -223,10 +223,18 @@ class Slider:
         anew = ", or more strength; 1 draws the tumour anew" if self.anew else ", or more strength"
         sides = {True: ("more", "up to that"), False: ("less", "that or more")}
         return tuple(
-            f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}: this tumour's tissue allows no "
+            f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}{_as_sd(n, end, asked[n])}: this tumour's tissue allows no "
             f"{sides[asked[n] > end][0]}; ask for {sides[asked[n] > end][1]}{anew}"
             for n, end in limits.items()
         )
+
+
+def _as_sd(name: str, *values: float) -> str:
+    """Variances as the standard deviations that a user may have asked for."""
+    if name != "original_firstorder_Variance":
+        return ""
+    first, second = np.sqrt(np.maximum(values, 0.0))
+    return f" (intensity_sd {first:.4g}, not {second:.4g})"
 
 
 def retexture(

@@ -1,0 +1,115 @@
+"""What the command line says of options that are empty, at odds, or named in other words than they were asked."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from cli_case import data, home, models, run, voxels  # noqa: F401
+
+
+@pytest.fixture
+def written(data, tmp_path):
+    """A call that writes an array as a mask on the case's grid."""
+
+    def write(name, array):
+        image = sitk.GetImageFromArray(array.astype(np.uint8))
+        image.CopyInformation(sitk.ReadImage(str(data[1])))
+        sitk.WriteImage(image, str(tmp_path / name))
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("synthesize", "--reachable"), "a range is told of features: ask for some"),
+        (
+            ("remove", "--engine", "bridge", "--model", "generic-ct"),
+            "a model's network, which this model lacks: name a model that has one",
+        ),
+        (
+            ("remove", "--engine", "bridge", "--model", "none"),
+            "the engine bridge is a model's network: name a model that has one",
+        ),
+        (
+            ("synthesize", "--set", "contrast=3", "--label", 1, 2),
+            "unrecognized arguments: 2; --label takes one here",
+        ),
+        (("remove", "--bogus"), "unrecognized arguments: --bogus; see"),
+    ],
+)
+def test_an_error_says_what_is_wrong(run, data, tmp_path, options, text):
+    name, *more = options
+    code, _, err = run(name, *data, "--out", tmp_path / "a.nii", *more)
+    assert code == 2 and len(err) == 1 and text in err[0]
+
+
+def test_masks_of_options_are_named_where_they_are_empty_or_leave_nothing(run, data, tmp_path, written):
+    """It was advised to draw the tumour, and to name tissue by --lend where all of it was avoided."""
+    mask = voxels(data[1]) > 0
+    empty, everything = written("empty.nii", np.zeros_like(mask)), written("all.nii", np.ones_like(mask))
+    out = ("--out", tmp_path / "a.nii")
+    for flag in ("--lend", "--avoid"):
+        code, _, err = run("remove", *data, flag, empty, *out)
+        assert (
+            code == 2 and f"{flag}: {empty} is empty: mark something in it, or leave the option out" in err[0]
+        )
+    code, _, err = run("remove", *data, "--avoid", everything, *out)
+    assert code == 2 and "avoid less" in err[-1] and "--lend" not in err[-1]
+    code, _, err = run("remove", *data, "--lend", empty.with_name("tiny.nii"), *out)
+    assert code == 2 and err[0].startswith("tumorsynth: --lend: ")
+
+
+def test_options_that_change_nothing_are_said(run, data, tmp_path):
+    out = ("--out", tmp_path / "a.nii")
+    for options, text in (
+        (
+            ("--strict", "--zone", 3, "--grow", 2),
+            "no voxel outside the mask may change (strict): grow and zone changed nothing",
+        ),
+        (
+            ("--avoid", data[1]),
+            "the mask to avoid covers 100 % of the tumour itself, which is cleared all the same",
+        ),
+    ):
+        code, _, err = run("remove", *data, *options, *out)
+        assert code == 0 and f"warning: {text}" in err
+        assert (voxels(tmp_path / "a.nii") != voxels(data[0])).any()
+    for options in (("--strict",), ("--zone", 3), ("--strict", "--zone", 0)):
+        code, _, err = run("remove", *data, *options, *out)
+        assert code == 0 and not any("changed nothing" in line or "covers" in line for line in err)
+
+
+def test_a_spread_is_said_as_it_was_asked(run, data, tmp_path):
+    asked = ("--set", "intensity_sd=300", "--strength", 0, "--out", tmp_path / "a.nii")
+    code, _, err = run("synthesize", *data, "--model", "none", *asked)
+    (line,) = [line for line in err if "firstorder_Variance is taken to" in line]
+    assert code == 0 and "not 9e+04 (intensity_sd " in line and ", not 300)" in line
+
+
+def test_settings_in_place_of_a_model_are_said_and_so_is_a_new_folder(run, data, tmp_path):
+    settings = tmp_path / "s.yaml"
+    settings.write_text("imageType: {Original: {}, Wavelet: {}}\nsetting: {binWidth: 10}\n")
+    asked = ("--settings", settings, "--set", "contrast=3", "--out", tmp_path / "new" / "a.nii")
+    code, out, err = run("synthesize", *data, *asked)
+    assert code == 0 and "no model: --settings says how to measure, which a model does with its own" in err
+    assert any("the original image alone, without Wavelet of" in line for line in err)
+    assert f"warning: there was no folder {tmp_path / 'new'}: it was made" in err
+    assert (
+        f"measured with bin width 10, as `tumorsynth extract --settings {settings}` does" in out.splitlines()
+    )
+    assert not any("no folder" in line for line in run("synthesize", *data, *asked)[2])
+
+
+def test_a_repetition_asks_for_the_mask_whose_other_labels_were_left_alone(run, data, tmp_path, written):
+    mask = voxels(data[1]) > 0
+    both = written("both.nii", np.where(np.roll(mask, 12, 2) & ~mask, 2, mask))
+    assert run("remove", data[0], both, "--label", 1, "--out", tmp_path / "a.nii")[0] == 0
+    repeat = ("--repeat", tmp_path / "a.json", "--out", tmp_path / "b.nii")
+    code, _, err = run("remove", *data, *repeat)
+    assert (
+        code == 2
+        and "left other labels alone: give the mask that has them (both.nii, label 1), and --label" in err[0]
+    )
+    assert run("remove", data[0], both, "--label", 1, *repeat)[0] == 0
+    assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))

@@ -332,7 +332,14 @@ def _told(case: Case, plan: Plan) -> Plan:
     if asked.donor is not None:
         said = asked.modality is not None
         doubt = suitability.donor_doubt(asked.donor[0], case.volume, case.modality, case.ct, said)
-    texts = [*case.warnings, doubt, *plan.warnings, _switched(case, plan), *_beyond_tissue(plan), *_at_odds(case, plan)]
+    texts = [
+        *case.warnings,
+        doubt,
+        *plan.warnings,
+        _switched(case, plan),
+        *_beyond_tissue(plan),
+        *_at_odds(case, plan),
+    ]
     if left:
         texts.append(unused_text(plan.engine, left))
     return replace(plan, unused=left, warnings=tuple(dict.fromkeys(filter(None, texts))))

@@ -223,8 +223,8 @@ class Slider:
         anew = ", or more strength; 1 draws the tumour anew" if self.anew else ", or more strength"
         sides = {True: ("more", "up to that"), False: ("less", "that or more")}
         return tuple(
-            f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}{_as_sd(n, end, asked[n])}: this tumour's tissue allows no "
-            f"{sides[asked[n] > end][0]}; ask for {sides[asked[n] > end][1]}{anew}"
+            f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}{_as_sd(n, end, asked[n])}: this tumour's "
+            f"tissue allows no {sides[asked[n] > end][0]}; ask for {sides[asked[n] > end][1]}{anew}"
             for n, end in limits.items()
         )
 

@@ -299,6 +299,20 @@ def test_what_readers_say_is_in_the_ledger(data, tmp_path):
     assert Bench(Layout(tmp_path / "out")).do(job)["finished"] == row["finished"]  # found, not done again
 
 
+def test_the_record_of_a_job_tells_its_label(data, tmp_path):
+    from TumorSynthLib.models import find
+    from TumorSynthLib.study.perform import Bench
+
+    bundle, (image, mask) = find("generic-ct"), map(str, data[0][:2])
+    model = {"model": str(bundle.folder), "model_id": bundle.id, "model_sha256": bundle.sha256}
+    layout = Layout(tmp_path / "out")
+    for label, told in ((1, {"mask": ["1"]}), (None, None)):
+        job = study_case.job(edit="remove", image=image, mask=mask, label=label, name=f"l{label}", **model)
+        row = Bench(layout).do(job)
+        assert row["state"] == "done", row
+        assert json.loads(layout.paths(job)["sidecar"].read_text()).get("labels") == told
+
+
 def test_a_job_leaves_other_tumours_of_its_mask(data, tmp_path):
     from TumorSynthLib.study.perform import _inputs
 

@@ -107,8 +107,9 @@ class Bench:
         batch = {**row, **told, "seconds": result.timing.get("total")}
         result = replace(result, provenance={**result.provenance, "batch": batch})
         files = {"image": job.image, **({"mask": job.mask} if job.mask else {})}
+        labels = {} if job.label is None else {"mask": [str(job.label)]}
         with Staging() as staging:
-            write_edit(staging, paths, result, files)
+            write_edit(staging, paths, result, files, labels=labels)
         return told
 
     def _editor(self, job: Job):

@@ -106,5 +106,26 @@ def test_a_new_tumour_has_the_model_of_its_place(everything):
     assert choose(everything, mr(), at="auto").model_id == "generic-mr"
 
 
+def test_a_new_tumour_at_a_found_place_has_the_model_of_its_organ_else_of_the_tumours_that_are_there(
+    everything,
+):
+    chest = ct(-850.0)
+    array = chest.array.copy()
+    array[:, :, 30:] = 50  # its wall
+    chest, lung, wall = chest.with_array(array), np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    lung[4:20, 6:40, 2:16] = True
+    wall[10:14, 20:28, 40:44] = True
+    assert choose(everything, chest, at="auto").model_id == LUNG
+    assert choose(everything, chest, at="auto", avoid=wall).model_id == "generic-ct"
+    assert choose(everything, chest, at="auto", inside=wall).model_id == "generic-ct"
+    assert choose(everything, chest, at="auto", inside=lung, avoid=wall).model_id == LUNG
+
+
+def test_a_crop_of_lung_without_outer_air_is_lung(everything):
+    crop = ct(-800.0)
+    array = np.maximum(crop.array, -930)
+    assert choose(everything, crop.with_array(array), at="auto").model_id == LUNG
+
+
 def test_lung_around_a_tumour_counts_more_than_words(everything):
     assert choose(everything, ct(-850.0), ball(), ("sarcoma metastasis",)).model_id == LUNG

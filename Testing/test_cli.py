@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import editor_case
 import numpy as np
@@ -204,6 +205,18 @@ def test_remove_needs_no_model_nor_torch(data, tmp_path):
     record = json.loads(done.stdout)["provenance"]
     assert record["model"] == {} and record["modality"] == "CT" and record["plan"]["engine"] == "exemplar"
     assert record["plan"]["settings"]["binWidth"] == 25 and record["plan"]["zone_voxels"] > 0
+
+
+def test_a_shape_that_is_missed_is_told_in_per_cent():
+    shape, texture = "original_shape_MeshVolume", "original_firstorder_Mean"
+    result = SimpleNamespace(
+        asked={shape: 20000.0, texture: 30.0},
+        reached={shape: 14800.0, texture: 35.0},
+        before={},
+        differences={shape: -0.04, texture: 0.5},
+    )
+    shown = commands._asked_table(result)
+    assert "-26.0 %" in shown and "+0.50 σ" in shown and "-0.04" not in shown
 
 
 def test_shapes_of_real_forms_need_no_torch(data, tmp_path):

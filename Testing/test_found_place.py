@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from test_carry import ball
 
+from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.placement import Part, found_place
-from TumorSynthLib.volume import Volume
+from TumorSynthLib.volume import Volume, read_image, read_mask
 
 
 def chest():
@@ -103,3 +104,87 @@ def test_a_nodule_in_the_lung_is_no_place():
             ::-1
         ]
         assert not nodules[tuple(index)]
+
+
+def thigh(fat: float, muscle: float, bone: float, marrow: float, air: float, noise: float):
+    """Two thighs that touch: most of each is fat, then muscle around a bone with marrow. The image, and where muscle is."""
+    k, j, i = np.indices((30, 60, 112))
+    array, lean = np.full(k.shape, air), np.zeros(k.shape, bool)
+    for centre in (28, 84):
+        far = np.hypot(j - 30, i - centre)
+        for radius, level in ((28, fat), (19, muscle), (8, bone), (6, marrow)):
+            array[far < radius] = level
+        lean |= (far < 19) & (far >= 8)
+    array[:, 12:48, 55:58] = np.where(np.arange(3) == 1, muscle, fat)  # their skin
+    array = array + np.random.default_rng(0).normal(0, noise, array.shape)
+    return Volume(np.rint(array).astype(np.int16), (2.0, 2.0, 3.0)), lean
+
+
+@pytest.mark.parametrize("radius", [2, 4])
+@pytest.mark.parametrize("ct", [True, False])
+def test_a_place_in_a_thigh_lies_in_muscle_off_bone_marrow_and_skin(ct, radius):
+    volume, lean = thigh(-100, 55, 900, -60, -1000, 15) if ct else thigh(900, 250, 30, 850, 5, 15)
+    around = ball((radius,) * 3, radius, (2 * radius + 1,) * 3)
+    for seed in range(8):
+        index = np.rint(volume.indices(found_place(volume, Part.of(around), ct, seed=seed))).astype(int)
+        box = tuple(slice(i - radius, i + radius + 1) for i in index[::-1])
+        assert lean[box][around].mean() > 0.9
+
+
+def test_a_place_in_soft_tissue_lies_off_the_lung_though_most_of_the_image_is_lung():
+    volume = chest()
+    volume.array[:, 5:55, 48:55] = 30
+    small = Part.of(ball((1, 1, 1), 1, (3, 3, 3)))
+    for seed in range(8):
+        index = np.rint(volume.indices(found_place(volume, small, True, seed=seed))).astype(int)[::-1]
+        assert volume.array[tuple(index)] > -200
+    with pytest.raises(InputError, match="fits nowhere"):
+        found_place(volume, PART, True)
+
+
+def test_a_place_where_a_spike_touches_what_is_to_be_avoided_is_none():
+    """Little of a tumour may lie where it doesn't fit, but nothing on another tumour."""
+    array = np.random.default_rng(0).normal(400, 10, (30, 44, 60)).astype(np.int16)
+    volume, other = Volume(array, (1.5, 1.5, 1.5)), np.zeros(array.shape, bool)
+    other[:, :, 27:] = True
+    shape = np.zeros((19, 19, 29), bool)
+    shape[:, :, :19] = ball((9, 9, 9), 9, (19, 19, 19))
+    found_place(volume, Part.of(shape), False, avoid=other)
+    shape[9, 9] = True
+    with pytest.raises(InputError, match="avoided"):
+        found_place(volume, Part.of(shape), False, avoid=other)
+
+
+def seen_at(shared_data, case: str, model: str, volume_ml: float, seed: int):
+    """The original voxels where a tumour is inserted at a found place, and the image's brightest tissue."""
+    volume = read_image(shared_data / f"{case}_image.nii.gz")
+    mask = read_mask(shared_data / f"{case}_mask.nii.gz", volume)
+    request = EditRequest(features={"volume_ml": volume_ml}, at="auto", avoid=mask, seed=seed)
+    made = Editor(model).insert(volume, request)
+    assert not (made.mask & mask).any()
+    return volume.array[made.mask], float(np.percentile(volume.array, 99))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_real_thigh_keeps_its_femur_in_mr(shared_data, seed):
+    values, bright = seen_at(shared_data, "sts/val/STS_040_T1", "generic-mr", 20.0, seed)
+    assert (values < 0.16 * bright).mean() < 0.02 and (values > 0.55 * bright).mean() < 0.15
+
+
+def test_a_real_thigh_keeps_its_skin_in_ct(shared_data):
+    values, _ = seen_at(shared_data, "sts/val/STS_041_CT", "generic-ct", 15.0, 1)
+    assert (values > -30).mean() > 0.9
+
+
+@pytest.mark.parametrize("case", ["NSCLC_069_CT", "NSCLC_406_CT"])
+def test_the_model_for_any_organ_finds_a_place_beside_a_nodule(shared_data, case):
+    values, _ = seen_at(shared_data, f"nsclc_ct/val/{case}", "generic-ct", 1.0, 1)
+    assert np.median(values) < -600
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_a_tumour_of_any_size_is_put_beside_a_large_one_that_is_to_be_avoided(shared_data, seed):
+    volume = read_image(shared_data / "sts/val/STS_040_CT_image.nii.gz")
+    mask = read_mask(shared_data / "sts/val/STS_040_CT_mask.nii.gz", volume)
+    made = Editor("soft-tissue-sarcoma").insert(volume, EditRequest(at="auto", avoid=mask, seed=seed))
+    assert made.mask.any() and not (made.mask & mask).any()

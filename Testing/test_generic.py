@@ -176,6 +176,23 @@ def test_insertions_by_bank_or_donor_stay_off_the_tumour_that_is_there(case, don
         assert abs(new - old) > 0.05 * level_of(volume)  # three times the grain
 
 
+def test_an_insertion_beyond_its_tissue_advises_what_an_insertion_can_do(ct):
+    name, volume, mask = ct
+    request = EditRequest(at="auto", avoid=mask, features={CONTRAST: 900.0, "volume_ml": 3.0})
+    said = [t for t in Editor(name).insert(volume, request).warnings if "allows no more" in t]
+    assert said and all("another seed" in text and "strength" not in text for text in said)
+    changed = Editor(name).synthesize(volume, mask, EditRequest(features={CONTRAST: 900.0}))
+    assert any(text.endswith("or more strength") for text in changed.warnings)
+
+
+def test_a_tumour_of_any_size_is_lent_smaller_where_it_fits_nowhere(ct):
+    name, volume, _ = ct
+    organ = np.zeros(volume.array.shape, bool)
+    organ[4:12, 20:36, 48:64] = organ[24:32, 60:76, 66:82] = True  # two parts, far from each other
+    made = [Editor(name).insert(volume, EditRequest(at="auto", inside=organ, seed=s)) for s in range(4)]
+    assert all((one.mask & organ).sum() > 0.97 * one.mask.sum() > 0 for one in made)
+
+
 def test_a_place_that_is_to_be_avoided_is_refused(ct):
     name, volume, mask = ct
     with pytest.raises(InputError, match="avoided"):

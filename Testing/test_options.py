@@ -197,3 +197,12 @@ def test_the_readme_s_options_are_those_of_the_table():
         assert set(re.findall(r"--[a-z-]+", column)) <= flags_of(name), name
     for name, line in re.findall(r"^tumorsynth (\w+) +(.*)$", text, re.M):
         assert name == "models" or set(re.findall(r"--[a-z-]+", line)) <= flags_of(name), line
+
+
+def test_a_place_that_is_no_point_is_told_what_it_may_be():
+    with pytest.raises(
+        InputError, match=r"at is here, but must be three numbers \(x y z in LPS mm\), or auto$"
+    ):
+        EditRequest(at="here")
+    with pytest.raises(InputError, match=r"three numbers \(x y z in LPS mm\)$"):
+        EditRequest(to="here")

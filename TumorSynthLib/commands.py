@@ -220,7 +220,8 @@ def with_warnings(result, texts: Sequence[str]):
 def model_of(args: argparse.Namespace, entry: Mapping[str, Any] | None, volume) -> str | None:
     """The model to edit with: as named, as recorded, or the installed one that suits; `args.chosen` then says why.
 
-    :param args: has `model`, `image`, and what else says of the tumour: `mask`, `label`, `modality`, `at`, `settings`.
+    :param args: has `model`, `image`, and what else says of the tumour: `mask`, `label`, `modality`, `at`, `inside`,
+        `avoid`, `settings`.
     :raises InputError: none suits, and the edit needs one.
     """
     if args.model not in (None, AUTO):
@@ -240,7 +241,13 @@ def model_of(args: argparse.Namespace, entry: Mapping[str, Any] | None, volume) 
             known = labels[0] is not None
             mask = read_mask(path, volume, labels[0]) if known else read_labelmap(path, volume) > 0
     texts = [Path(str(name)).name for name in (args.image, path) if name]
-    found = suited(volume, mask, texts, getattr(args, "modality", None), getattr(args, "at", None))
+    place: dict[str, Any] = {"at": getattr(args, "at", None)}
+    if isinstance(place["at"], str):
+        with noticed(show=False):
+            for name in [n for n in ("inside", "avoid") if getattr(args, n, None)]:
+                label = getattr(args, f"{name}_label", None)
+                place[name] = option_mask(OPTIONS[name], getattr(args, name), volume, label)
+    found = suited(volume, mask, texts, getattr(args, "modality", None), **place)
     if not found.model_id and args.command in EDITS and EDITS[args.command].model:
         raise InputError(
             f"{found.reason}: name a model (--model); `tumorsynth models list` shows what there is"
@@ -584,14 +591,16 @@ def tell_measured(args: argparse.Namespace, result) -> None:
 
 
 def _asked_table(result, rows: int = 12) -> str:
-    """Asked and reached features, those farthest off first, the difference in population deviations."""
+    """Asked and reached features, those farthest off first, the difference in population deviations; of a shape in per cent."""
     off = result.differences
     names = sorted(off, key=lambda n: -abs(off[n]))
     lines = [
         [
             n,
             *(number(values.get(n)) for values in (result.before, result.asked, result.reached)),
-            f"{off[n]:+.2f} σ",
+            f"{100 * (result.reached[n] / result.asked[n] - 1):+.1f} %"
+            if "_shape_" in n and result.asked[n]
+            else f"{off[n]:+.2f} σ",
         ]
         for n in names[:rows]
     ]

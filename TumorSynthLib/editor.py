@@ -44,7 +44,7 @@ from TumorSynthLib.models import Bundle, find
 from TumorSynthLib.models.intensity import Intensity
 from TumorSynthLib.models.parts import draws
 from TumorSynthLib.painted import parts
-from TumorSynthLib.placement import Part, grown, placed, window_of
+from TumorSynthLib.placement import NoPlace, Part, grown, placed, window_of
 from TumorSynthLib.radiomics.extract import TEXTURE_CLASSES, extract_image
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.settings import Settings
@@ -55,6 +55,9 @@ from TumorSynthLib.texture import pipeline
 from TumorSynthLib.texture.engine import Engine, make_engine
 from TumorSynthLib.texture.exemplar.sliders import reachable
 from TumorSynthLib.volume import Volume, check_image, check_mask
+
+SMALLER = (1.0, 0.8, 0.6, 0.4)
+"""Factors of the lengths of a bank's tumour that are tried in turn where it fits nowhere, and no size is asked."""
 
 
 class Editor:
@@ -341,14 +344,22 @@ class Editor:
         check_used("insert", request)
         told = Progress(progress)
         case = self._open("insert", volume, None, request, told)
-        engine = choose_engine("insert", case, request)
-        if engine == "exemplar":
-            lender = None if request.donor is not None else lender_of(case, request)
-            drawn = self._lent(case, request, lender, told)
-        else:
-            lender, drawn = None, self._drawn(request, _lps_spacing(volume), told)
-        with told.stage("request"):
-            plan = plan_insert(case, request, drawn, engine, lender)
+        engine, lender = choose_engine("insert", case, request), None
+        if engine == "exemplar" and request.donor is None:
+            lender = lender_of(case, request)
+        free = lender is not None and not split(request.features)[1]  # of any size
+        for size in SMALLER if free else SMALLER[:1]:
+            if engine == "exemplar":
+                drawn = self._lent(case, request, lender, told, size)
+            else:
+                drawn = self._drawn(request, _lps_spacing(volume), told)
+            try:
+                with told.stage("request"):
+                    plan = plan_insert(case, request, drawn, engine, lender)
+                break
+            except NoPlace:
+                if not free or size == SMALLER[-1]:
+                    raise
         return self._run(case, plan, told)
 
     def series(
@@ -508,12 +519,17 @@ class Editor:
                 asked, spacing, request.seed, request.solve, lambda done: told("shape", done)
             )
 
-    def _lent(self, case: Case, request: EditRequest, lender: Lender | None, told: Progress) -> Drawn:
-        """The shape of the tumour that lends its tissue, of a bank or else the donor's, with the asked features."""
+    def _lent(
+        self, case: Case, request: EditRequest, lender: Lender | None, told: Progress, size: float
+    ) -> Drawn:
+        """The shape of the tumour that lends its tissue, of a bank or else the donor's, with the asked features.
+
+        :param size: factor of the lengths of a bank's tumour, where no shape is asked.
+        """
         spacing, asked = _lps_spacing(case.volume), split(request.features)[1]
         if lender is not None:
             mask = Bank.of_bundle(self.bundle).arrays(lender)["mask"] > 0
-            fit = 1.0 if asked else lender.fit(room_of(case, request))
+            fit = 1.0 if asked else size * lender.fit(room_of(case, request))
             theirs = tuple(fit * s for s in lender.spacing)
         else:
             image, mask = request.donor

@@ -29,6 +29,21 @@ OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's round
 BONE_HU, BONE_SHARE = 250.0, 0.03  # in a CT, part of the tumour that may replace bone without a word
 RIM_MM, NEW_SHARE = 3.0, 0.1  # part of it beyond the old tumour and its rim; of less nothing is said
 LUNG_HU = -600.0  # of a coarse, smoothed CT: lung below it, vessels and chest wall above
+AIR_HU, DENSE_HU, FAT_HU = (
+    -400.0,
+    200.0,
+    -30.0,
+)  # of a coarse CT: not soft tissue beyond the first two; fat below the third
+DARK_SHARE = 0.16  # of MR's 99th percentile: cortical bone and air are darker
+SPOT_MM2, MARROW_MM2 = (
+    60.0,
+    1000.0,
+)  # in a slice: smaller dark spots are vessels; smaller holes of bone hold marrow
+TWICE, LEAN = (
+    2.0,
+    0.3,
+)  # times as bright as the rest is MR's fat, or fluid; the rest is at least so much of it
+MIXED = 0.1  # part of a tumour that may lie in fat where it is to lie in lean tissue
 MOST_TRIED = 200  # places that are looked at for something that is there already
 CALM_MM, CALMEST, BUSY_SD = (
     4.0,
@@ -36,6 +51,13 @@ CALM_MM, CALMEST, BUSY_SD = (
     8.0,
 )  # around a found place; share of the calmest ones; robust sd at most
 LUNG_SHARE = (0.15, 0.85)  # part of it in the lung, between which it crosses the lung's border
+
+
+NOWHERE = "the tumour fits nowhere in the organ or body, off what is to be avoided: make it smaller, or name another organ"
+
+
+class NoPlace(InputError):
+    """There is no place for a tumour of this size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,58 +269,117 @@ def found_place(
 ) -> np.ndarray:  # fmt: skip
     """A point (x, y, z) LPS mm where a tumour fits, by seed: one of the calmest places, away from vessels, bone and borders.
 
+    Without `lung` it lies in soft tissue, and where it fits there, not in fat.
+
     Where something stands out already, a tumour above all, is taken only if there is no other place.
 
-    :param lung: it is to lie in the lung, where the image shows one and no organ is given.
+    :param lung: it is to lie in the lung, where the image shows one.
     :param avoid: (K, J, I) bool, tumours that it stays away from.
-    :raises InputError: it fits nowhere. Other parameters as in `placed`.
+    :raises NoPlace: it fits nowhere. Other parameters as in `placed`.
     """
     from scipy import ndimage
     from scipy.signal import fftconvolve
 
     places = _Places(volume, part, ct, inside, None)
-    seen = places.frame.view(volume.array)[tuple(slice(None, None, s) for s in places.steps)].astype(
-        np.float32
-    )
+    thinned = tuple(slice(None, None, s) for s in places.steps)
+    seen = places.frame.view(volume.array)[thinned].astype(np.float32)
     step_mm = places.spacing * np.array(places.steps)
     allowed = places.map.copy()
     for axis, n in enumerate(allowed.shape):  # a border tells nothing of what a tumour there would touch
         cut = int(np.ceil(CALM_MM / step_mm[axis]))
         if n > 4 * cut + part.mask.shape[axis] // places.steps[axis]:
             np.moveaxis(allowed, axis, 0)[np.r_[0:cut, n - cut : n]] = False
-    if lung and ct and not places.organ:
-        air = ndimage.gaussian_filter(seen, 1.0) < LUNG_HU
-        allowed = allowed & air if (allowed & air).mean() > LEAST / 5 else allowed
     if avoid is not None and avoid.any():
-        near = grown(avoid, volume.spacing, CALM_MM)
-        allowed = allowed & ~places.frame.view(near)[tuple(slice(None, None, s) for s in places.steps)]
-    busy = _busy(seen, allowed, ct)
-    around = np.ceil((np.array(part.mask.shape) * places.spacing + 2 * CALM_MM) / step_mm).astype(int)
-    window = np.minimum(np.maximum(around, 1), seen.shape)
-    score = ndimage.uniform_filter(busy, window, mode="nearest")
+        allowed &= ~places.frame.view(grown(avoid, volume.spacing, CALM_MM))[thinned]
     coarse = np.zeros((np.array(part.mask.shape) - 1) // places.steps + 1, np.float32)
     coarse[tuple((np.argwhere(part.mask) // places.steps).T)] = 1
     if (np.array(coarse.shape) > seen.shape).any():
-        raise InputError("the tumour fits nowhere in the image: make it smaller")
-    leaves = fftconvolve((~allowed).astype(np.float32), coarse[::-1, ::-1, ::-1], mode="valid")
-    found = np.argwhere(leaves < max(OUTSIDE * coarse.sum(), 0.5))
-    if not len(found):
-        raise InputError(
-            "the tumour fits nowhere in the organ or body: make it smaller, or name another organ"
-        )
+        raise NoPlace("the tumour fits nowhere in the image: make it smaller")
+    most = max(OUTSIDE * coarse.sum(), OUTSIDE / MIXED / 2)  # one voxel of fat is more
+    for tissue, unfit in _tissues(seen, step_mm, allowed, ct, lung, places.organ):
+        leaves = fftconvolve(unfit, coarse[::-1, ::-1, ::-1], mode="valid")
+        found = np.argwhere(leaves < most)
+        if len(found):
+            busy = _busy(seen, tissue, ct)
+            break
+    else:
+        raise NoPlace(NOWHERE)
+    around = np.ceil((np.array(part.mask.shape) * places.spacing + 2 * CALM_MM) / step_mm).astype(int)
+    window = np.minimum(np.maximum(around, 1), seen.shape)
+    score = ndimage.uniform_filter(busy, window, mode="nearest")
     cost = score[tuple((found + np.array(coarse.shape) // 2).T)]
     order = np.argsort(cost, kind="stable")[: max(1, int(np.ceil(CALMEST * len(found))))]
     second = None
     for index in np.random.default_rng(seed).permutation(order)[:MOST_TRIED]:
         start = np.minimum(found[index] * places.steps, places.size - part.mask.shape)
-        if places.problem(start):
+        mask = places.mask(start)
+        if places.problem(start) or (avoid is not None and (mask & avoid).any()):
             continue
-        if not stands_out(volume, places.mask(start), ct):
+        if not stands_out(volume, mask, ct):
             return places.centre(start)
         second = start if second is None else second
     if second is not None:
         return places.centre(second)
-    raise InputError("the tumour fits nowhere in the organ or body: make it smaller, or name another organ")
+    raise NoPlace(NOWHERE)
+
+
+def _tissues(seen: np.ndarray, step_mm, allowed: np.ndarray, ct: bool, lung: bool, organ: bool):
+    """Where a new tumour may lie in a coarse image (D, H, W): bool, and how far each voxel doesn't fit; the best first.
+
+    In soft tissue that is off bone, its marrow and air, and where it fits, in lean tissue: in fat lie skin and fascia.
+    """
+    from scipy import ndimage
+
+    if lung and ct:
+        air = allowed & (ndimage.gaussian_filter(seen, 1.0) < LUNG_HU)
+        if air.mean() > LEAST / 5:
+            yield air, (~air).astype(np.float32)
+            if not organ:
+                return
+    soft = allowed & ~_hard(seen, step_mm, ct)
+    lean = soft & ~_fat(seen, soft, ct)
+    for tissue in (lean, soft):
+        yield tissue, np.where(tissue, 0, np.where(soft, OUTSIDE / MIXED, 1)).astype(np.float32)
+    if organ or not ct:  # who names an organ knows it; MR's levels have no unit
+        yield allowed, (~allowed).astype(np.float32)
+
+
+def _hard(seen: np.ndarray, step_mm, ct: bool) -> np.ndarray:
+    """Bone, the marrow in it and air, with a margin, of a coarse image (D, H, W)."""
+    from scipy import ndimage
+
+    flat, area = ndimage.generate_binary_structure(3, 1), float(step_mm[1] * step_mm[2])
+    flat[[0, 2]] = False
+
+    def large(mask: np.ndarray, mm2: float) -> np.ndarray:
+        parts, count = ndimage.label(mask, flat)
+        return (np.bincount(parts.ravel(), minlength=count + 1) * area >= mm2)[parts] & mask
+
+    if ct:
+        bone, air = ndimage.gaussian_filter(seen, 0.5) > DENSE_HU, seen < AIR_HU
+    else:
+        dark = large(seen < DARK_SHARE / BODY_SHARE * _mr_threshold(seen), SPOT_MM2)
+        bone, air = dark, dark
+    bone = ndimage.binary_closing(np.pad(bone, 1), flat)[1:-1, 1:-1, 1:-1] | bone
+    holes = ndimage.binary_fill_holes(bone, flat) & ~bone
+    hard = bone | air | (holes & ~large(holes, MARROW_MM2))
+    return ndimage.distance_transform_edt(~hard, step_mm) <= CALM_MM
+
+
+def _fat(seen: np.ndarray, soft: np.ndarray, ct: bool) -> np.ndarray:
+    """Fat of a coarse image; in MR what is much brighter than the rest, as fat or fluid is. None where all is alike."""
+    from scipy import ndimage
+
+    if ct:
+        return ndimage.gaussian_filter(seen, 1.0) < FAT_HU
+    values = np.sort(seen[soft])
+    if not values.size:
+        return soft
+    sums, n = np.cumsum(values, dtype=float), np.arange(1, values.size)
+    low, high = sums[:-1] / n, (sums[-1] - sums[:-1]) / (values.size - n)
+    cut = int(np.argmax(n * (values.size - n) * (high - low) ** 2)) if n.size else 0  # as Otsu does
+    fat = n.size and high[cut] > TWICE * low[cut] and n[cut] > LEAN * values.size
+    return seen > values[cut] if fat else np.zeros_like(soft)
 
 
 def _busy(seen: np.ndarray, allowed: np.ndarray, ct: bool) -> np.ndarray:

@@ -71,19 +71,22 @@ def organs_in(texts: Iterable[str]) -> frozenset[str]:
 
 def suited(
     volume, mask: np.ndarray | None = None, texts: Iterable[str] = (), modality: str | None = None,
-    at: Sequence[float] | str | None = None, whole=None,
+    at: Sequence[float] | str | None = None, whole=None, inside: np.ndarray | None = None,
+    avoid: np.ndarray | None = None,
 ) -> Choice:  # fmt: skip
     """`choose` among the models of this machine that aren't damaged."""
     from TumorSynthLib.models import find, installed
 
     return choose(
-        [find(one.id) for one in installed() if not one.error], volume, mask, texts, modality, at, whole
-    )
+        [find(one.id) for one in installed() if not one.error],
+        volume, mask, texts, modality, at, whole, inside, avoid,
+    )  # fmt: skip
 
 
 def choose(
     bundles: Iterable, volume, mask: np.ndarray | None = None, texts: Iterable[str] = (), modality: str | None = None,
-    at: Sequence[float] | str | None = None, whole=None,
+    at: Sequence[float] | str | None = None, whole=None, inside: np.ndarray | None = None,
+    avoid: np.ndarray | None = None,
 ) -> Choice:  # fmt: skip
     """The model that suits a tumour best.
 
@@ -92,10 +95,11 @@ def choose(
     :param modality: as the user says; None asks header and intensities.
     :param at: where a new tumour is to come, (x, y, z) LPS mm, or "auto".
     :param whole: the image, where `volume` is a part of it.
+    :param inside: (K, J, I) bool, the organ of a new tumour whose place is to be found; `avoid`: other tumours.
     """
     bundles = list(bundles)
     organs = organs_in([*texts, volume.metadata.get("0018|0015", "")])
-    if shows_lung(volume, mask, modality, at):
+    if shows_lung(volume, mask, modality, at, inside, avoid):
         organs = frozenset(("lung",))
     named = " and ".join(sorted(organs))
     found: list[tuple[float, str]] = []
@@ -129,16 +133,23 @@ def _general(bundles: Iterable, volume, modality: str | None) -> tuple[str, str]
     return "", f", and there is none for any organ in {kind}"
 
 
-def shows_lung(volume, mask: np.ndarray | None, modality: str | None, at) -> bool:
-    """Whether a tumour, the place of a new one, or where no place is told yet the image, lies in a CT's lung."""
+def shows_lung(
+    volume, mask: np.ndarray | None, modality: str | None, at, inside: np.ndarray | None = None,
+    avoid: np.ndarray | None = None,
+) -> bool:  # fmt: skip
+    """Whether a tumour, or the place of a new one, lies in a CT's lung.
+
+    Where that is to be found yet, its organ tells, else the tumours that it is to avoid, else the image.
+    """
     if (modality or volume.modality or "CT").upper() != "CT":
         return False
     if mask is None and isinstance(at, str):
-        values = suitability.looked_at(volume)
-        low, high = AERATED
-        return bool(
-            values.min() < low < high < values.max() and ((values > low) & (values < high)).mean() > CHEST
-        )
+        if inside is not None and inside.any():
+            return bool(np.median(volume.array[inside]) < LUNG_HU)
+        if avoid is not None and avoid.any():
+            return _in_lung(volume, avoid)
+        values, (low, high) = suitability.looked_at(volume), AERATED
+        return bool(((values > low) & (values < high)).mean() > CHEST)
     if mask is None and at is not None:
         index = np.rint(volume.indices(np.asarray(at, float))[::-1]).astype(int)
         if (index < 0).any() or (index >= volume.array.shape).any():

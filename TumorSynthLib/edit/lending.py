@@ -9,7 +9,7 @@ import numpy as np
 from TumorSynthLib import suitability
 from TumorSynthLib.edit.bank import Bank, Lender, Wanted
 from TumorSynthLib.edit.case import Case
-from TumorSynthLib.edit.choose import LUNG_HU, shows_lung
+from TumorSynthLib.edit.choose import shows_lung
 from TumorSynthLib.edit.features import split
 from TumorSynthLib.edit.options import EditRequest
 from TumorSynthLib.errors import InputError
@@ -105,10 +105,5 @@ def _tone(case: Case, request: EditRequest) -> float | None:
 
 
 def _meant_for_lung(case: Case, request: EditRequest) -> bool:
-    """Whether a new tumour comes into a CT's lung, by what is at its place, or in its organ."""
-    volume, organ = case.volume, request.inside
-    if not case.ct or (isinstance(request.at, str) and organ is None):
-        return False
-    if isinstance(request.at, str):
-        return bool(np.median(volume.array[organ]) < LUNG_HU)
-    return shows_lung(volume, None, "CT", request.at)
+    """Whether a new tumour comes into a CT's lung."""
+    return case.ct and shows_lung(case.volume, None, "CT", request.at, request.inside, request.avoid)

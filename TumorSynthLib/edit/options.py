@@ -90,7 +90,7 @@ class Option:
             )
         if self.kind == "choice":
             return "one of " + ", ".join(self.choices)
-        return _WANTED[self.kind]
+        return ", or ".join([_WANTED[self.kind], *self.words])
 
     def given(self, value: Any) -> bool:
         """Whether a value isn't the default."""
@@ -344,7 +344,7 @@ _CHECKS: dict[str, Callable[[Option, Any], bool]] = {
 _WANTED = {
     "switch": "yes or no (true or false)",
     "text": "a name",
-    "point": "three numbers: x y z in LPS mm",
+    "point": "three numbers (x y z in LPS mm)",
     "features": "names with their values",
     "donor": "an image and its mask",
     "mask": "a mask of three dimensions",

@@ -11,6 +11,7 @@ import numpy as np
 from TumorSynthLib import suitability
 from TumorSynthLib.edit.bank import Bank, Lender
 from TumorSynthLib.edit.case import Case, check_fit
+from TumorSynthLib.edit.choose import shows_lung
 from TumorSynthLib.edit.features import resolved, split
 from TumorSynthLib.edit.options import OPTIONS, EditRequest, unused, unused_text
 from TumorSynthLib.edit.wish import Wish, edited, nearest, texture_of
@@ -228,9 +229,7 @@ def plan_insert(
     part, form, told = drawn
     at = request.at
     if isinstance(at, str):
-        lung = case.bundle is not None and (
-            case.bundle.organ == "lung" or (lender is not None and lender.in_lung)
-        )
+        lung = _of_lung(case, request, lender)
         at = found_place(case.volume, part, case.ct, request.inside, request.seed, lung, request.avoid)
     new, note = placed(case.volume, part, at, case.ct, request.inside, nearest=request.nearest)
     _check_avoided(request, new)
@@ -254,6 +253,15 @@ def _check_avoided(request: EditRequest, new: np.ndarray) -> None:
         raise InputError(
             "the new tumour would cover one that is to be avoided: give another place, or make it smaller"
         )
+
+
+def _of_lung(case: Case, request: EditRequest, lender: Lender | None) -> bool:
+    """Whether a new tumour is one of the lung: its donor or lender lay there, or the model is made for it."""
+    if request.donor is not None:
+        return case.ct and shows_lung(request.donor[0], np.asarray(request.donor[1]) > 0, "CT", None)
+    return case.bundle is not None and (
+        case.bundle.organ == "lung" or (lender is not None and lender.in_lung)
+    )
 
 
 def _checked(case: Case, mask: np.ndarray, engine: str) -> tuple[str, ...]:

@@ -87,14 +87,14 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
         theirs, mine = case.region_in(image, contour), case.source
         given, kept = _tissue(theirs, case.ct), _tissue(mine, case.ct)
         tissue = _part(case.volume, mine, kept)
-        region, slider = slider_of(replace(case, mask=tissue), progress)
+        region, slider = slider_of(replace(case, mask=tissue), progress, plan.edit)
         asked, noisier, donor = _asked(case, image, contour, _part(image, theirs, given), slider, tissue)
         asked = {n: v for n, v in asked.items() if n in slider.spread} | dict(plan.used)
         stage, values, reached = _laid(slider, donor, asked, case.population, config)
         made = slider.bands.put(values, region.native)
         if not _near(asked, reached, slider.spread, case.population, config):
             there = replace(case, mask=tissue, volume=_pasted(region, made))
-            another = slider_of(there, progress)[1]
+            another = slider_of(there, progress, plan.edit)[1]
             another.config = replace(another.config, coarse_unit=config.unit)
             after = another.moved(asked, strength, seed)
             further = after.values[region.native_mask] - values

@@ -90,14 +90,14 @@ class Slider:
     :param spread: one standard deviation of each feature.
     :param population: of tumours of this kind, for the limits of tissue; None: by the tumour alone.
     :param bounds: lowest and highest value that can be stored.
-    :param anew: whether there is a network that could draw the tumour anew, which is advised where its tissue ends.
+    :param advice: what more could be done where its tissue ends; follows "ask for up to that".
     :raises InputError: the mask is empty, or the image isn't finite in it.
     """
 
     def __init__(
         self, image: np.ndarray, mask: np.ndarray, spacing, measure: Measure, spread: Mapping[str, float],
         population=None, bounds: tuple[float, float] = (-np.inf, np.inf),
-        config: RetextureConfig = CONFIG, anew: bool = True,
+        config: RetextureConfig = CONFIG, advice: str = ", or more strength",
     ) -> None:  # fmt: skip
         if not mask.any():
             raise InputError("the mask is empty: draw the tumour first, or give another label")
@@ -106,7 +106,7 @@ class Slider:
                 "the tumour has voxels that are not finite (NaN or infinite): repair the image, or leave them out"
             )
         self.image, self._measure, self.spread = np.asarray(image, np.float32), measure, spread
-        self.bounds, self.config, self.anew = bounds, config, anew
+        self.bounds, self.config, self.advice = bounds, config, advice
         self._own: dict[str, float] = {}
         self.bands = Bands(image, mask, spacing)
         self.limits: Limits = tissue_limits(self.bands, population)
@@ -220,11 +220,10 @@ class Slider:
 
     def _advice(self, asked: Mapping[str, float], limits: Mapping[str, float]) -> tuple[str, ...]:
         """One sentence for each feature that tissue doesn't allow."""
-        anew = ", or more strength; 1 draws the tumour anew" if self.anew else ", or more strength"
         sides = {True: ("more", "up to that"), False: ("less", "that or more")}
         return tuple(
             f"{n.removeprefix('original_')} is taken to {end:.4g}, not {asked[n]:.4g}{_as_sd(n, end, asked[n])}: this tumour's "
-            f"tissue allows no {sides[asked[n] > end][0]}; ask for {sides[asked[n] > end][1]}{anew}"
+            f"tissue allows no {sides[asked[n] > end][0]}; ask for {sides[asked[n] > end][1]}{self.advice}"
             for n, end in limits.items()
         )
 

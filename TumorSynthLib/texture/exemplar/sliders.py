@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 
 from TumorSynthLib.edit.case import Case, measured
+from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.edit.plan import KEPT, Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.models import ANY
@@ -27,7 +28,7 @@ def changed(case: Case, plan: Plan, seed: int, progress: Progress) -> Draft:
     """The case's tumour with the features of a plan."""
     strength = KEPT if plan.request.strength is None else plan.request.strength
     with progress.stage("solve"):
-        region, slider = slider_of(case, progress)
+        region, slider = slider_of(case, progress, plan.edit)
         made = slider.moved(plan.used, strength, seed)
         for text in made.warnings:  # before anything is drawn in the image
             progress.say(text)
@@ -67,8 +68,8 @@ def reachable(
     return {name: slider.reachable(name, strength, voxels=False) for name in names}
 
 
-def slider_of(case: Case, progress: Progress) -> tuple[Region, Slider]:
-    """The window of the tumour on the grid that it is measured on, and its slider."""
+def slider_of(case: Case, progress: Progress, edit: str = "synthesize") -> tuple[Region, Slider]:
+    """The window of the tumour on the grid that it is measured on, and its slider, which advises for an edit."""
     region, calls, dtype = _region(case), count(1), case.volume.array.dtype
 
     def measure(values: np.ndarray, names: tuple[str, ...]) -> Mapping[str, float]:
@@ -85,9 +86,16 @@ def slider_of(case: Case, progress: Progress) -> tuple[Region, Slider]:
         spread,
         kind,
         bounds_of(kind, dtype),
-        anew=draws(case.bundle),
+        advice=_advice(case, edit),
     )
     return region, slider
+
+
+def _advice(case: Case, edit: str) -> str:
+    """What more an edit could do where a tumour's tissue ends."""
+    if edit in OPTIONS["strength"].edits:
+        return ", or more strength" + ("; 1 draws the tumour anew" if draws(case.bundle) else "")
+    return ", or another seed, which takes another tumour" if edit == "insert" else ""
 
 
 def _of_kind(case: Case) -> Population | None:

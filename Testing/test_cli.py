@@ -17,6 +17,7 @@ from cli_case import data, edit, home, leftovers, models, run, voxels  # noqa: F
 from scipy import ndimage
 
 from TumorSynthLib import cli, commands
+from TumorSynthLib.console import asked_table
 from TumorSynthLib.errors import Cancelled
 from TumorSynthLib.outputs import Staging
 from TumorSynthLib.volume import read_image, write_volume
@@ -215,7 +216,7 @@ def test_a_shape_that_is_missed_is_told_in_per_cent():
         before={},
         differences={shape: -0.04, texture: 0.5},
     )
-    shown = commands._asked_table(result)
+    shown = asked_table(result)
     assert "-26.0 %" in shown and "+0.50 σ" in shown and "-0.04" not in shown
 
 

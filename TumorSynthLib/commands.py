@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.console import Bar, as_json, asked_table, number, table
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
 from TumorSynthLib.edit.told import made
@@ -558,7 +558,7 @@ def tell(
         if text not in said:
             print(f"warning: {text}", file=sys.stderr)
     if result.asked:
-        print(_asked_table(result))
+        print(asked_table(result))
         tell_measured(args, result)
     for name, (low, high) in (result.provenance.get("plan") or {}).get("reachable", {}).items():
         print(f"{name}: this tumour's tissue allows {number(low)} to {number(high)}")
@@ -588,21 +588,3 @@ def tell_measured(args: argparse.Namespace, result) -> None:
         f"{settings['binCount']} bins" if settings.get("binCount") else f"bin width {settings['binWidth']:g}"
     )
     print(f"measured with {bins}{f' on {grid} mm' if grid else ''}, as `tumorsynth extract {how}` does")
-
-
-def _asked_table(result, rows: int = 12) -> str:
-    """Asked and reached features, those farthest off first, the difference in population deviations; of a shape in per cent."""
-    off = result.differences
-    names = sorted(off, key=lambda n: -abs(off[n]))
-    lines = [
-        [
-            n,
-            *(number(values.get(n)) for values in (result.before, result.asked, result.reached)),
-            f"{100 * (result.reached[n] / result.asked[n] - 1):+.1f} %"
-            if "_shape_" in n and result.asked[n]
-            else f"{off[n]:+.2f} σ",
-        ]
-        for n in names[:rows]
-    ]
-    text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
-    return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")

@@ -110,3 +110,21 @@ def as_json(value: Any) -> str:
     if shown(text, getattr(sys.stdout, "encoding", None)) == text:
         return text
     return json.dumps(plain(value), indent=1, ensure_ascii=True, allow_nan=False)
+
+
+def asked_table(result, rows: int = 12) -> str:
+    """Asked and reached features, those farthest off first, the difference in population deviations; of a shape in per cent."""
+    off = result.differences
+    names = sorted(off, key=lambda n: -abs(off[n]))
+    lines = [
+        [
+            n,
+            *(number(values.get(n)) for values in (result.before, result.asked, result.reached)),
+            f"{100 * (result.reached[n] / result.asked[n] - 1):+.1f} %"
+            if "_shape_" in n and result.asked[n]
+            else f"{off[n]:+.2f} σ",
+        ]
+        for n in names[:rows]
+    ]
+    text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
+    return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")

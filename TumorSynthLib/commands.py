@@ -17,7 +17,7 @@ from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
 from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
-from TumorSynthLib.features_file import check_measured, read_features
+from TumorSynthLib.features_file import measured_otherwise, read_features
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
@@ -193,7 +193,7 @@ def edit(args: argparse.Namespace) -> int:
             )
         if args.command == "synthesize" and entry is None:
             request = editor.on_tumour(volume, mask, request)
-        check_measured(getattr(args, "features", None), editor, volume, request)
+        notes += measured_otherwise(getattr(args, "features", None), editor, volume, request)
         read = time.perf_counter()
         bar.pace = Pace.of(args.command, request)
         result = getattr(editor, args.command)(*images, request, bar)

@@ -40,10 +40,11 @@ def _parsed(path: str | Path) -> Any:
         raise InputError(f"the features file {path} is not JSON ({error}): {hint}") from None
 
 
-def check_measured(path: str | Path | None, editor, volume, request) -> None:
-    """Check that the features of a file were measured as the edit measures, where the file tells how.
+def measured_otherwise(path: str | Path | None, editor, volume, request) -> list[str]:
+    """A warning where a file tells that its features were measured in another way than the edit measures: the same names then
+    have other values.
 
-    :raises InputError: with other settings: the same names then have other values.
+    :raises InputError: the file's settings are none.
     """
     from TumorSynthLib.edit.features import split
     from TumorSynthLib.radiomics.settings import Settings
@@ -52,7 +53,7 @@ def check_measured(path: str | Path | None, editor, volume, request) -> None:
     plan = data.get("plan")  # where it is the record of an edit
     told = data.get("settings") or (isinstance(plan, dict) and plan.get("settings"))
     if not told:
-        return
+        return []
     here = editor.measuring(volume, request.modality)
     try:
         then = Settings.from_dict(told)
@@ -61,13 +62,13 @@ def check_measured(path: str | Path | None, editor, volume, request) -> None:
     unlike = (then.unlike(here), here.unlike(then))
     theirs, ours = (", ".join(f"{name} {value}" for name, value in one.items()) for one in unlike)
     if not theirs:
-        return
+        return []
     model = editor.bundle.id if editor.bundle else "none"
     if editor.bundle is not None and data.get("model sha256") == editor.bundle.sha256:
         advice = "that image has another scale of grey levels; name it and its mask by --donor"
     else:
         advice = f"measure with `tumorsynth extract --model {model} --json`"
-    raise InputError(
+    return [
         f"the features of {path} were measured with {theirs}, but this edit (--model {model}) measures with {ours}, which "
         f"gives other values: {advice}"
-    )
+    ]

@@ -185,6 +185,16 @@ def test_an_insertion_beyond_its_tissue_advises_what_an_insertion_can_do(ct):
     assert any(text.endswith("or more strength") for text in changed.warnings)
 
 
+@pytest.mark.parametrize("tissue, said", [(30.0, True), (-100.0, False)])
+def test_a_new_tumour_that_is_hardly_seen_is_told(tissue, said):
+    volume, mask = tumour_in_tissue(tissue, 110.0, 25.0)
+    request = EditRequest(at="auto", avoid=mask, seed=1, features={"volume_ml": 3.0})
+    made = Editor("generic-ct").insert(volume, request)
+    assert any("hardly seen" in text for text in made.warnings) == said
+    asked = replace(request, features={"volume_ml": 3.0, "mean_intensity": 120.0})
+    assert not any("hardly seen" in text for text in Editor("generic-ct").insert(volume, asked).warnings)
+
+
 def test_a_tumour_of_any_size_is_lent_smaller_where_it_fits_nowhere(ct):
     name, volume, _ = ct
     organ = np.zeros(volume.array.shape, bool)

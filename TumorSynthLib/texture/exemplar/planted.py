@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.edit.case import Case
+from TumorSynthLib.edit.features import split
 from TumorSynthLib.edit.plan import Plan
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.errors import InputError
@@ -26,6 +27,8 @@ from TumorSynthLib.texture.exemplar.removal import remove
 from TumorSynthLib.texture.exemplar.scan import blur_mm, level_between
 from TumorSynthLib.volume import Volume
 
+HIDDEN, UNEVEN = 0.75, 1.3
+"""Standard deviations of the tissue there up to which a new tumour is hardly seen, unless it varies so many times as much."""
 LEAST_LEFT = 0.5
 """Share of a tumour that its place has to leave of it: a chest wall cuts what it covers."""
 
@@ -89,7 +92,24 @@ def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> P
     laid = grafted(
         axes.view(case.volume.array), axes.spacing, axes.view(plan.target), matte, blur, case.ct, level
     )
-    return _planted(case, plan, axes, laid, laid.mask, plan.target, facts)
+    made = _planted(case, plan, axes, laid, laid.mask, plan.target, facts)
+    hidden = "" if split(plan.request.features)[0] else _hidden(made)
+    return replace(made, warnings=(*made.warnings, hidden)) if hidden else made
+
+
+def _hidden(made: Planted) -> str:
+    """A warning where a new tumour can hardly be told from the tissue that was there; empty else."""
+    inside = made.mask[made.patch.box]
+    before, after = (values[inside].astype(np.float32) for values in (made.patch.before, made.patch.after))
+    if not inside.any():
+        return ""
+    off, noise = float(np.median(after) - np.median(before)), float(before.std())
+    if abs(off) > HIDDEN * noise or after.std() > UNEVEN * noise:
+        return ""
+    return (
+        f"the new tumour is hardly seen: it differs by {off:+.3g} from the tissue there, which varies by {noise:.3g}; ask for "
+        "another mean_intensity"
+    )
 
 
 def _of_donor(image: Volume, mask: np.ndarray, ct: bool) -> tuple[Matte, float]:

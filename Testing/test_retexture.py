@@ -266,7 +266,7 @@ def test_a_real_nodule_keeps_its_pattern_and_its_finest_grain(shared_data, wante
         pytest.skip(f"{stem} is missing")
     volume = read_image(stem)
     mask = read_mask(str(stem).replace("_image", "_mask"), volume)
-    request = EditRequest(features={"contrast": wanted}, strength=0.0)
+    request = EditRequest(features={"contrast": wanted})
     result = Editor("lung-nodule-ct").retexture(volume, mask, request)
     contrast = "original_glcm_Contrast"
     if result.reached[contrast] != pytest.approx(wanted, abs=0.05 * 196):  # then its tissue's limit is said
@@ -294,3 +294,23 @@ def test_a_level_that_is_to_stay_doesnt_hold_up_the_rest(shared_data):
     result = editor.retexture(volume, mask, EditRequest(features=wanted, modality="CT", strength=0.8))
     assert result.reached[contrast] == pytest.approx(wanted[contrast], rel=0.01)
     assert result.reached[mean] == pytest.approx(wanted[mean], abs=0.5)
+
+
+def test_more_strength_never_reaches_less(shared_data):
+    """One search among more moves once ended before the one among fewer."""
+    from TumorSynthLib.editor import Editor, EditRequest
+    from TumorSynthLib.volume import read_image, read_mask
+
+    stem = shared_data / "lidc_ct" / "val" / "LIDC-IDRI-0377_R_1_CT_image.nii.gz"
+    if not stem.exists():
+        pytest.skip(f"{stem} is missing")
+    volume = read_image(stem)
+    mask = read_mask(str(stem).replace("_image", "_mask"), volume)
+    editor = Editor("lung-nodule-ct")
+    reached = [
+        editor.retexture(volume, mask, EditRequest(features={"contrast": 25.0}, strength=s)).reached[
+            "original_glcm_Contrast"
+        ]
+        for s in (0.0, 0.3, 0.6)
+    ]
+    assert 25 < reached[2] <= reached[1] < reached[0]

@@ -37,6 +37,7 @@ class RetextureConfig:
         hardly knows.
     :param near: the same, in the features' units, at which the next tier isn't tried.
     :param enough: the same, at which the tumour is left as it is.
+    :param usual: strength where none is asked for.
     :param voxel_rounds: of the search among moves of voxels, which measures features some 25 times in each.
     :param longer: times that those moves are made longer where they fall short of few features.
     :param coarse_unit: of the spread: the least unit of error where many features are asked for.
@@ -48,6 +49,7 @@ class RetextureConfig:
     short: float = 0.1
     near: float = 0.02
     enough: float = 0.004
+    usual: float = 0.3
     voxel_rounds: int = 1
     longer: int = 3
     coarse_unit: float = 0.25
@@ -123,9 +125,16 @@ class Slider:
 
         :param strength: share of the scan's noise that is made stronger with structure, for few features. 0: seven numbers
             only; else single voxels may be moved by this times 4 local standard deviations for what the numbers leave; but not
-            where another level is asked for, whose end is tissue's.
+            where another level is asked for, whose end is tissue's. A strength above the usual never reaches less than that.
         :param seed: of those moves; `voxels`: whether there are any.
         """
+        made = self._moved(asked, strength, seed, voxels)
+        if not made.limits or strength <= self.config.usual:
+            return made
+        usual = self._moved(asked, self.config.usual, seed, voxels)
+        return min(made, usual, key=lambda one: sum(map(abs, one.missed.values())))
+
+    def _moved(self, asked: Mapping[str, float], strength: float, seed: int, voxels: bool) -> Retextured:
         goal = self._goal(asked)
         stage, values, found = self._solved(goal, strength)
         level = goal.free(goal.error(self.own(goal.names)), self.config.near).level

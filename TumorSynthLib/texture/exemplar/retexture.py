@@ -38,6 +38,7 @@ class RetextureConfig:
     :param near: the same, in the features' units, at which the next tier isn't tried.
     :param enough: the same, at which the tumour is left as it is.
     :param usual: strength where none is asked for.
+    :param large: voxels of a tumour from which on its features don't jump, so that small steps tell their slopes.
     :param voxel_rounds: of the search among moves of voxels, which measures features some 25 times in each.
     :param longer: times that those moves are made longer where they fall short of few features.
     :param coarse_unit: of the spread: the least unit of error where many features are asked for.
@@ -50,6 +51,7 @@ class RetextureConfig:
     near: float = 0.02
     enough: float = 0.004
     usual: float = 0.3
+    large: int = 20_000
     voxel_rounds: int = 1
     longer: int = 3
     coarse_unit: float = 0.25
@@ -112,6 +114,7 @@ class Slider:
         self._own: dict[str, float] = {}
         self.bands = Bands(image, mask, spacing)
         self.limits: Limits = tissue_limits(self.bands, population)
+        self.search = SearchConfig(wider=(1.0,)) if len(self.bands.own) > config.large else SearchConfig()
 
     def measured(self, values: np.ndarray, names) -> dict[str, float]:
         """Features by name of voxels (n,) in the mask."""
@@ -217,7 +220,9 @@ class Slider:
             asked, noise = goal.level or not goal.exact, strength if goal.exact else 1.0
             space = Numbers(self.bands, self.limits, self.bounds, stage == "level kept", asked, noise)
             wanted = kept if stage == "level kept" else goal
-            found = solve(space, lambda v, g=wanted: self.measured(v, g.names), wanted, best and best[2])
+            found = solve(
+                space, lambda v, g=wanted: self.measured(v, g.names), wanted, best and best[2], self.search
+            )
             if wanted is not goal:
                 left = goal.error(self.measured(space.values(found.theta), goal.names))
                 found = Solution(found.theta, left, found.measured)

@@ -50,7 +50,7 @@ class SearchConfig:
     longest: float = 0.5
     gain: tuple[float, float] = (3.0, 0.02)
     trusted: float = 0.3
-    rounds: int = 10
+    rounds: int = 6
     trials: int = 4
     shorter: float = 0.4
     enough: float = 0.004

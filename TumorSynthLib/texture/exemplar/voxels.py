@@ -7,6 +7,7 @@ bumps of its histogram, trends across it. All are free of grain, fade in below t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -101,14 +102,18 @@ class Voxels:
 
     def without_specks(self, values: np.ndarray) -> np.ndarray:
         """Voxels (n,) none of which newly stands out of its 3 x 3 x 3 median; what that takes away holds no grain either."""
-        bands, box = self.bands, self.bands.image.copy()
-        box[bands.mask] = self.start
-        bound = np.maximum(
-            self.config.speck * robust_sd(bands.specks(bands.image)), np.abs(bands.specks(box))
-        )
+        bands, bound, box = self.bands, self.bound, self.bands.image.copy()
         box[bands.mask] = values
         off = bands.specks(box)
         return values + bands.without_grain(np.clip(off, -bound, bound) - off)
+
+    @cached_property
+    def bound(self) -> np.ndarray:
+        """(n,) how far a voxel may stand out."""
+        bands, box = self.bands, self.bands.image.copy()
+        box[bands.mask] = self.start
+        own = self.config.speck * robust_sd(bands.specks(bands.image))
+        return np.maximum(own, np.abs(bands.specks(box)))
 
     def _fields(self, seed: int):
         """Fields (n,) of any scale."""

@@ -1,26 +1,20 @@
-"""The command line: outputs, JSON, exit codes, one-line errors, nothing half written."""
+"""The command line: what each command writes and prints."""
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import editor_case
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_case import data, edit, home, leftovers, models, run, voxels  # noqa: F401
 from scipy import ndimage
 
-from TumorSynthLib import cli, commands
+from TumorSynthLib import commands
 from TumorSynthLib.console import asked_table
-from TumorSynthLib.errors import Cancelled
-from TumorSynthLib.outputs import Staging
-from TumorSynthLib.volume import read_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRAST, MEAN = "original_glcm_Contrast", "original_firstorder_Mean"
@@ -411,224 +405,6 @@ def test_move_writes_the_mask_and_what_could_change(run, data, tmp_path):
     assert np.allclose(np.argwhere(moved).mean(0), (9, 24, 16), atol=0.6)
 
 
-WRONG = [
-    (["synthesize"], "required"),
-    (["frobnicate"], "invalid choice"),
-    (["extract", "IMAGE", "MASK", "--settings", "IMAGE", "--model", "tiny"], "not allowed with"),
-    (["synthesize", "IMAGE", "MASK", "--out", "x.nii"], "let a model draw (--model)"),
-    (
-        ["reshape", "IMAGE", "MASK", "--out", "x.nii", "--out-mask", "y.nii", "--model", "none"],
-        "reshape needs a model",
-    ),
-    (
-        ["move", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--out-mask", "y.nii"],
-        "--to X Y Z is needed",
-    ),
-    (["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "x.png"], "use a name that ends in"),
-    (
-        ["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "IMAGE"],
-        "is an input and would be overwritten",
-    ),
-    (["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "MASK"], "is an input and would be overwritten"),
-    (
-        ["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--set", "contrast"],
-        "expected NAME=VALUE",
-    ),
-    (
-        ["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--set", "contrast=high"],
-        "expected NAME=VALUE",
-    ),
-    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--steps", "0"], "steps is 0"),
-    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--eta", "2"], "eta is 2"),
-    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--samples", "0"], "samples is 0"),
-    (["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--seed", "-1"], "seed is -1"),
-    (
-        ["synthesize", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--device", "abacus"],
-        "'abacus' is not available",
-    ),
-    (
-        ["remove", "IMAGE", "MASK", "--model", "tiny", "--out", "x.nii", "--report", "IMAGE"],
-        "is a file: give a folder",
-    ),
-]
-
-
-@pytest.mark.parametrize("args, message", WRONG, ids=[" ".join(a)[:60] for a, _ in WRONG])
-def test_wrong_use_is_one_line_and_code_2(run, data, tmp_path, monkeypatch, args, message):
-    monkeypatch.chdir(tmp_path)
-    names = {"IMAGE": data[0], "MASK": data[1]}
-    before = {p: p.read_bytes() for p in data}
-    code, out, err = run(*(names.get(a, a) for a in args))
-    assert code == 2 and not out and len(err) == 1 and message in err[0] and err[0].startswith("tumorsynth: ")
-    assert list(tmp_path.iterdir()) == [] and {p: p.read_bytes() for p in data} == before
-
-
-def test_missing_model_is_code_3(run, data, tmp_path):
-    code, _, err = run("remove", *data, "--model", "liver", "--out", tmp_path / "x.nii")
-    assert code == 3 and len(err) == 1 and "liver" in err[0] and "tumorsynth models list" in err[0]
-
-
-def test_internal_error_is_code_1_without_traceback(run, data, monkeypatch, tmp_path):
-    monkeypatch.setattr(commands, "inputs", lambda *a: 1 / 0)
-    code, _, err = run(*edit("remove", data, tmp_path / "x.nii"))
-    assert code == 1 and len(err) == 1 and "internal error: ZeroDivisionError" in err[0]
-    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
-    assert any("Traceback" in line for line in run(*edit("remove", data, tmp_path / "x.nii"))[2])
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Cancelled, OSError, MemoryError])
-def test_failure_while_writing_leaves_nothing(run, data, tmp_path, monkeypatch, error):
-    from TumorSynthLib import provenance
-
-    def fail(*args):
-        raise error("stop")
-
-    monkeypatch.setattr(provenance, "write_sidecar", fail)  # the image is in the staging folder by then
-    code, _, err = run(*edit("remove", data, tmp_path / "sub" / "x.nii"))
-    assert code in (2, 130) and len(err) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def listen_to_ctrl_c():
-    """A test run in a shell's background, or by nohup, inherits that signals are ignored; a user's command does not."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals differ")
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_signal_stops_cleanly(data, tmp_path, number):
-    """In the middle of the network's work, which its first progress tells."""
-    code = (
-        "import sys; from TumorSynthLib import cli, console\n"
-        "console.Bar.__call__ = lambda bar, stage, fraction: print(stage, flush=True)\n"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
-    words = edit(
-        "synthesize", data, tmp_path / "x.nii.gz", "--engine", "bridge", "--steps", 1000, "--samples", 64
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=listen_to_ctrl_c,
-    )  # fmt: skip
-    while (stage := process.stdout.readline()) != "texture\n":
-        assert stage, process.stderr.read()
-    process.send_signal(getattr(signal, number))
-    try:
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()  # one that didn't stop would go on for minutes
-    assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals differ")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_during_an_import_stops_cleanly(number):
-    """Imports run texts by exec, in which CPython treats KeyboardInterrupt in a way of its own."""
-    code = (
-        "import sys; from TumorSynthLib import cli, commands\n"
-        "text = 'import time; print(1, flush=True); time.sleep(600)'\n"
-        "commands.extract = lambda args: exec(text)\n"
-        "sys.exit(cli.main(['extract', 'image', 'mask']))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=listen_to_ctrl_c,
-    )  # fmt: skip
-    assert process.stdout.readline() == "1\n"
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.strip() == "tumorsynth: stopped; nothing was written"
-
-
-def test_staging_is_all_or_nothing(tmp_path):
-    (tmp_path / "old").write_text("old")
-    with pytest.raises(RuntimeError), Staging() as staging:
-        staging.file(tmp_path / "old").write_text("new")
-        staging.file(tmp_path / "deep" / "er" / "b").write_text("b")
-        raise RuntimeError
-    assert [p.name for p in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_text() == "old"
-    with Staging() as staging:
-        staging.file(tmp_path / "old").write_text("new")
-        (staging.folder(tmp_path / "report") / "page").write_text("p")
-    assert (tmp_path / "old").read_text() == "new" and (tmp_path / "report" / "page").read_text() == "p"
-    assert not leftovers(tmp_path)
-
-
-def test_bar_only_on_a_terminal(capsys, monkeypatch):
-    from TumorSynthLib.console import Bar
-
-    with Bar() as bar:
-        bar("texture", 0.5)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with Bar() as bar:
-        bar("texture", 0.5)
-    shown = capsys.readouterr().err
-    assert "44%" in shown and shown.endswith("\r")
-    with Bar(quiet=True) as bar:
-        bar("texture", 0.5)
-    assert capsys.readouterr().err == ""
-
-
-def test_the_bar_never_goes_back(capsys, monkeypatch):
-    """Stages come again: a series' steps, a second solve, tissue that moves after something was drawn."""
-    from TumorSynthLib.console import Bar
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with Bar() as bar:
-        for stage in (
-            "prepare",
-            "texture",
-            "mass effect",
-            "model",
-            "texture",
-            "solve",
-            "measure",
-            "solve",
-            "step",
-            "texture",
-        ):
-            for fraction in (0.0, 0.5, 1.0):
-                bar(stage, fraction)
-    shown = [int(share) for share in re.findall(r"(\d+)%", capsys.readouterr().err)]
-    assert len(shown) > 5 and shown == sorted(shown)
-
-
-def test_models_commands(run, models, tmp_path):
-    listed = json.loads(run("models", "list", "--json")[1])
-    assert any(m["id"] == "tiny" and m["status"] == "installed" for m in listed["models"])
-    assert "tiny" in run("models", "list")[1]
-    assert json.loads(run("models", "info", "tiny", "--json")[1])["licence"] == "CC0-1.0"
-    assert "CC0-1.0" in run("models", "info", "tiny")[1]
-    assert run("models", "verify", "tiny")[0] == 0
-    text = run("models", "params", "tiny")[1]
-    assert "featureClass" in text and "binWidth" in text
-    assert run("models", "params", "tiny", "--out", tmp_path / "p.yaml")[0] == 0
-    assert (tmp_path / "p.yaml").read_text() == text
-
-
-def test_models_install_and_remove(run, tmp_path, monkeypatch):
-    source = tmp_path / "other"
-    editor_case.tiny_bundle(source, id="other")
-    monkeypatch.setenv("TUMORSYNTH_MODELS", str(tmp_path / "home"))
-    code, out, err = run("models", "install", source, "--json")
-    assert code == 0 and json.loads(out)["id"] == "other" and any("licence" in line for line in err)
-    code, out, _ = run("models", "remove", "other")
-    assert code == 0 and not (tmp_path / "home" / "other").exists()
-    assert run("models", "remove", "other")[0] == 3
-
-
-def test_models_verify_damaged(run, tmp_path, monkeypatch):
-    bundle = editor_case.tiny_bundle(tmp_path / "home" / "bad", id="bad")
-    path = bundle.folder / "network.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    monkeypatch.setenv("TUMORSYNTH_MODELS", str(tmp_path / "home"))
-    code, _, err = run("models", "verify", "bad")
-    assert code == 3 and len(err) == 1 and "damaged" in err[0]
-
-
 @pytest.mark.parametrize("name", ["f.csv", "f.tsv"])
 def test_extract_writes_a_table(run, data, tmp_path, name):
     import csv
@@ -646,50 +422,3 @@ def test_extract_writes_a_table(run, data, tmp_path, name):
 def test_extract_refuses_other_files_before_any_work(run, data, tmp_path, name):
     code, _, err = run("extract", "no-image", "no-mask", "--out", tmp_path / name)
     assert code == 2 and ".json, .csv or .tsv" in err[0]
-
-
-def test_a_model_with_weights_that_are_no_numbers_is_refused_whatever_draws(run, data, tmp_path):
-    import hashlib
-
-    from safetensors.numpy import load_file, save_file
-
-    folder = editor_case.model(tmp_path / "bad", id="bad").folder
-    manifest = json.loads((folder / "bundle.json").read_text())
-    file = folder / "network.safetensors"
-    tensors = {k: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for k, a in load_file(file).items()}
-    save_file(tensors, file)
-    blob = file.read_bytes()
-    manifest["files"][file.name] = {"sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)}
-    (folder / "bundle.json").write_text(json.dumps(manifest))
-    code, _, err = run("remove", *data, "--model", folder, "--out", tmp_path / "x.nii")
-    assert code == 3 and "NaN or infinity" in err[0] and not (tmp_path / "x.nii").exists()
-
-
-def test_auto_takes_the_model_of_the_organ_and_says_why(run, data, tmp_path):
-    from TumorSynthLib.phantom import chest
-
-    volume, mask = chest(seed=1)
-    files = [tmp_path / "chest.nii.gz", tmp_path / "chest-mask.nii.gz"]
-    for path, image in zip(files, (volume, volume.with_array(mask.astype(np.uint8)))):
-        write_volume(image, path)
-    asked = ["--model", "auto", "--set", f"{MEAN}=-30", "--quiet", "--out"]
-    code, _, err = run("synthesize", *files, *asked, tmp_path / "o.nii.gz")
-    assert code == 0 and any("model lung-nodule-ct: chosen for lung" in line for line in err)
-    assert json.loads((tmp_path / "o.json").read_text())["model"]["id"] == "lung-nodule-ct"
-    code, _, err = run("synthesize", *data, *asked, tmp_path / "p.nii.gz")
-    assert code == 0 and any(line.startswith("model generic-ct: nothing says which organ") for line in err)
-    assert json.loads((tmp_path / "p.json").read_text())["model"]["id"] == "generic-ct"
-    again = run(
-        "synthesize", *data, "--repeat", tmp_path / "p.json", "--quiet", "--out", tmp_path / "q.nii.gz"
-    )
-    assert again[0] == 0 and not any("nothing says" in line for line in again[2])
-    assert (read_image(tmp_path / "q.nii.gz").array == read_image(tmp_path / "p.nii.gz").array).all()
-
-
-def test_auto_is_the_default_and_can_be_declined(run, data, tmp_path):
-    code, _, err = run("remove", *data, "--quiet", "--out", tmp_path / "o.nii.gz")
-    assert code == 0 and sum(line.startswith("model generic-ct:") for line in err) == 1
-    code, _, err = run("remove", *data, "--model", "none", "--quiet", "--out", tmp_path / "p.nii.gz")
-    assert code == 0 and not any("model" in line for line in err)
-    assert json.loads((tmp_path / "p.json").read_text())["model"] == {}
-    assert (read_image(tmp_path / "o.nii.gz").array == read_image(tmp_path / "p.nii.gz").array).all()

@@ -29,20 +29,13 @@ OUTSIDE = 0.02  # part of the tumour that may stick out: the coarse grid's round
 BONE_HU, BONE_SHARE = 250.0, 0.03  # in a CT, part of the tumour that may replace bone without a word
 RIM_MM, NEW_SHARE = 3.0, 0.1  # part of it beyond the old tumour and its rim; of less nothing is said
 LUNG_HU = -600.0  # of a coarse, smoothed CT: lung below it, vessels and chest wall above
-AIR_HU, DENSE_HU, FAT_HU = (
-    -400.0,
-    200.0,
-    -30.0,
-)  # of a coarse CT: not soft tissue beyond the first two; fat below the third
+# Of a coarse CT: no soft tissue beyond the first two, fat below the third.
+AIR_HU, DENSE_HU, FAT_HU = -400.0, 200.0, -30.0
 DARK_SHARE = 0.16  # of MR's 99th percentile: cortical bone and air are darker
-SPOT_MM2, MARROW_MM2 = (
-    60.0,
-    1000.0,
-)  # in a slice: smaller dark spots are vessels; smaller holes of bone hold marrow
-TWICE, LEAN = (
-    2.0,
-    0.3,
-)  # times as bright as the rest is MR's fat, or fluid; the rest is at least so much of it
+# In a slice: smaller dark spots are vessels, smaller holes of bone hold marrow.
+SPOT_MM2, MARROW_MM2 = 60.0, 1000.0
+# MR's fat, or fluid, is so many times as bright as the rest, which is at least this share of the tissue.
+TWICE, LEAN = 2.0, 0.3
 MIXED = 0.1  # part of a tumour that may lie in fat where it is to lie in lean tissue
 MOST_TRIED = 200  # places that are looked at for something that is there already
 CALM_MM, CALMEST, BUSY_SD = (

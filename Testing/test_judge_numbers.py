@@ -107,6 +107,22 @@ def test_width_of_a_blurred_border_is_known(sigma):
     )  # mm
 
 
+def test_a_loose_contour_is_tightened_to_where_the_tumour_ends():
+    y, x = np.indices((80, 80)) - 40
+    mask = np.broadcast_to(y**2 + x**2 <= 20**2, (3, 80, 80))
+    loose = np.broadcast_to(y**2 + (x - 2) ** 2 <= 22**2, mask.shape)
+    image = ndimage.gaussian_filter(np.where(mask, 100.0, 0.0), (0, 1.2, 1.2))
+    image += np.random.default_rng(0).normal(0, 10, image.shape)
+    width = numbers.border_width(image, mask, SPACING, 5.0)
+    assert numbers.border_width(image, loose, SPACING, 5.0) > 1.2 * width
+    tight = numbers.tightened(image, loose, 5.0)
+    assert numbers.border_width(image, tight, SPACING, 5.0) == pytest.approx(width, rel=0.12)
+    assert tight.sum() == pytest.approx(mask.sum(), rel=0.04)
+    assert (
+        numbers.tightened(np.full(mask.shape, 7.0), mask, 5.0) == mask
+    ).all()  # nothing tells where it ends
+
+
 def test_there_is_no_width_without_contrast():
     assert math.isnan(numbers.border_width(noise(), ball(), SPACING, 10.0))
 

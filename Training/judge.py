@@ -64,6 +64,12 @@ def of_tumour(image, mask, place: Place, unit: float) -> dict[str, float]:
     return judge_numbers.tumour(image[box], mask[box], place.spacing, unit)
 
 
+def tight(image, mask, place: Place, unit: float) -> np.ndarray:
+    box, found = boxed(mask, place.spacing), np.zeros_like(mask)
+    found[box] = judge_numbers.tightened(image[box], mask[box], unit)
+    return found
+
+
 def own(place: Place, sample: Sample) -> np.ndarray:
     """(z, y, x) bool, the tumour in the untouched image.
 
@@ -91,10 +97,10 @@ def compared(place: Place, edit: str, sample: Sample) -> dict[str, dict[str, flo
         }
     box = boxed(place.mask, place.spacing)
     unit = judge_numbers.speck_unit(before[box].astype(np.float64), place.mask[box])
-    made, control = (
-        of_tumour(image, sample.mask, place, unit),
-        of_tumour(before, own(place, sample), place, unit),
-    )
+    new, old = sample.mask, own(place, sample)
+    if edit == "inserted":  # else two contours of different tightness would be compared, not two borders
+        new, old = tight(image, new, place, unit), tight(before, old, place, unit)
+    made, control = of_tumour(image, new, place, unit), of_tumour(before, old, place, unit)
     if edit in SAME_MASK:
         mm = PATTERN_MM[place.lung]
         made["pattern"] = judge_numbers.pattern(before[box], image[box], place.mask[box], place.spacing, mm)

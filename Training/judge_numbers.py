@@ -39,6 +39,7 @@ class NumberConfig:
     lung_share: float = 0.3  # of the ring that is air: the place lies in lung
     speck_sd: float = 4.0
     profile_voxels: float = 5.0
+    tight_voxels: float = 1.0  # Gaussian of the image in which a contour is tightened
     shell_voxels: tuple[float, float] = (3.0, 7.0)  # what a border's outer level is taken from
     vessel_mm: tuple[float, float] = (1.0, 1.5)  # Gaussians at which vessels are looked for
     vessel_hu: float = 60.0  # tubeness of a vessel, several times that of noise
@@ -293,27 +294,52 @@ def border_width(image, mask, spacing, unit: float, config: NumberConfig = NUMBE
     Each voxel counts as its share of the way from the level beside it (3-7 voxels outside) to the tumour's median, where that way
     is at least half as long as its 90th percentile; nan where it is shorter than two `unit`s.
     """
-    d = signed_distance(mask)
-    deep = d < min(-2.5, np.percentile(d[mask], 30))
-    shell = (d > config.shell_voxels[0]) & (d < config.shell_voxels[1])
-    if not deep.any() or shell.sum() < 20:
+    d, share, clear = _shares(image, mask, unit, config)
+    if not clear.any():
         return float("nan")
-    weight = ndimage.gaussian_filter(shell.astype(np.float64), (0, 3, 3))
-    beside = ndimage.gaussian_filter(np.where(shell, image, 0.0), (0, 3, 3)) / np.maximum(weight, 1e-6)
-    way = np.median(image[deep]) - beside
-    near = (np.abs(d) < config.profile_voxels) & (weight > 1e-3)
-    if not near.any():
-        return float("nan")
-    clear = near & (np.abs(way) > 0.5 * np.percentile(np.abs(way[near]), 90))
-    if not clear.any() or np.median(np.abs(way[clear])) < 2 * unit:
-        return float("nan")
-    share = ((image - beside)[clear]) / way[clear]
+    share = share[clear]
     edges = np.arange(-config.profile_voxels, config.profile_voxels + 0.25, 0.5)
     which = np.digitize(d[clear], edges) - 1
     count = np.bincount(which, minlength=len(edges))[: len(edges) - 1]
     total = np.bincount(which, share, len(edges))[: len(edges) - 1]
     known = count >= 5
     return spacing[1] * _width(((edges[:-1] + edges[1:]) / 2)[known], (total / np.maximum(count, 1))[known])
+
+
+def _shares(image, mask, unit: float, config: NumberConfig):
+    """(z, y, x) each: voxels from the border; share of the way from the level beside it to the tumour's median; bool, where that
+    way is long enough near the border."""
+    d = signed_distance(mask)
+    none = d, np.zeros(mask.shape), np.zeros(mask.shape, bool)
+    deep = d < min(-2.5, np.percentile(d[mask], 30))
+    shell = (d > config.shell_voxels[0]) & (d < config.shell_voxels[1])
+    if not deep.any() or shell.sum() < 20:
+        return none
+    weight = ndimage.gaussian_filter(shell.astype(np.float64), (0, 3, 3))
+    beside = ndimage.gaussian_filter(np.where(shell, image, 0.0), (0, 3, 3)) / np.maximum(weight, 1e-6)
+    way = np.median(image[deep]) - beside
+    near = (np.abs(d) < config.profile_voxels) & (weight > 1e-3)
+    if not near.any():
+        return none
+    clear = near & (np.abs(way) > 0.5 * np.percentile(np.abs(way[near]), 90))
+    if not clear.any() or np.median(np.abs(way[clear])) < 2 * unit:
+        return none
+    return d, np.where(clear, (image - beside) / np.where(clear, way, 1.0), 0.0), clear
+
+
+def tightened(image: np.ndarray, mask: np.ndarray, unit: float, config: NumberConfig = NUMBERS) -> np.ndarray:
+    """The mask without what its contour takes in of the tissue beside the tumour: near the border, voxels that are nearer to its
+    level than to the tumour's.
+
+    Two tumours whose contours were drawn by different hands have borders that can be compared then.
+    """
+    image = ndimage.gaussian_filter(image.astype(np.float64), (0, config.tight_voxels, config.tight_voxels))
+    _, share, clear = _shares(image, mask, unit, config)
+    parts, _ = ndimage.label(ndimage.binary_opening(mask & ~(clear & (share < 0.5)), PLANE))
+    sizes = np.bincount(parts.ravel())[1:]
+    if not sizes.size:
+        return mask
+    return mask & ndimage.binary_fill_holes(parts == 1 + sizes.argmax(), PLANE)
 
 
 def _width(at: np.ndarray, profile: np.ndarray) -> float:

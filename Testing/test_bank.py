@@ -59,6 +59,7 @@ def test_a_lender_fits_the_features_and_the_size_and_goes_by_seed(bank):
     there, _ = bank
     assert cases(there, Wanted({"mean": 78.0}, {"mean": 10.0})) == {"c8"}
     assert cases(there, Wanted(volume_ml=0.5)) == {"c5"}
+    assert cases(there, Wanted(volume_ml=1.0)) == {"c5", "c8"}  # each within a factor of two
     assert there.fitting("T1", Wanted(), 0) is None
     assert cases(there, Wanted()) == {"c5", "c8"}
     assert there.fitting("CT", Wanted(), (3, 4)) == there.fitting("CT", Wanted(), (3, 4))
@@ -110,6 +111,7 @@ def test_a_lender_is_chosen_that_is_seen_in_its_place(tumours):
     _, entries, tensors = tumours
     there = Bank([{**e, "level": 1000.0, "tone": t} for e, t in zip(entries, (0.4, 0.8))], lambda: tensors)
     assert cases(there, Wanted(volume_ml=0.5)) == {"c5"}
+    assert cases(there, Wanted(volume_ml=1.0)) == {"c5", "c8"}  # each within a factor of two
     assert cases(there, Wanted(volume_ml=0.5, tone=0.4)) == {"c8"}
     assert cases(there, Wanted(tone=0.4)) == {"c8"}
     assert cases(there, Wanted(volume_ml=0.5, tone=0.8)) == {"c5"}

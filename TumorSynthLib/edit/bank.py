@@ -22,6 +22,8 @@ SEEN, UNSEEN = 0.2, 4.0
 """Share of bright tissue's level by which a tumour differs from what is around, to be seen; and what less than that costs."""
 ALIKE, ALIKE_ASKED = 0.8, 0.3
 """Standard deviations up to which a tumour fits as well as the best one; the same where features of texture are asked."""
+SAME_SIZE = 1.0
+"""Logarithm (base 2) of the ratio of volumes up to which a tumour is as good as one of the asked size."""
 USUAL_SD, UNUSUAL = 1.2, 2.0
 """Standard deviations from its population up to which a tumour is usual, and what each more costs where nothing is asked."""
 THICKER, NOISIER, ROOM = 1.6, 1.5, 0.6
@@ -122,7 +124,9 @@ class Wanted:
         """How far a tumour is from it, about in standard deviations."""
         off = [min(v, 3.0) for v in self._off(one, self.features)]
         texture = float(np.mean(off)) if off else 0.0
-        size = np.log2(one.volume_ml / self.volume_ml) if self.volume_ml else 3 * np.log2(one.fit(self.room))
+        size = 3 * np.log2(one.fit(self.room))
+        if self.volume_ml:
+            size = max(0.0, abs(np.log2(one.volume_ml / self.volume_ml)) - SAME_SIZE)
         odd = max([0.0, *(v - USUAL_SD for v in self._off(one, self.usual))])
         loud = 0.0 if self.noise is None else max(0.0, np.log2(one.noise / (NOISIER * self.noise)))
         return texture + abs(size) + UNSEEN * self._hidden(one) + UNUSUAL * odd + self._thick(one) + loud

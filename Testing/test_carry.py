@@ -12,6 +12,7 @@ from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
 from TumorSynthLib.texture.exemplar.place import detached, laid_over, wall_of
 from TumorSynthLib.texture.exemplar.removal import remove
+from TumorSynthLib.texture.exemplar.room import filled_up
 from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
 from TumorSynthLib.texture.exemplar.warp import motion_between, warped
 
@@ -206,6 +207,49 @@ def test_a_graft_has_the_grain_of_a_noisy_scan_without_the_fascia_under_it(case)
     there = (place - ndimage.gaussian_filter(place, (0, 1.2, 1.2)))[box]
     assert 0.6 < fine[beside].std() / there[beside].std() < 1.3
     assert abs(laid.values[middle & fascia[box]].mean() - laid.values[beside].mean()) < 60  # of 150
+
+
+def test_no_edge_of_what_was_there_shows_through_a_graft(case):
+    matte, shape = case[3], (24, 64, 64)
+    streaks = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=shape), (0, 0.7, 0.7))
+    image = streaks * 20 / streaks.std() + np.where(np.indices(shape)[2] < 32, -110, 40)
+    laid = grafted(image.astype(np.float32), SPACING, ball((12, 32, 32), 9, shape), matte, 0.8)
+    middle = ndimage.binary_erosion(laid.mask, iterations=3)
+    at = np.indices(shape)[2][laid.box]
+    level = np.array([laid.values[middle & (at == i)].mean() for i in range(27, 37)])
+    ripples = np.abs(level[2:-2] - (level[:-4] + level[4:]) / 2)
+    assert ripples.max() < 8  # 25 where the edge shows
+
+
+def test_slices_of_another_gain_show_no_stripes_in_a_graft(case):
+    matte, shape = case[3], (24, 64, 64)
+    matte = replace(matte, colour=matte.colour + 400)
+    gain = 1 + 0.04 * np.resize([1, -1, 0], len(matte.mask))[:, None, None]
+    striped = replace(matte, colour=matte.colour * gain, grain=matte.grain * gain)
+    image = (300 + 5 * np.random.default_rng(3).normal(size=shape)).astype(np.float32)
+    target = ball((12, 32, 32), 8, shape)
+
+    def stripes(one):
+        laid = grafted(image, SPACING, target, one, 0.8, is_ct=False)
+        levels = [
+            np.median(v[m]) for v, m in zip(laid.values, laid.mask & (laid.values > 400)) if m.sum() > 60
+        ]
+        return np.abs(np.diff(levels)).mean()
+
+    assert stripes(striped) < stripes(matte) + 4  # of 27
+
+
+def test_what_bone_takes_of_a_new_tumour_its_free_surface_gives():
+    image = np.full((24, 64, 64), 40, np.float32)
+    image[:, :, 36:44] = 800
+    mask = ball((12, 32, 31), 9, image.shape)
+    filled = filled_up(image, mask, SPACING, False, True)
+    assert filled.sum() == pytest.approx(mask.sum(), rel=0.02) and (mask & ~filled).any()
+    assert not (filled & (np.indices(image.shape)[2] >= 36)).any() and ndimage.label(filled)[1] == 1
+    free = np.indices(image.shape)[0] < 20
+    assert not (filled_up(image, mask, SPACING, False, True, free) & ~free & ~mask).any()
+    image[:, :, 26:] = 800
+    assert (filled_up(image, mask, SPACING, False, True) == mask).all()  # hardly any of it would be left
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (2.0, 0.8, 0.8)])

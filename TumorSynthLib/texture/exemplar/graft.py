@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
-from TumorSynthLib.texture.exemplar.matte import ARRAYS, Matte, depth_of, ramp, sigma_of
+from TumorSynthLib.texture.exemplar.matte import ARRAYS, DISC, Matte, depth_of, ramp, sigma_of
 from TumorSynthLib.texture.exemplar.place import Laid, laid_over
 from TumorSynthLib.texture.exemplar.scan import blur_mm, finest_of
 from TumorSynthLib.texture.exemplar.spatial import blur
@@ -39,6 +39,11 @@ TOP, EDGES = 0.45, {"lung": 0.8, "CT": 0.05, "MR": 0.45}
 border adds to that of its inside; found like `CALM`."""
 STRONGER, SHARPER = 1.5, 1.5
 """Most by which grain is made stronger, and the finest of edges sharper than in the donor's scan."""
+EDGE, PIECES, LEFT = 2.2, 12, 0.01
+"""Times as strong as usual that coarse grain is from which on it is an edge of what was there; most shifts by which grain from
+elsewhere takes its place; share that may be left."""
+STRIPES, MOST_STRIPE = 1.5, 0.08
+"""Slices, Gaussian along them within which an MR scan's slices are brought to one level; most by which one is changed."""
 
 
 def resampled(matte: Matte, spacing, soft_mm: float = 0.0) -> Matte:
@@ -97,7 +102,7 @@ def grafted(
     :param level: factor between the scans' intensities (MR has no common unit).
     """
     soft = float(np.sqrt(max(blur_mm(image, spacing) ** 2 - donor_blur_mm**2, 0)))
-    matte = resampled(donor, spacing, soft)
+    matte = resampled(donor if is_ct else _without_stripes(donor), spacing, soft)
     corner = np.round(np.argwhere(target).mean(0) - np.argwhere(matte.mask).mean(0)).astype(int)
     matte, corner = _in_shape(matte, corner, target)
     wide, inner = _around(image, corner, matte.mask.shape)
@@ -113,6 +118,20 @@ def grafted(
     grain, finest = _own_grain(wide, inner, matte, kind)
     matte = replace(matte, grain=lent + grain, finest=finest)
     return laid_over(image, matte, corner, is_ct, sharp=_sharpness(wide, inner, matte, kind))
+
+
+def _without_stripes(matte: Matte) -> Matte:
+    """The matte with slices on one level: an MR scan's slices differ in gain, in an order of their own."""
+    values, solid = matte.colour + matte.grain, matte.opacity > 0.5
+    counts = solid.sum((1, 2)).astype(float)
+    if np.count_nonzero(counts) < 3:
+        return matte
+    levels = np.array([np.median(v[s]) if s.any() else 0.0 for v, s in zip(values, solid)])
+    smooth = ndimage.gaussian_filter1d(levels * counts, STRIPES, mode="constant")
+    smooth /= np.maximum(ndimage.gaussian_filter1d(counts, STRIPES, mode="constant"), 1e-3)
+    gain = np.where(levels > 0, smooth / np.where(levels > 0, levels, 1.0), 1.0)
+    gain = np.clip(gain, 1 - MOST_STRIPE, 1 + MOST_STRIPE)[:, None, None].astype(np.float32)
+    return replace(matte, colour=matte.colour * gain, grain=matte.grain * gain)
 
 
 def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Matte, np.ndarray]:
@@ -156,17 +175,51 @@ def _own_grain(wide: np.ndarray, inner, matte: Matte, kind: str) -> tuple[np.nda
     level = blur(wide, sigma_of(FINE, matte.spacing))
     finest, tissue = finest_of(wide - level), _tissue(wide, matte, kind)
     bands = [finest, wide - level - finest, level - blur(level, sigma_of(COARSE, matte.spacing))]
+    bands = bands[: len(CALM[kind])]
+    strength = [np.sqrt(blur(band**2, sigma_of(NEAR, matte.spacing))) for band in bands]
+    usuals = [float(np.percentile(near[tissue], calm)) + 1e-3 for near, calm in zip(strength, CALM[kind])]
     solid = matte.mask if matte.mask.any() else np.ones_like(matte.mask)
+    source = _calm(tissue & (strength[-1] < EDGE * usuals[-1]), inner, matte.touched | solid)
     made: list[np.ndarray] = []
-    for band, calm in zip(bands, CALM[kind]):
-        near = np.sqrt(blur(band**2, sigma_of(NEAR, matte.spacing)))
-        usual = float(np.percentile(near[tissue], calm)) + 1e-3
-        even = band[inner] * np.minimum(1, LOUD * usual / np.maximum(near[inner], 1e-3)) ** 2
+    for band, near, usual in zip(bands, strength, usuals):
+        band, near = band[source], near[source]
+        even = band * np.minimum(1, LOUD * usual / np.maximum(near, 1e-3)) ** 2
         even = np.clip(even, -BOUND * usual, BOUND * usual)
         there = float(np.sqrt(np.mean(even[solid] ** 2))) + 1e-6
         lacks = _lacks(matte, usual) if len(made) == 2 else 1.0
         made.append(lacks * min(usual / there, STRONGER) * even)
     return sum(made[1:], made[0]).astype(np.float32), made[0].astype(np.float32)
+
+
+def _calm(calm: np.ndarray, inner, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Indices into the surroundings, each (D, H, W) of the box `inner` in them, from where its grain is taken: its own place, or
+    where edges are, calm tissue of the same slice: few shifts, each that of most of what is left.
+
+    :param calm: bool of the surroundings, where no edge is; `wanted` bool of the box.
+    """
+    calm = ndimage.binary_erosion(calm, DISC, border_value=1)
+    source = [i + s.start for i, s in zip(np.indices(wanted.shape), inner)]
+    left, size = np.zeros_like(calm), [2 * n for n in calm.shape[1:]]
+    left[inner] = wanted & ~calm[inner]
+    there = np.fft.rfft2(calm, size)
+    for _ in range(PIECES):
+        if left.sum() <= LEFT * wanted.sum():
+            break
+        match = np.fft.irfft2((np.conj(np.fft.rfft2(left, size)) * there).sum(0), size)
+        dy, dx = (
+            int(i) - n * (i >= n // 2) for i, n in zip(np.unravel_index(match.argmax(), match.shape), size)
+        )
+        z, y, x = np.nonzero(left)
+        ok = (y + dy >= 0) & (y + dy < calm.shape[1]) & (x + dx >= 0) & (x + dx < calm.shape[2])
+        z, y, x = z[ok], y[ok], x[ok]
+        ok = calm[z, y + dy, x + dx]
+        if not ok.any():
+            break
+        z, y, x = z[ok], y[ok], x[ok]
+        left[z, y, x] = False
+        at = tuple(i - s.start for i, s in zip((z, y, x), inner))
+        source[1][at], source[2][at] = y + dy, x + dx
+    return tuple(source)
 
 
 def _lacks(matte: Matte, usual: float) -> float:

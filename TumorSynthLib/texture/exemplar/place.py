@@ -221,6 +221,20 @@ def _rounded(mask: np.ndarray, depth, away, spacing, least: float) -> tuple[np.n
     return mask, depth
 
 
+def seen_around(image: np.ndarray, box, spacing, in_lung: bool) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """A box of the image with as much around it as tells where a tumour may lie, and where in this the box is."""
+    beyond = 12 if in_lung else int(np.ceil(AROUND_MM / spacing[1]))
+    low = [max(s.start - m, 0) for s, m in zip(box, (0, beyond, beyond))]
+    high = [min(s.stop + m, n) for s, m, n in zip(box, (0, beyond, beyond), image.shape)]
+    inner = tuple(slice(s.start - a, s.stop - a) for s, a in zip(box, low))
+    return image[tuple(map(slice, low, high))].astype(np.float32), inner
+
+
+def bright_of(image: np.ndarray) -> float:
+    """The level of bright tissue in an MR scan."""
+    return float(np.percentile(image[::2, ::2, ::2], 99))
+
+
 def laid_over(
     image: np.ndarray,
     matte: Matte,
@@ -242,12 +256,8 @@ def laid_over(
     first = np.maximum(low, 0)
     box = tuple(slice(int(a), int(b)) for a, b in zip(first, high))
     cut = tuple(slice(int(a - c), int(b - c)) for a, b, c in zip(first, high, low))
-    beyond = 12 if matte.in_lung else int(np.ceil(AROUND_MM / matte.spacing[1]))
-    margin = np.array((0, beyond, beyond))
-    a, b = np.maximum(first - margin, 0), np.minimum(high + margin, image.shape)
-    wide = image[tuple(map(slice, a, b))].astype(np.float32)
-    inner = tuple(slice(int(p - q), int(p - q + n)) for p, q, n in zip(first, a, high - first))
-    bright = 0.0 if is_ct else float(np.percentile(image[::2, ::2, ::2], 99))
+    wide, inner = seen_around(image, box, matte.spacing, matte.in_lung)
+    bright = 0.0 if is_ct else bright_of(image)
     if home is None:
         may = allowed(wide, matte.spacing, matte.in_lung, is_ct, bright)[inner]
         if not matte.in_lung:

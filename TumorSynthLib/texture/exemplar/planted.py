@@ -24,6 +24,7 @@ from TumorSynthLib.texture.exemplar.graft import grafted
 from TumorSynthLib.texture.exemplar.matte import Matte
 from TumorSynthLib.texture.exemplar.place import Laid, detached
 from TumorSynthLib.texture.exemplar.removal import remove
+from TumorSynthLib.texture.exemplar.room import filled_up
 from TumorSynthLib.texture.exemplar.scan import blur_mm, level_between
 from TumorSynthLib.volume import Volume
 
@@ -89,9 +90,12 @@ def inserted(case: Case, plan: Plan, bank: Bank | None, progress: Progress) -> P
         level = level_of(case.volume) / lender.level if lender.level else 1.0
     progress("texture", 0.5)
     matte = matte.turned(axes.order)
-    laid = grafted(
-        axes.view(case.volume.array), axes.spacing, axes.view(plan.target), matte, blur, case.ct, level
-    )
+    image, target, request = axes.view(case.volume.array), axes.view(plan.target), plan.request
+    free = None if request.inside is None else axes.view(request.inside)
+    if request.avoid is not None:
+        free = axes.view(~request.avoid) if free is None else free & ~axes.view(request.avoid)
+    target = filled_up(image, target, axes.spacing, matte.in_lung, case.ct, free)
+    laid = grafted(image, axes.spacing, target, matte, blur, case.ct, level)
     made = _planted(case, plan, axes, laid, laid.mask, plan.target, facts)
     hidden = "" if split(plan.request.features)[0] else _hidden(made)
     return replace(made, warnings=(*made.warnings, hidden)) if hidden else made

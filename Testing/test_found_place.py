@@ -131,6 +131,27 @@ def test_a_place_in_a_thigh_lies_in_muscle_off_bone_marrow_and_skin(ct, radius):
         assert lean[box][around].mean() > 0.9
 
 
+@pytest.mark.parametrize("ct", [True, False])
+def test_a_place_lies_off_ventricles_the_falx_and_vessels(ct):
+    """Small and thin, and as dark as little else: a coarse image hardly shows them."""
+    k, j, i = np.indices((8, 120, 120))
+    level, dark, bright = (40, -70, 180) if ct else (130, 40, 220)
+    other = np.abs(i - 60) < (2 if ct else 1)
+    for y in range(20, 110, 30):
+        other |= (np.abs(j - y) < 3) & (np.abs(i - 30) < 5)
+    array = np.where(other, dark, level)
+    vessels = (np.abs((i + j) % 60 - 5) < 3) & (i > 60)
+    array[vessels] = bright
+    array = np.where(np.hypot(j - 60, i - 60) < 55, array, -1000 if ct else 0)
+    array = array + np.random.default_rng(0).normal(0, 6, array.shape)
+    volume = Volume(np.rint(array).astype(np.int16), (1.0, 1.0, 6.0))
+    shape = ball((1, 9, 9), 9, (3, 19, 19))
+    for seed in range(10):
+        index = np.rint(volume.indices(found_place(volume, Part.of(shape), ct, seed=seed))).astype(int)[::-1]
+        box = tuple(slice(n - r, n + r + 1) for n, r in zip(index, (1, 9, 9)))
+        assert (other | vessels)[box][shape].mean() < 0.03
+
+
 def test_a_place_in_soft_tissue_lies_off_the_lung_though_most_of_the_image_is_lung():
     volume = chest()
     volume.array[:, 5:55, 48:55] = 30

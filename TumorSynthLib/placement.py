@@ -37,7 +37,10 @@ SPOT_MM2, MARROW_MM2 = 60.0, 1000.0
 # MR's fat, or fluid, is so many times as bright as the rest, which is at least this share of the tissue.
 TWICE, LEAN = 2.0, 0.3
 MIXED = 0.1  # part of a tumour that may lie in fat where it is to lie in lean tissue
-MOST_TRIED = 200  # places that are looked at for something that is there already
+MOST_TRIED = 100  # places that are looked at for something that is there already
+# Voxels so far off the middle level at a place are another tissue's (in lung: brighter; in MR: part of it); taken is
+# the first place with less than this share of them, else that with the fewest.
+STRANGE_HU, STRANGE_LUNG, STRANGE_MR, STRANGE_SHARE = 80.0, 300.0, 0.2, 0.01
 CALM_MM, CALMEST, BUSY_SD = (
     4.0,
     0.2,
@@ -240,6 +243,19 @@ class _Places(_Grid):
         self.frame.view(result)[box] = self.part.mask
         return result
 
+    def strange(self, start: np.ndarray, ct: bool, lung: bool) -> float:
+        """Part of a tumour's voxels at a place that another tissue has there, as a ventricle, the falx or a vessel does."""
+        from scipy import ndimage
+
+        box = tuple(slice(a, a + n) for a, n in zip(start, self.part.mask.shape))
+        seen = self.frame.view(self.volume.array)[box].astype(np.float32)
+        values = ndimage.gaussian_filter(seen, (0, 0.7, 0.7))[self.part.mask]
+        middle = float(np.median(values))
+        lung = lung and ct and middle < BODY_HU
+        limit = STRANGE_LUNG if lung else STRANGE_HU if ct else STRANGE_MR * abs(middle)
+        off = values - middle if lung else np.abs(values - middle)
+        return float((off > limit).mean())
+
     def nearest(self, start: np.ndarray) -> np.ndarray | None:
         """The place nearest to another where the tumour fits, on the coarse grid; None where there is none."""
         from scipy.signal import fftconvolve
@@ -264,7 +280,7 @@ def found_place(
 
     Without `lung` it lies in soft tissue, and where it fits there, not in fat.
 
-    Where something stands out already, a tumour above all, is taken only if there is no other place.
+    Where something stands out already, a tumour above all, or another tissue lies, is taken only if there is no other place.
 
     :param lung: it is to lie in the lung, where the image shows one.
     :param avoid: (K, J, I) bool, tumours that it stays away from.
@@ -302,18 +318,20 @@ def found_place(
     score = ndimage.uniform_filter(busy, window, mode="nearest")
     cost = score[tuple((found + np.array(coarse.shape) // 2).T)]
     order = np.argsort(cost, kind="stable")[: max(1, int(np.ceil(CALMEST * len(found))))]
-    second = None
+    best: tuple[float, np.ndarray] | None = None
     for index in np.random.default_rng(seed).permutation(order)[:MOST_TRIED]:
         start = np.minimum(found[index] * places.steps, places.size - part.mask.shape)
         mask = places.mask(start)
         if places.problem(start) or (avoid is not None and (mask & avoid).any()):
             continue
-        if not stands_out(volume, mask, ct):
-            return places.centre(start)
-        second = start if second is None else second
-    if second is not None:
-        return places.centre(second)
-    raise NoPlace(NOWHERE)
+        strange = places.strange(start, ct, lung) + stands_out(volume, mask, ct)
+        if best is None or strange < best[0]:
+            best = strange, start
+        if strange < STRANGE_SHARE:
+            break
+    if best is None:
+        raise NoPlace(NOWHERE)
+    return places.centre(best[1])
 
 
 def _tissues(seen: np.ndarray, step_mm, allowed: np.ndarray, ct: bool, lung: bool, organ: bool):

@@ -502,3 +502,49 @@ def test_a_tumour_that_lay_beside_bone_stays_off_it_when_its_shape_changes():
     assert (
         np.abs(out - image)[kept & (bone > 0.15)].max() < 1 and not (laid.mask & (bone > 0.5)[laid.box]).any()
     )
+
+
+@pytest.mark.parametrize("radius", [8, 13])
+def test_a_nodule_that_lies_on_the_diaphragm_grows_and_shrinks_without_a_line_between_them(radius):
+    shape = (36, 56, 56)
+    rng = np.random.default_rng(3)
+    z = np.indices(shape)[0]
+    mask = ball((10, 28, 28), 10, shape) & (z >= 10)
+    gone = (ndimage.distance_transform_edt(~mask) <= 3) & (z >= 7)
+    solid = ndimage.gaussian_filter((ball((10, 28, 28), 10, shape) | (z < 10)).astype(np.float32), 0.6)
+    image = (-850 + 890 * solid + 12 * rng.normal(size=shape)).astype(np.float32)
+    # Removal lets the diaphragm's edge be softer and lower than it was under the tumour.
+    removed = ndimage.gaussian_filter(np.where(z < 8, 40.0, -850.0), (1.0, 0, 0)) + 12 * rng.normal(
+        size=shape
+    )
+    empty = np.where(gone, removed, image).astype(np.float32)
+    source = Source(image, empty, mask, gone, SPACING, True)
+    laid = reshaped(source, ball((10, 28, 28), radius, shape) & (z >= 10))
+    out = empty.copy()
+    out[laid.box][laid.changed] = laid.values[laid.changed]
+    along = out[4:16, 25:32, 25:32].mean((1, 2))
+    assert along.min() > -60 and along.max() < 140, f"a line under the nodule: {along.round()}"
+
+
+@pytest.mark.parametrize("radius", [17, 28])
+def test_streaks_of_a_scan_stay_straight_and_as_fine_in_a_tumour_that_grows_or_shrinks(radius):
+    shape, centre = (7, 88, 88), (3, 44, 44)
+    rng = np.random.default_rng(5)
+    streaks = ndimage.gaussian_filter(rng.normal(size=shape), (0, 1.3, 4.0))
+    streaks *= 20 / streaks.std()
+    mask = ball(centre, 22, shape)
+    empty = (-100 + streaks).astype(np.float32)
+    image = empty + 140 * ndimage.gaussian_filter(mask.astype(np.float32), (0, 0.8, 0.8))
+    source = Source(image, empty, mask, changed_of(mask), (5.0, 1.0, 1.0), True)
+    laid = reshaped(source, ball(centre, radius, shape))
+    out = empty.copy()
+    out[laid.box] = laid.values
+
+    def across_and_along(values, inner):
+        dy, dx = np.gradient(values.astype(float), axis=(1, 2))
+        return np.sqrt((dy[inner] ** 2).mean()), np.sqrt((dx[inner] ** 2).mean())
+
+    inner = ball(centre, 13, shape)
+    was, now = across_and_along(image, inner), across_and_along(out, inner)
+    assert abs(now[0] / was[0] - 1) < 0.15, "coarser or finer"
+    assert now[1] / now[0] < 1.15 * was[1] / was[0], "bent"

@@ -21,7 +21,7 @@ from TumorSynthLib.texture.exemplar.matte import (
     sigma_of,
     take_out,
 )
-from TumorSynthLib.texture.exemplar.place import Laid, allowed, detached, laid_over
+from TumorSynthLib.texture.exemplar.place import Laid, allowed, detached, joined, laid_over
 from TumorSynthLib.texture.exemplar.spatial import blur
 from TumorSynthLib.texture.exemplar.warp import warped
 
@@ -104,8 +104,11 @@ def reshaped(source: Source, new: np.ndarray, shift=(0, 0, 0), onto: np.ndarray 
     away, under = any(shift), source.removed if onto is None else onto
     left = matte.mask & ~source.changed[box]  # bone that runs through the tumour
     home = None if away else (matte.touched | matte.mask) & source.changed[box]
-    whole = _whole(detached(matte, source.is_ct) if away else matte, left)
-    matte = warped(whole, new[box], None if away else source.changed[box])
+    if away:
+        matte = warped(_whole(detached(matte, source.is_ct), left), new[box])
+    else:
+        matte, seam = joined(matte)
+        matte = joined(warped(_whole(matte, left), new[box], source.changed[box]), seam)[0]
     laid = laid_over(under, matte, np.array([s.start for s in box]) + np.asarray(shift), source.is_ct, home)
     return laid if away else replace(laid, values=laid.values + matte.residual)
 

@@ -130,6 +130,14 @@ def distance_mm(mask: np.ndarray, spacing) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask, in_plane(spacing))
 
 
+def voxels_to(mask: np.ndarray, spacing) -> np.ndarray:
+    """Distance in voxels in plane to a mask, thick slices each by themselves; very far where there is none."""
+    if not mask.any():
+        return np.full(mask.shape, 1e3)
+    unit = in_plane(spacing) if spacing[0] > THICK * spacing[1] else spacing
+    return ndimage.distance_transform_edt(~mask, unit) / spacing[1]
+
+
 def take_out(
     image: np.ndarray,
     background: np.ndarray,

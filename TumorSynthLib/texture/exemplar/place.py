@@ -19,6 +19,7 @@ from TumorSynthLib.texture.exemplar.matte import (
     ramp,
     sd_of,
     sigma_of,
+    voxels_to,
 )
 from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
 
@@ -44,6 +45,8 @@ BONE_HU, MARROW_MM2 = 180.0, 1000.0
 CUT, CUT_BLUR = 1.3, 0.7
 """Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, and its Gaussian. Together
 as soft as other edges in lung are (10 to 90 % over 2.3 voxels)."""
+SEAM = 4.0
+"""Voxels in plane from both a tumour and the wall that it lies on up to which what is between them is closed."""
 BODY_HU, DARK_SHARE, SPOT_MM2 = -400.0, 0.16, 60.0
 """Outside the body below it in CT; in MR below this share of the image's 99th percentile, or cortical bone, where the area in a
 slice is larger than a vessel's, which is as dark."""
@@ -129,6 +132,42 @@ def wall_of(level: np.ndarray, spacing) -> np.ndarray:
 def _depth_mm(mask: np.ndarray, spacing) -> np.ndarray:
     """Distance in mm to what isn't the mask, within slices; 0 outside it."""
     return ndimage.distance_transform_edt(mask, in_plane(spacing))
+
+
+def joined(matte: Matte, at: np.ndarray | None = None) -> tuple[Matte, np.ndarray]:
+    """The tumour with what is between it and the wall of the chest that it lies on made opaque; and (D, H, W) 0 to 1, where.
+
+    By level its opacity ends before the wall begins, as a removal puts lung next to the wall; in its own place the residual
+    makes up for that, in another shape a dark slit or a bright line would show.
+
+    :param at: where it was made opaque before it got its mask; None: the mask is still its own.
+    """
+    spacing, nowhere = matte.spacing, np.zeros(matte.mask.shape, np.float32)
+    wall = wall_of(blur(matte.background, sigma_of(1.0, spacing)), spacing)
+    if not matte.in_lung or not wall.any():
+        return matte, nowhere
+    off, apart = voxels_to(matte.mask, spacing), voxels_to(wall, spacing)
+    seam = ramp(-off, -SEAM, -SEAM / 2) * ramp(-apart, -SEAM, -SEAM / 2)
+    closed = voxels_to(np.minimum(off, apart) > SEAM / 2, spacing) - SEAM / 2  # depth below both, gaps closed
+    seam = (seam * ramp(closed, 0.5, 2.0)).astype(np.float32)
+    image = composed(matte, matte.background) + matte.residual
+    if at is None:
+        seam *= ramp(blur(image, sigma_of(MatteConfig.crisp, spacing)), 2 * WALL_HU, WALL_HU)
+    else:
+        touching = ramp(-np.maximum(off, apart), -2.0, -1.0)
+        seam *= np.maximum(ramp(-voxels_to(at > 0.5, spacing), -2 * SEAM, -SEAM), touching)
+    if not seam.any():
+        return matte, nowhere
+    opacity = np.maximum(matte.opacity, seam)
+    result = replace(matte, opacity=opacity, own=np.maximum(matte.own, seam))
+    if at is not None:
+        return replace(result, residual=(1 - ramp(opacity - matte.opacity, 0.0, 0.2)) * matte.residual), seam
+    back = blur(matte.background, sigma_of(MatteConfig.fine, spacing))
+    grain = image - (opacity * matte.colour + (1 - opacity) * back)
+    grain = held(grain, 1.0 * (seam == 0), matte.grain_bound)  # without the wall's level
+    result = replace(result, grain=grain)
+    left = np.where(result.touched, image - composed(result, matte.background), 0)
+    return replace(result, residual=left), seam
 
 
 def detached(matte: Matte, is_ct: bool = True) -> Matte:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
-from TumorSynthLib.texture.exemplar.matte import THICK, Matte, composed, depth_of, ramp, sigma_of
+from TumorSynthLib.texture.exemplar.matte import THICK, Matte, composed, depth_of, ramp, sd_of, sigma_of
 from TumorSynthLib.texture.exemplar.scan import finest_of, without_grain
 from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
 
@@ -26,8 +26,15 @@ class WarpConfig:
     :param samples: along the longest side of the grid that the motion is found on.
     :param iterations: of the demons; `smooth`: Gaussian of the motion in samples of that grid.
     :param mends: corrections along the contour's normal on the image's own grid.
-    :param feather: voxels, Gaussian over which grain goes from one whole-voxel shift to the next.
-    :param coarse: voxels, Gaussian above which grain is warped like colour.
+    :param feather: voxels, Gaussian over which grain goes from one whole-voxel shift to the next in lung; `wide`: in soft
+        tissue, where neighbours are unlike, and the variance that is lost is given back.
+    :param coarse: voxels, Gaussian above which grain of a tumour in lung is warped like colour.
+    :param level: voxels, Gaussian above which colour of a tumour in soft tissue is warped; what is finer is grain: a CT's
+        streaks, warped, run like a fingerprint's lines.
+    :param apart: voxels in plane, whole-voxel shifts of that grain are multiples of it: so its pieces are large.
+    :param fewest: slices of which those across are a multiple at least, else neighbours show the same.
+    :param stands_out: standard deviations (smoothed by 1 voxel) from which on grain is structure, as calcifications are, and
+        is warped, or it might come twice.
     """
 
     samples: int = 40
@@ -35,7 +42,12 @@ class WarpConfig:
     smooth: float = 1.5
     mends: int = 4
     feather: float = 0.6
+    wide: float = 1.5
     coarse: float = 2.2
+    level: float = 5.0
+    apart: float = 8.0
+    fewest: int = 3
+    stands_out: float = 3.5
 
 
 DEPTHS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 1e4])
@@ -119,6 +131,7 @@ def warped(
     if not motion.any():
         return matte
     around = np.zeros(new.shape, np.float32)
+    matte = matte if matte.in_lung else _levelled(matte, c)
     if matte.in_lung and gone is not None:
         held, around = _drawn_out(matte, new, gone, motion)
         motion *= held
@@ -145,7 +158,7 @@ def warped(
     if not around.any():
         return result
     image = composed(matte, matte.background) + matte.residual
-    drawn = pulled(image) - composed(result, matte.background)
+    drawn = pulled(image, 1) - composed(result, matte.background)
     coarse = blur(drawn, sigma_of(DRAWN, matte.spacing))
     seen = ramp(np.abs(coarse) / matte.noise, 3.0, 6.0)  # else it is noise, which isn't drawn out
     drawn = seen * drawn + (1 - seen) * coarse
@@ -179,6 +192,41 @@ def _drawn_out(
     return held.astype(np.float32), share.astype(np.float32)
 
 
+def _levelled(matte: Matte, c: WarpConfig) -> Matte:
+    """A tumour of soft tissue whose colour is its level and what stands out; streaks and other coarse grain are grain."""
+    level, one = blur(matte.colour, sigma_of(c.level, matte.spacing)), sigma_of(1.0, matte.spacing)
+    fine = ramp(matte.own, 0.8, 1.0) * (matte.colour - level)
+    grain = fine + matte.grain
+    deep, coarse = depth_of(matte.tissue, matte.spacing) > 2.0, blur(grain, one)
+    unit = sd_of(coarse[deep if deep.any() else matte.mask])
+    high = blur(ndimage.maximum_filter(np.abs(coarse), (1, 3, 3)), one) / unit
+    structure = deep * ramp(high, c.stands_out, c.stands_out + 1.0) * grain
+    return replace(matte, colour=matte.colour - fine + structure, grain=grain - structure)
+
+
+def _shifts(matte: Matte, motion: np.ndarray, c: WarpConfig) -> np.ndarray:
+    """Whole-voxel shifts (3, D, H, W) of grain. In soft tissue it stays in its place where that is deep enough below the old
+    contour; elsewhere shifts near the motion are the same in large pieces, from where it is."""
+    nearest = np.round(motion).astype(int)
+    if matte.in_lung:
+        return nearest
+    shape, spacing = matte.mask.shape, np.array(matte.spacing)
+    step = np.maximum(np.round(c.apart * spacing[1] / spacing), (c.fewest, 1, 1))
+    step = step.astype(int).reshape(3, 1, 1, 1)
+    depth, at = depth_of(matte.tissue, matte.spacing), np.indices(shape)
+    wanted = np.minimum(ndimage.map_coordinates(depth, at - motion, order=1, mode="nearest"), 3.5) - 0.5
+    node, least, result = np.round(motion / step).astype(int), np.full(shape, np.inf), nearest
+    for off in np.ndindex(3, 3, 3):
+        other = node + np.reshape(off, (3, 1, 1, 1)) - 1
+        shift = other * step
+        shift[1:] += other[0] % 2 * (step[1:] // 2)  # or slices that show the same lie above each other
+        there = [np.clip(i - k, 0, n - 1) for i, k, n in zip(at, shift, shape)]
+        cost = np.where(depth[tuple(there)] >= wanted, ((shift - motion) ** 2).sum(0), np.inf)
+        result = np.where(cost < least, shift, result)
+        least = np.minimum(cost, least)
+    return np.where(depth >= wanted, 0, result)
+
+
 def _laid_grain(
     matte: Matte, motion: np.ndarray, new: np.ndarray, wanted: np.ndarray, c: WarpConfig
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -187,10 +235,11 @@ def _laid_grain(
     What is coarser than grain is warped. Pieces of equal shifts are feathered, but for what is finer than the scan's
     structures: that is laid hard.
     """
-    at, whole = np.indices(matte.grain.shape) - motion, np.round(motion).astype(int)
-    coarse = blur(matte.grain, sigma_of(c.coarse, matte.spacing))
+    at, whole = np.indices(matte.grain.shape) - motion, _shifts(matte, motion, c)
+    coarse = blur(matte.grain, sigma_of(c.coarse, matte.spacing)) * matte.in_lung
     detail = without_grain(matte.grain - coarse, 1)
-    laid = without_grain(_feathered(detail, whole, wanted, sigma_of(c.feather, matte.spacing)))
+    over = sigma_of(c.feather if matte.in_lung else c.wide, matte.spacing)
+    laid = without_grain(_feathered(detail, whole, wanted, over, 0.5 * (not matte.in_lung)))
     index = [np.clip(i - k, 0, n - 1) for i, k, n in zip(np.indices(whole.shape[1:]), whole, whole.shape[1:])]
     hard = finest_of(matte.finest[tuple(index)])
     depths = depth_of(matte.mask, matte.spacing), depth_of(new, matte.spacing)
@@ -217,10 +266,11 @@ def _gain(before: np.ndarray, after: np.ndarray, depths, bounds=(0.4, 2.5)) -> n
     return np.interp(depths[1], middle[known], np.clip(gain[known], *bounds)).astype(np.float32)
 
 
-def _feathered(values, whole, wanted, sigma) -> np.ndarray:
-    """Values from whole-voxel shifts (3, D, H, W), feathered between them."""
-    reach, shape = 3, values.shape
-    mix, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+def _feathered(values, whole, wanted, sigma, unlike: float) -> np.ndarray:
+    """Values from whole-voxel shifts (3, D, H, W), feathered between them; `unlike`: 0.5 gives back the variance that unlike
+    ones lose, 0 none."""
+    reach, shape = int(np.ceil(2.5 * max(sigma))), values.shape
+    mix, total, squares = (np.zeros(shape, np.float32) for _ in range(3))
     for shift in np.unique(whole[:, wanted].T, axis=0) if wanted.any() else ():
         here = (whole == shift[:, None, None, None]).all(0)
         bounds = [(int(i.min()), int(i.max()) + 1) for i in np.nonzero(here)]
@@ -229,4 +279,5 @@ def _feathered(values, whole, wanted, sigma) -> np.ndarray:
         index = [np.clip(np.arange(b.start, b.stop) - s, 0, n - 1) for b, s, n in zip(box, shift, shape)]
         mix[box] += w * values[np.ix_(*index)]
         total[box] += w
-    return mix / np.maximum(total, 1e-3)
+        squares[box] += w * w
+    return mix / np.maximum(total, 1e-3) * (total**2 / np.maximum(squares, 1e-6)) ** unlike

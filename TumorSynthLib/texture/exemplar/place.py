@@ -26,8 +26,8 @@ from TumorSynthLib.texture.exemplar.spatial import blur, in_plane
 WALL_HU = -300.0
 """Tissue above it beside the lung that is thicker than `WALL_MM` is the chest's wall or the mediastinum, no vessel."""
 WALL_MM = 7.0
-ROUNDING, LEAST_ROUND = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1), 0.75
-"""Gaussians, in radii of the tumour, by which the corners of a flat side are rounded: the first that leaves this share of it."""
+LEAST_ROUND = 0.75
+"""Share of a tumour that is left where its flat side is cut to a bulge."""
 FLAT = 0.1
 """Share of a tumour's border on the wall from which on it is a flat side."""
 BESIDE, CONTACT, APART = 3.0, 2.0, 0.15
@@ -42,9 +42,11 @@ RIB_HU = 200.0
 """What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
 BONE_HU, MARROW_MM2 = 180.0, 1000.0
 """Bone above it in a CT; what it encloses in a slice is marrow up to this area, and brain or bowel above it."""
-CUT, CUT_BLUR = 1.3, 0.7
-"""Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, and its Gaussian. Together
-as soft as other edges in lung are (10 to 90 % over 2.3 voxels)."""
+CUT, CUT_BLUR = (0.58, -0.47), 0.45
+"""Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, so many times the width of the
+tumour's other borders (`_width`) and a bit less; and its Gaussian. So it is as soft as they are."""
+WIDTHS = (1.8, 2.2, 3.0)
+"""Voxels in plane: the narrowest and the widest border, and between them what is taken where too few voxels tell."""
 SEAM = 4.0
 """Voxels in plane from both a tumour and the wall that it lies on up to which what is between them is closed."""
 BODY_HU, DARK_SHARE, SPOT_MM2 = -400.0, 0.16, 60.0
@@ -195,7 +197,8 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     near = ramp(-away, -2 * CONTACT, -CONTACT)
     cut = np.maximum(near, matte.mask & ~mask)
     dense = ramp(level, 2 * WALL_HU, WALL_HU)  # the wall next to it hides how far it goes, lung doesn't
-    opacity = np.minimum(np.maximum(matte.opacity, dense), ramp(depth, -CUT, CUT))
+    half = CUT[0] * _width(matte, seen, border & (away > 2 * CONTACT)) + CUT[1]
+    opacity = np.minimum(np.maximum(matte.opacity, dense), ramp(depth, -half, half))
     opacity = matte.opacity + cut * (opacity - matte.opacity)
     soft = blur(cut, sigma_of(1.0, spacing))
     opacity = soft * blur(opacity, sigma_of(CUT_BLUR, spacing)) + (1 - soft) * opacity
@@ -207,6 +210,15 @@ def detached(matte: Matte, is_ct: bool = True) -> Matte:
     grain, finest = held(matte.grain, free, matte.grain_bound), held(matte.finest, free, bound)
     opacity, own = opacity.astype(np.float32), own.astype(np.float32)
     return replace(matte, mask=mask, opacity=opacity, own=own, grain=grain, finest=finest)
+
+
+def _width(matte: Matte, seen: np.ndarray, border: np.ndarray) -> float:
+    """Width in voxels in plane of a border (D, H, W) bool: contrast over the steepest slope beside it."""
+    if border.sum() < 30:
+        return WIDTHS[1]
+    slope = np.hypot(*np.gradient(blur(seen, (0, 0.5, 0.5)), axis=(1, 2)))
+    steep = ndimage.maximum_filter(slope, (1, 5, 5))[border]
+    return float(np.clip(np.median((matte.colour - matte.background)[border] / steep), WIDTHS[0], WIDTHS[2]))
 
 
 def _without_vessels(matte: Matte, seen: np.ndarray) -> Matte:
@@ -245,18 +257,27 @@ def _in_one_piece(opacity: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _rounded(mask: np.ndarray, depth, away, spacing, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """The mask with the corners of its flat side cut round, and its depth (`matte.depth_of`); elsewhere as it is.
+    """The mask with its flat side cut to a bulge, an ellipsoid's, and its depth (`matte.depth_of`); elsewhere as it is.
 
     :param away: (D, H, W) voxels in plane from the flat side; `least` voxels are to be left.
     """
     radius = (3 * mask.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3) / spacing[1]
-    near = ramp(-away, -0.6 * radius, -0.3 * radius)
-    for share in ROUNDING:
-        soft = blur(depth, sigma_of(share * radius, spacing))
-        soft = depth + near * (np.minimum(depth, soft) - depth)
+    near = ramp(-away, -0.9 * radius, -0.3 * radius)
+    unit = np.array(spacing) / spacing[1]
+    inside = np.argwhere(mask) * unit
+    middle, form = inside.mean(0), np.linalg.inv(5 * np.cov(inside.T) + np.eye(3))
+    at = np.moveaxis(np.indices(mask.shape), 0, -1) * unit - middle
+    slope = at @ form
+    far = np.sqrt(np.maximum((at * slope).sum(-1), 1e-6))
+    bulge = (
+        (1 - far) * far / np.maximum(np.sqrt((slope**2).sum(-1)), 1e-6)
+    )  # about the depth below an ellipsoid
+    for slack in np.arange(-1.0, radius, 0.5):
+        soft = depth + near * (np.minimum(depth, bulge + slack) - depth)
+        soft = blur(soft, sigma_of(0.1 * radius, spacing)) * near + (1 - near) * soft
         round_ = mask & (soft > 0)
         if round_.sum() >= least:
-            return round_, soft
+            return round_, np.minimum(soft, depth)
     return mask, depth
 
 

@@ -158,7 +158,8 @@ def warped(
     if not around.any():
         return result
     image = composed(matte, matte.background) + matte.residual
-    drawn = pulled(image, 1) - composed(result, matte.background)
+    low, high = (pulled(f(image, 3), 0) for f in (ndimage.minimum_filter, ndimage.maximum_filter))
+    drawn = np.clip(pulled(image), low, high) - composed(result, matte.background)
     coarse = blur(drawn, sigma_of(DRAWN, matte.spacing))
     seen = ramp(np.abs(coarse) / matte.noise, 3.0, 6.0)  # else it is noise, which isn't drawn out
     drawn = seen * drawn + (1 - seen) * coarse

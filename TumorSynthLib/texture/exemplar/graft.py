@@ -152,7 +152,7 @@ def _in_shape(matte: Matte, corner: np.ndarray, target: np.ndarray) -> tuple[Mat
     both = (new & matte.mask).sum()
     if 2 * both > SAME_SHAPE * (new.sum() + matte.mask.sum()):
         return matte, corner
-    return warped(matte, new), corner
+    return warped(matte, new, foreign=True), corner
 
 
 def _around(image: np.ndarray, corner: np.ndarray, shape) -> tuple[np.ndarray, tuple[slice, ...]]:

@@ -42,7 +42,7 @@ RIB_HU = 200.0
 """What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
 BONE_HU, MARROW_MM2 = 180.0, 1000.0
 """Bone above it in a CT; what it encloses in a slice is marrow up to this area, and brain or bowel above it."""
-CUT, CUT_BLUR = (0.58, -0.47), 0.45
+CUT, CUT_BLUR = (0.58, -0.25), 0.55
 """Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, so many times the width of the
 tumour's other borders (`_width`) and a bit less; and its Gaussian. So it is as soft as they are."""
 WIDTHS = (1.8, 2.2, 3.0)

@@ -28,8 +28,8 @@ class WarpConfig:
     :param mends: corrections along the contour's normal on the image's own grid.
     :param feather: voxels, Gaussian over which grain goes from one whole-voxel shift to the next in lung; `wide`: in soft
         tissue, where neighbours are unlike, and the variance that is lost is given back.
-    :param coarse: voxels, Gaussian above which grain of a tumour in lung is warped like colour.
-    :param level: voxels, Gaussian above which colour of a tumour in soft tissue is warped; what is finer is grain: a CT's
+    :param coarse: voxels, Gaussian above which grain of a tumour in lung, or of another scan, is warped like colour.
+    :param level: voxels, Gaussian above which colour of other tumours is warped; what is finer is grain: a CT's
         streaks, warped, run like a fingerprint's lines.
     :param apart: voxels in plane, whole-voxel shifts of that grain are multiples of it: so its pieces are large.
     :param fewest: slices of which those across are a multiple at least, else neighbours show the same.
@@ -119,19 +119,25 @@ def _mended(motion, source, target, spacing, c: WarpConfig) -> np.ndarray:
 
 
 def warped(
-    matte: Matte, new: np.ndarray, gone: np.ndarray | None = None, config: WarpConfig | None = None
+    matte: Matte,
+    new: np.ndarray,
+    gone: np.ndarray | None = None,
+    config: WarpConfig | None = None,
+    foreign: bool = False,
 ) -> Matte:
     """The tumour with another mask (D, H, W) in its box; border as wide and grain as fine as they were.
 
     :param gone: (D, H, W) bool, the voxels that its removal changed: there the lung around follows a tumour that shrinks.
         None: it stays as it is.
+    :param foreign: it comes from another scan: what is coarser than grain is warped in soft tissue, too.
     """
     c = config or WarpConfig()
     motion = motion_between(matte.mask, new, matte.spacing, c)
     if not motion.any():
         return matte
     around = np.zeros(new.shape, np.float32)
-    matte = matte if matte.in_lung else _levelled(matte, c)
+    stays = not (matte.in_lung or foreign)
+    matte = _levelled(matte, c) if stays else matte
     if matte.in_lung and gone is not None:
         held, around = _drawn_out(matte, new, gone, motion)
         motion *= held
@@ -143,7 +149,7 @@ def warped(
     opacity, own = np.clip(pulled(matte.opacity), 0, 1), np.clip(pulled(matte.own, 1), 0, 1)
     opacity, own = opacity * ramp(opacity, 0.005, 0.03), own * ramp(own, 0.005, 0.03)
     still = np.exp(-((motion**2).sum(0) / 0.25))
-    grain, finest = _laid_grain(matte, motion, new, own > 0.5, c)
+    grain, finest = _laid_grain(matte, motion, new, own > 0.5, stays, c)
     result = replace(
         matte,
         mask=new,
@@ -206,11 +212,9 @@ def _levelled(matte: Matte, c: WarpConfig) -> Matte:
 
 
 def _shifts(matte: Matte, motion: np.ndarray, c: WarpConfig) -> np.ndarray:
-    """Whole-voxel shifts (3, D, H, W) of grain. In soft tissue it stays in its place where that is deep enough below the old
+    """Whole-voxel shifts (3, D, H, W) of grain in soft tissue: it stays in its place where that is deep enough below the old
     contour; elsewhere shifts near the motion are the same in large pieces, from where it is."""
     nearest = np.round(motion).astype(int)
-    if matte.in_lung:
-        return nearest
     shape, spacing = matte.mask.shape, np.array(matte.spacing)
     step = np.maximum(np.round(c.apart * spacing[1] / spacing), (c.fewest, 1, 1))
     step = step.astype(int).reshape(3, 1, 1, 1)
@@ -229,18 +233,19 @@ def _shifts(matte: Matte, motion: np.ndarray, c: WarpConfig) -> np.ndarray:
 
 
 def _laid_grain(
-    matte: Matte, motion: np.ndarray, new: np.ndarray, wanted: np.ndarray, c: WarpConfig
+    matte: Matte, motion: np.ndarray, new: np.ndarray, wanted: np.ndarray, stays: bool, c: WarpConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Grain and what is finest of the scan from whole-voxel shifts: not scaled, and at each depth as strong as in the tumour.
 
-    What is coarser than grain is warped. Pieces of equal shifts are feathered, but for what is finer than the scan's
-    structures: that is laid hard.
+    What is coarser than grain is warped, unless it `stays` grain. Pieces of equal shifts are feathered, but for what is finer
+    than the scan's structures: that is laid hard.
     """
-    at, whole = np.indices(matte.grain.shape) - motion, _shifts(matte, motion, c)
-    coarse = blur(matte.grain, sigma_of(c.coarse, matte.spacing)) * matte.in_lung
+    at = np.indices(matte.grain.shape) - motion
+    whole = _shifts(matte, motion, c) if stays else np.round(motion).astype(int)
+    coarse = blur(matte.grain, sigma_of(c.coarse, matte.spacing)) * (not stays)
     detail = without_grain(matte.grain - coarse, 1)
-    over = sigma_of(c.feather if matte.in_lung else c.wide, matte.spacing)
-    laid = without_grain(_feathered(detail, whole, wanted, over, 0.5 * (not matte.in_lung)))
+    over = sigma_of(c.wide if stays else c.feather, matte.spacing)
+    laid = without_grain(_feathered(detail, whole, wanted, over, 0.5 * stays))
     index = [np.clip(i - k, 0, n - 1) for i, k, n in zip(np.indices(whole.shape[1:]), whole, whole.shape[1:])]
     hard = finest_of(matte.finest[tuple(index)])
     depths = depth_of(matte.mask, matte.spacing), depth_of(new, matte.spacing)

@@ -285,16 +285,19 @@ def test_a_moved_tumour_is_measured_beside_the_voxels_that_went_along(cases):
 
 
 def test_an_inserted_tumour_is_measured_beside_a_real_one_as_tightly_drawn():
-    array, mask = np.full((9, 60, 60), -100.0), np.zeros((9, 60, 60), bool)
-    y, x = np.indices((60, 60))
-    mask[2:7] = (y - 30) ** 2 + (x - 30) ** 2 <= 12**2
-    loose = mask | ndimage.binary_dilation(mask, np.ones((1, 3, 3)), 3)
-    array[mask] = 100
-    array = ndimage.gaussian_filter(array, (0, 1, 1)) + np.random.default_rng(0).normal(0, 5, array.shape)
-    volume = Volume(array.astype(np.int16), (1.0, 1.0, 1.0))
+    z, y, x = np.indices((9, 60, 110))
+    real, made = ((y - 30) ** 2 + (x - at) ** 2 <= 12**2 for at in (30, 80))
+    real, made = real & (abs(z - 4) < 3), made & (abs(z - 4) < 3)
+    loose = real | np.roll(real, 4, 2)
+    noise = np.random.default_rng(0).normal(0, 5, real.shape)
+    before, after = (
+        (ndimage.gaussian_filter(np.where(m, 100.0, -100.0), (0, 1, 1)) + noise).astype(np.int16)
+        for m in (real, real | made)
+    )
     case = SimpleNamespace(modality="CT", id="a", patient="a")
-    sample = judge_edits.Sample((slice(0, 9),) * 3, volume.array[:9, :9, :9], mask, 0.0)
-    found = judge.compared(judged_cases.Place(case, volume, loose, False), "inserted", sample)
+    place = judged_cases.Place(case, Volume(before, (1.0, 1.0, 1.0)), loose, False)
+    whole = tuple(slice(0, n) for n in real.shape)
+    found = judge.compared(place, "inserted", judge_edits.Sample(whole, after, made, 0.0))
     for name in ("width", "step"):
         assert found["control"][name] == pytest.approx(found["made"][name], rel=0.1)
 

@@ -123,6 +123,18 @@ def test_a_loose_contour_is_tightened_to_where_the_tumour_ends():
     ).all()  # nothing tells where it ends
 
 
+def test_a_border_that_was_there_already_has_no_part_in_a_new_tumours_width():
+    y, x = np.indices((80, 80)) - 40
+    mask = np.broadcast_to(y**2 + x**2 <= 20**2, (3, 80, 80))
+    image = ndimage.gaussian_filter(np.where(mask, 100.0, 0.0), (0, 1.5, 1.5))
+    sharp = np.where(mask & (x < 0), 100.0, 0.0)  # half of it is muscle with a border of its own
+    image = np.where(x < 0, sharp, image) + np.random.default_rng(0).normal(0, 0.5, mask.shape)
+    both = numbers.border_width(image, mask, SPACING, 0.5)
+    new = numbers.border_width(image, mask, SPACING, 0.5, before=sharp)
+    assert new == pytest.approx(2.563 * math.hypot(1.5, 0.3), rel=0.12) and both < 0.9 * new
+    assert math.isnan(numbers.border_width(image, mask, SPACING, 0.5, before=np.where(mask, 100.0, 0.0)))
+
+
 def test_there_is_no_width_without_contrast():
     assert math.isnan(numbers.border_width(noise(), ball(), SPACING, 10.0))
 

@@ -59,9 +59,10 @@ def of_healthy(image, mask, place: Place) -> dict[str, float]:
     return judge_numbers.healthy(image[box], mask[box], place.spacing, place.ct, avoid)
 
 
-def of_tumour(image, mask, place: Place, unit: float) -> dict[str, float]:
+def of_tumour(image, mask, place: Place, unit: float, before=None) -> dict[str, float]:
     box = boxed(mask, place.spacing)
-    return judge_numbers.tumour(image[box], mask[box], place.spacing, unit)
+    was = None if before is None else before[box]
+    return judge_numbers.tumour(image[box], mask[box], place.spacing, unit, before=was)
 
 
 def tight(image, mask, place: Place, unit: float) -> np.ndarray:
@@ -97,10 +98,10 @@ def compared(place: Place, edit: str, sample: Sample) -> dict[str, dict[str, flo
         }
     box = boxed(place.mask, place.spacing)
     unit = judge_numbers.speck_unit(before[box].astype(np.float64), place.mask[box])
-    new, old = sample.mask, own(place, sample)
+    new, old, was = sample.mask, own(place, sample), None
     if edit == "inserted":  # else two contours of different tightness would be compared, not two borders
-        new, old = tight(image, new, place, unit), tight(before, old, place, unit)
-    made, control = of_tumour(image, new, place, unit), of_tumour(before, old, place, unit)
+        new, old, was = tight(image, new, place, unit), tight(before, old, place, unit), before
+    made, control = of_tumour(image, new, place, unit, was), of_tumour(before, old, place, unit)
     if edit in SAME_MASK:
         mm = PATTERN_MM[place.lung]
         made["pattern"] = judge_numbers.pattern(before[box], image[box], place.mask[box], place.spacing, mm)

@@ -234,13 +234,19 @@ def _steps(image, mask, spacing, usable, config: NumberConfig) -> float:
 
 
 def tumour(
-    image: np.ndarray, mask: np.ndarray, spacing, unit: float | None = None, config: NumberConfig = NUMBERS
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing,
+    unit: float | None = None,
+    config: NumberConfig = NUMBERS,
+    before=None,
 ) -> dict[str, float]:
     """Numbers of a tumour: power (mean, above .45 cycles per voxel, a voxel inside), specks (of 1000 voxels, those more than 4
     `unit`s off the median of their 27), step (mean over the border's faces in plane), width (mm from 10 to 90 % of the border),
     grain (sd), lag_plane, lag_slice (its correlation with the neighbour).
 
     :param unit: robust sd of voxel - median of 27 in the tumour that was there; None takes this one's own.
+    :param before: of a new tumour's width, see `border_width`.
     """
     image = image.astype(np.float64)
     unit = speck_unit(image, mask) if unit is None else unit
@@ -249,7 +255,7 @@ def tumour(
         "power": float(fine_power(image)[shrunk(mask)].mean()),
         "specks": specks(image, mask, unit, config),
         "step": border_step(image, mask),
-        "width": border_width(image, mask, spacing, unit, config),
+        "width": border_width(image, mask, spacing, unit, config, before),
         "grain": _grain(image, mask, config)[1],
         "lag_plane": float(np.mean(lags[:2])),
         "lag_slice": lags[2],
@@ -288,13 +294,16 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def border_width(image, mask, spacing, unit: float, config: NumberConfig = NUMBERS) -> float:
+def border_width(image, mask, spacing, unit: float, config: NumberConfig = NUMBERS, before=None) -> float:
     """mm from 10 to 90 % of the mean profile across the border, where the tumour stands out from what is beside it.
 
     Each voxel counts as its share of the way from the level beside it (3-7 voxels outside) to the tumour's median, where that way
     is at least half as long as its 90th percentile; nan where it is shorter than two `unit`s.
+
+    :param before: (z, y, x), the image without the tumour: where the border was one of muscle and fat already, it is none of an
+        edit's.
     """
-    d, share, clear = _shares(image, mask, unit, config)
+    d, share, clear = _shares(image, mask, unit, config, before)
     if not clear.any():
         return float("nan")
     share = share[clear]
@@ -306,9 +315,9 @@ def border_width(image, mask, spacing, unit: float, config: NumberConfig = NUMBE
     return spacing[1] * _width(((edges[:-1] + edges[1:]) / 2)[known], (total / np.maximum(count, 1))[known])
 
 
-def _shares(image, mask, unit: float, config: NumberConfig):
+def _shares(image, mask, unit: float, config: NumberConfig, before=None):
     """(z, y, x) each: voxels from the border; share of the way from the level beside it to the tumour's median; bool, where that
-    way is long enough near the border."""
+    way is long enough near the border, and the border is new against the image `before`."""
     d = signed_distance(mask)
     none = d, np.zeros(mask.shape), np.zeros(mask.shape, bool)
     deep = d < min(-2.5, np.percentile(d[mask], 30))
@@ -324,7 +333,12 @@ def _shares(image, mask, unit: float, config: NumberConfig):
     clear = near & (np.abs(way) > 0.5 * np.percentile(np.abs(way[near]), 90))
     if not clear.any() or np.median(np.abs(way[clear])) < 2 * unit:
         return none
-    return d, np.where(clear, (image - beside) / np.where(clear, way, 1.0), 0.0), clear
+    way = np.where(clear, way, 1.0)
+    if before is not None:
+        rim = clear & (d < 0)
+        was = ndimage.gaussian_filter((rim & ((before - beside) / way > 0.5)).astype(np.float64), (0, 3, 3))
+        clear &= was < 0.5 * ndimage.gaussian_filter(rim.astype(np.float64), (0, 3, 3))
+    return d, np.where(clear, (image - beside) / way, 0.0), clear
 
 
 def tightened(image: np.ndarray, mask: np.ndarray, unit: float, config: NumberConfig = NUMBERS) -> np.ndarray:

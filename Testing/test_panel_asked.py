@@ -60,7 +60,7 @@ def test_tissue_is_taken_from_a_segment_and_not_from_another():
         assert case.ui.avoidSelector.currentText == f"other ({name})"
         segmentation.RemoveSegment(other)
         case.settle()
-        assert case.ui.avoidSelector.currentText == "Nothing"
+        assert case.ui.avoidSelector.currentText == "Other segments"
         assert "avoid" not in case.panel.editSection.options()
         case.ui.segmentSelector.setCurrentSegmentID("liver")  # the tumour now
         case.settle()

@@ -1,5 +1,7 @@
 """Tumours of several regions by the module's logic, on real MRML: one region is edited, the others stay."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import region_case
@@ -187,3 +189,63 @@ def test_what_can_not_be_done_says_why(logic):
     nodes.setMask(segmentationNode, "core", nodes.Mask(whole, labels > 0), volumeNode)
     assert "overlap" in logic.check("synthesize", *given, regions={"necrosis": "core"}).reason
     assert logic.suggestModel(volumeNode, segmentationNode, "rim") in ("generic-ct", ID)
+
+
+@pytest.mark.parametrize("segment, label, ml", [("core", 1, 0.2), ("rim", 4, 1.2)])
+def test_other_segments_stay_as_other_labels_do_on_the_command_line(logic, segment, label, ml):
+    volumeNode, segmentationNode, labels = region_case.addTumour()
+    before = voxels(volumeNode)
+    request = {"features": {"volume_ml": ml}, "seed": 1}
+    outcome = logic.reshape(volumeNode, segmentationNode, segment, "generic-ct", **request)
+    after, others = voxels(volumeNode), (labels > 0) & (labels != label)
+    assert (after != before)[labels == label].any() and not (after != before)[others].any()
+    other = "Necrosis" if segment == "rim" else "Enhancing tumour"
+    said = sum(f"{other}, next to the tumour, is left as it is" in text for text in outcome.warnings)
+    assert said == (segment == "core")  # which the rim surrounds
+    made = Editor("generic-ct").reshape(
+        region_case.tumour()[0], labels == label, EditRequest(**request, avoid=others)
+    )
+    assert np.array_equal(made.volume.array, after)
+    logic.undo()
+    entry = logic.history()[-1]
+    assert np.array_equal(voxels(logic.repeat(entry.id).volumeNode), after)
+
+
+def test_a_segment_of_an_organ_or_of_another_volume_does_not_stay(logic):
+    volumeNode, segmentationNode, labels = region_case.addTumour()
+    for segment in ("core", "rim"):
+        segmentationNode.GetSegmentation().GetSegment(segment).SetName(
+            "Liver" if segment == "rim" else "core"
+        )
+    to = np.array(segmentationNode.GetSegmentCenterRAS("core")) + (0, -12.0, 0)
+    moved = logic.move(volumeNode, segmentationNode, "core", "generic-ct", to=to, output="syntheticCopy")
+    assert any("Liver is taken for the tumour's organ" in text for text in moved.warnings)
+    assert moved.segmentID != "core" and moved.volumeNode is not volumeNode
+    shows = [
+        history.showsTumourOf(node, segmentationNode, segment)
+        for node in (volumeNode, moved.volumeNode)
+        for segment in ("core", moved.segmentID, "rim")
+    ]
+    assert shows == [True, False, True, False, True, True]
+    logic.undo()
+    assert history.showsTumourOf(moved.volumeNode, segmentationNode, "core")
+
+
+def test_a_new_tumour_has_the_model_of_its_place(logic, monkeypatch):
+    from TumorSynthSlicer import model_rows
+
+    seen = []
+    monkeypatch.setattr(
+        model_rows, "suited", lambda *given: seen.append(given) or SimpleNamespace(model_id="", reason="none")
+    )
+    volumeNode, segmentationNode, labels = region_case.addTumour()
+    with pytest.raises(InputError):
+        logic.start(
+            "insert",
+            volumeNode,
+            to=(1.0, 2.0, 3.0),
+            inside=(segmentationNode, "rim"),
+            features={"volume_ml": 1},
+        )
+    _volume, _mask, _texts, _modality, at, _whole, inside, _avoid = seen[0]
+    assert at == (-1.0, -2.0, 3.0) and np.array_equal(inside, labels == 4)

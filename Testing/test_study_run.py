@@ -314,6 +314,7 @@ def test_the_record_of_a_job_tells_its_label(data, tmp_path):
 
 
 def test_a_job_leaves_other_tumours_of_its_mask(data, tmp_path):
+    from TumorSynthLib.errors import ImageWarning
     from TumorSynthLib.study.perform import _inputs
 
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(data[0][1])))
@@ -323,7 +324,8 @@ def test_a_job_leaves_other_tumours_of_its_mask(data, tmp_path):
     job = study_case.job(
         edit="remove", image=str(data[0][0]), mask=str(tmp_path / "two.nii"), label=1, model="none"
     )
-    (_, own), request = _inputs(job, SimpleNamespace(regions=[None]))
+    with pytest.warns(ImageWarning, match="label 2 of two.nii, next to the tumour, is left as it is"):
+        (_, own), request = _inputs(job, SimpleNamespace(regions=[None]))
     labels = sitk.GetArrayFromImage(image)
     assert np.array_equal(own, labels == 1) and np.array_equal(request.avoid, labels == 2)
 

@@ -17,7 +17,7 @@ from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
 from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
-from TumorSynthLib.features_file import measured_otherwise, read_features
+from TumorSynthLib.features_file import measured_otherwise, read_features, with_multiples
 from TumorSynthLib.memory import reuse_memory
 from TumorSynthLib.numeric import is_finite
 from TumorSynthLib.outputs import Staging, check_apart
@@ -100,14 +100,12 @@ def extracted(args, bundle, volume=None) -> tuple[dict[str, Any], list[str], str
 def painted_mask(args: argparse.Namespace, volume, bundle):
     """The voxels to measure, (K, J, I) bool: those of the model's region, or of the label."""
     from TumorSynthLib.painted import parts
-    from TumorSynthLib.volume import read_mask
+    from TumorSynthLib.volume import read_labelmap, read_mask
 
     if bundle is None and args.region:
         raise InputError("--region needs --model, which says what label the region has")
     if bundle is None or len(bundle.regions) == 1 or args.label is not None:
         return read_mask(args.mask, volume, args.label)
-    from TumorSynthLib.volume import read_labelmap
-
     return parts(bundle, read_labelmap(args.mask, volume), bundle.region(args.region).name)[0]
 
 
@@ -187,6 +185,7 @@ def edit(args: argparse.Namespace) -> int:
                 editor.bundle.verify()  # 0.1 s; also where the engine draws without it: the record names the model
             volume, mask, request = inputs(args, options, editor.bundle, volume, entry)
         images = (volume,) if mask is None else (volume, mask)
+        request = with_multiples(getattr(args, "multiples", None), editor, volume, mask, request)
         if entry is not None:
             notes += check_repeatable(
                 entry, editor.bundle, *_painted(editor, images, request), request=request
@@ -308,6 +307,11 @@ def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
         raise InputError(
             f"{args.repeat} records `{entry['operation']}`, not `{args.command}`: call that command"
         )
+    files, labels = input_files(args), entry.get("labels", {})
+    for role, name in (("mask", "label"), ("donor_mask", "donor_label")):
+        same = role in files and Path(files[role]).name == entry.get("files", {}).get(role)
+        if same and role in labels and not getattr(args, name, None):
+            setattr(args, name, labels[role] if name == "label" else labels[role][0])
     return entry
 
 
@@ -359,7 +363,12 @@ def options_of(args: argparse.Namespace, entry: Mapping[str, Any] | None) -> tup
         if hasattr(args, "set"):
             options["features"], notes = asked(args)
     check = split if EDITS[args.command].shape else resolved
-    check(EditRequest(**options).features)
+    check(
+        {
+            **(EditRequest(**options).features or {}),
+            **dict.fromkeys(getattr(args, "multiples", None) or {}, 1.0),
+        }
+    )
     return options, notes
 
 
@@ -377,13 +386,25 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
                 + ("" if EDITS[args.command].shape else "those of shape, ")
                 + "those that follow the region's size, and those that are measured only"
             )
+    args.multiples = {}
     for text in (item for group in getattr(args, "set", []) for item in group):
         name, sign, value = text.partition("=")
+        relative = value.strip().lower().endswith(("x", "×"))
         try:
-            features[name.strip()] = float(value)
+            into, number = (args.multiples, value.strip()[:-1]) if relative else (features, value)
+            into[name.strip()] = float(number)
         except ValueError:
             where = "" if sign else " (IMAGE and MASK come before --set)"
-            raise InputError(f"--set {text}: expected NAME=VALUE with a number{where}") from None
+            what = (
+                "a number, or a multiple of the tumour's own such as 0.5x"
+                if EDITS[args.command].mask
+                else "a number"
+            )
+            raise InputError(f"--set {text}: expected NAME=VALUE with {what}{where}") from None
+        if relative and not EDITS[args.command].mask:
+            raise InputError(
+                f"--set {text}: {args.command} has no tumour whose {name} could be multiplied: give a number"
+            )
     return features, notes
 
 
@@ -397,6 +418,7 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, vo
     import numpy as np
 
     from TumorSynthLib.edit.options import EditRequest
+    from TumorSynthLib.edit.regions import keeping_others
     from TumorSynthLib.volume import read_image, read_labelmap, read_mask
 
     def read(path, like, label):
@@ -426,22 +448,6 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any], bundle=None, vo
     if mask is not None and (entry is None or "avoid_sha256" in entry["input"]):
         request = keeping_others(args.command, request, args.mask, volume, labels, mask)
     return volume, mask, request
-
-
-def keeping_others(edit: str, request, path: str, volume, labels: Sequence[int | str | None], mask):
-    """The request that leaves other tumours of the mask's file as they are, as if they were given by --avoid.
-
-    :param labels: those of `mask` (K, J, I) bool; None is the only one.
-    """
-    from TumorSynthLib.volume import other_labels
-
-    named = [label for label in labels if label is not None]
-    if not named or edit not in OPTIONS["avoid"].edits:
-        return request
-    others = other_labels(path, volume, named, mask, request.lend, request.avoid)
-    if others is None:
-        return request
-    return replace(request, avoid=others if request.avoid is None else others | request.avoid)
 
 
 def option_mask(row: Option, path: str, like, label: int | str | None):

@@ -12,7 +12,7 @@ stops it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -186,6 +186,18 @@ class Editor:
         bundle = suitability.at_scale(self.bundle, volume, modality)
         region = Region.around(volume, mask, bundle.spacing)
         return measured(region, region.native, bundle.settings(modality), classes, warn)
+
+    def own(
+        self, volume: Volume, mask: np.ndarray, features: Iterable[str], request: EditRequest
+    ) -> dict[str, float]:
+        """A tumour's values of features, by full names, as an edit measures them: those of shape on the image's own grid."""
+        names = {resolve(name)[0] for name in features}
+        found: dict[str, float] = {}
+        if any(FEATURES[name].cls != "shape" for name in names):
+            found = self.extract(volume, mask, request.modality, TEXTURE_CLASSES, request.region)
+        own = mask if self.bundle is None else parts(self.bundle, mask, request.region)[0]
+        own = check_mask(own, volume)
+        return found | measured_shape(Frame.of(volume.direction).view(own), _lps_spacing(volume))
 
     def nearest(
         self,
@@ -547,10 +559,15 @@ class Editor:
 
     def _reshaped(self, case: Case, request: EditRequest, told: Progress) -> Drawn:
         """The tumour of a case with the asked shape features."""
-        part = Part.of(Frame.of(case.volume.direction).view(case.mask))
+        view = Frame.of(case.volume.direction).view
+        assert case.mask is not None
+        mask, kept = view(case.mask), request.avoid
         asked, spacing = split(request.features)[1], _lps_spacing(case.volume)
+        more: tuple = (asked, spacing, request.seed, lambda done: told("shape", done))
         with told.stage("shape"):
-            return self._shaper.reshape(part, asked, spacing, request.seed, lambda done: told("shape", done))
+            if kept is not None and request.to is None and kept.shape == case.mask.shape:
+                return self._shaper.reshape_beside(mask, view(kept) & ~mask, *more)
+            return self._shaper.reshape(Part.of(mask), *more)
 
 
 def _lps_spacing(volume: Volume) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,16 @@ def measured_otherwise(path: str | Path | None, editor, volume, request) -> list
         f"the features of {path} were measured with {theirs}, but this edit (--model {model}) measures with {ours}, which "
         f"gives other values: {advice}"
     ]
+
+
+def with_multiples(multiples: Mapping[str, float] | None, editor, volume, mask, request):
+    """The request with features that are asked as multiples of the tumour's own: 0.5 is half of it."""
+    from dataclasses import replace
+
+    from TumorSynthLib.series import absolute
+
+    if not multiples:
+        return request
+    own = editor.own(volume, mask, multiples, request)
+    asked = {name: absolute(name, [f"{times}x"], own)[0] for name, times in multiples.items()}
+    return replace(request, features={**(request.features or {}), **asked})

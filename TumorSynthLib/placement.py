@@ -199,10 +199,15 @@ class _Places(_Grid):
         self.steps = tuple(max(1, int(GRID_MM / s)) for s in self.spacing)
         coarse = tuple(slice(None, None, s) for s in self.steps)
         self.organ = inside is not None
-        self.also = None if also is None or self.organ else self.frame.view(also)
-        if self.organ:
+        if inside is not None:
             if inside.shape != volume.array.shape or not inside.any():
                 raise InputError("the organ's mask is empty or not on the image's grid: check it")
+            if also is None or not (grown(also, volume.spacing, max(volume.spacing)) & inside).any():
+                also = inside
+            else:  # whose label ends where its tumour's begins
+                also = inside | also
+        self.also = None if also is None else self.frame.view(also)
+        if inside is not None:
             self.map = self.frame.view(inside)[coarse].astype(bool)
         else:
             seen = self.frame.view(volume.array)[coarse]
@@ -211,8 +216,8 @@ class _Places(_Grid):
                 self.map[:] = True
             if ct:
                 self.map &= ~_gas(seen, self.spacing * self.steps)
-            if self.also is not None:
-                self.map |= self.also[coarse]
+        if self.also is not None:
+            self.map = self.map | self.also[coarse]
 
     def _check_size(self) -> None:
         if (np.array(self.part.mask.shape) > self.size).any():

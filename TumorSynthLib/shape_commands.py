@@ -33,7 +33,7 @@ from TumorSynthLib.console import Bar, as_json, number, table
 from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
-from TumorSynthLib.features_file import measured_otherwise
+from TumorSynthLib.features_file import measured_otherwise, with_multiples
 from TumorSynthLib.outputs import Staging, check_apart
 from TumorSynthLib.pace import Pace
 
@@ -163,6 +163,7 @@ def run_series(args: argparse.Namespace) -> int:
             volume = read_image(args.image)
             editor = Editor(model_of(args, None, volume), args.device, settings)
             volume, mask, request = inputs(args, options, None, volume)
+            request = with_multiples(args.multiples, editor, volume, mask, request)
         notes += measured_otherwise(getattr(args, "features", None), editor, volume, request)
         read = time.perf_counter()
         bar.pace = Pace.of("series", request, len(values))

@@ -31,6 +31,8 @@ COARSE = 3.0  # voxels across the smallest drawn tumour, below which its shape c
 BEYOND = (
     1.5  # times the largest of the tumours the model knows, or part of the smallest: flagged from there on
 )
+VOLUMES = {PREFIX + "MeshVolume", PREFIX + "VoxelVolume"}
+ROOM = 2.0  # times as far as it would grow without them a tumour grows past regions that stay as they are
 CORE = 2  # label of the core in a tumour's labelmap, whose rim is 1
 MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
 
@@ -121,6 +123,25 @@ class Shaper:
         )
         return self._result(drawn, asked, before)
 
+    def reshape_beside(
+        self, mask: np.ndarray, kept: np.ndarray, asked: Mapping[str, float], spacing, seed: int,
+        report: Callable[[float], None] | None = None,
+    ) -> tuple[Part, Form, list[str]]:  # fmt: skip
+        """As `reshape`, of a tumour (D, H, W) that regions touch which stay as they are: of another volume, it ends at them."""
+        part = Part.of(mask)
+        if len(asked) > 1 or not asked.keys() <= VOLUMES or not _touch(mask, kept):
+            return self.reshape(part, asked, spacing, seed, report)
+        _check_extent(asked)
+        before, (name, value) = measured_shape(part.mask, spacing), next(iter(asked.items()))
+        new = resized_beside(mask, kept, value / before[name], spacing[::-1])
+        box = bounding_box(new)
+        centre = part.centre + [a.start - b.start for a, b in zip(bounding_box(mask), box)]
+        return (
+            Part(new[box], centre),
+            Form(dict(asked), dict(asked), measured_shape(new, spacing), before),
+            [],
+        )
+
     def _result(self, drawn, asked: Mapping[str, float], before: dict[str, float]):
         part = Part.of(np.asarray(drawn.mask, bool))
         reached = measured_shape(part.mask, drawn.spacing)
@@ -146,6 +167,43 @@ class Shaper:
                     f"{name} = {value:g} is far from the tumours that the model knows ({low:.3g} to {high:.3g})"
                 )
         return warnings
+
+
+def resized_beside(mask: np.ndarray, kept: np.ndarray, times: float, spacing) -> np.ndarray:
+    """A mask (D, H, W) of so many times its voxels that ends at what is kept, which it may touch: its surface moves evenly.
+
+    :param spacing: (z, y, x) mm.
+    :raises InputError: there is less than half of the room that it needs.
+    """
+    from scipy import ndimage
+
+    wanted, size = max(1, round(times * mask.sum())), int(mask.sum())
+    room = (3 * wanted * np.prod(spacing) / (4 * np.pi)) ** (1 / 3)
+    wide = [int(np.ceil(room / s)) + 2 for s in spacing]
+    box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(bounding_box(mask), wide))
+    own = mask[box]
+    away = ndimage.distance_transform_edt(~own, spacing) - ndimage.distance_transform_edt(own, spacing)
+    away += 0.3 * ndimage.gaussian_filter(away, [min(spacing) / s for s in spacing])  # else many are as far
+    reach = ROOM * np.sort(away.ravel())[min(wanted, away.size) - 1]
+    free = own | (~kept[box] & (away <= max(reach, 0)))
+    free = own if times < 1 else ndimage.binary_propagation(own, mask=free)
+    count = min(wanted, int(free.sum()))
+    if times > 1 and count - size < (wanted - size) / 2:
+        raise InputError(
+            f"the tumour has room for {count / size:.2f} times its volume, not for {times:.2f} times: regions around it stay as "
+            "they are; ask for less, or name the one that may change (--inside)"
+        )
+    result = np.zeros_like(mask)
+    at = np.argwhere(free)
+    result[box][tuple(at[np.argsort(away[free], kind="stable")[:count]].T)] = True
+    return result
+
+
+def _touch(mask: np.ndarray, kept: np.ndarray) -> bool:
+    from scipy import ndimage
+
+    box = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in bounding_box(mask))
+    return bool((ndimage.binary_dilation(mask[box]) & kept[box]).any())
 
 
 def measured_shape(mask: np.ndarray, spacing) -> dict[str, float]:

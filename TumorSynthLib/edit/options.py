@@ -151,7 +151,7 @@ class EditRequest:
     :param zone: mm around what is removed, `grow` included, in which the tissue may change; None is 2 in lung and 5 elsewhere.
     :param strict: no voxel outside the mask changes.
     :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours;
-        `volume.other_labels` reads those of a mask's file).
+        `edit.regions.other_labels` reads those of a mask's file).
     :param strength: how far the voxels of a tumour that is there may be moved for features, in 4 local standard deviations,
         and the share of its noise that is made stronger with its structure; 0: seven numbers only, 1: drawn anew.
         None is 0.3 for `retexture` and without a model, and else 1.
@@ -251,7 +251,7 @@ class EditRequest:
         _CLEARED, engines=("exemplar",), flag="--lend", slicer="lend",
     )  # fmt: skip
     avoid: np.ndarray | None = option(
-        None, "mask", "mask of other tumours (all labels): they are neither copied nor changed, as those beside --label in MASK",
+        None, "mask", "mask of other tumours (all labels): neither copied nor changed, as what lies beside --label in MASK",
         (*_CLEARED, "insert"), labels="all", flag="--avoid", slicer="avoid",
     )  # fmt: skip
     strength: float | None = option(

@@ -153,8 +153,9 @@ def _bundle(job: Job):
 
 def _inputs(job: Job, bundle) -> tuple[tuple[Any, ...], Any]:
     """The images of an edit and its request."""
-    from TumorSynthLib.commands import keeping_others, option_mask
+    from TumorSynthLib.commands import option_mask
     from TumorSynthLib.edit.options import from_message
+    from TumorSynthLib.edit.regions import keeping_others
     from TumorSynthLib.volume import read_image, read_labelmap, read_mask
 
     def tumour(path: str, like, label):

@@ -318,6 +318,9 @@ def _suited(row: Mapping[str, Any], edit: str, options: Mapping[str, Any], folde
         model=AUTO, image=image, mask=mask, label=_label(row.get("label")), command=edit,
         modality=options.get("modality"), at=options.get("at"),
     )  # fmt: skip
+    for name in {"inside", "avoid"} & options.keys():
+        setattr(asked, name, options[name]["mask"])
+        setattr(asked, f"{name}_label", options[name].get("label"))
     found = model_of(asked, None, read_image(image))
     if found is None:
         raise InputError(f"{asked.chosen}: give a column model, or --model")

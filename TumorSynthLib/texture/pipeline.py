@@ -80,9 +80,13 @@ def with_room(cleared: Cleared, plan: Plan, progress: Progress) -> Cleared:
     with progress.stage("mass effect"):
         progress("mass effect", 0.0)
         view = frame.view(plan.target)
-        stiff = bone_of(frame.view(volume.array), spacing) if case.ct else None
+        stiff, kept = bone_of(frame.view(volume.array), spacing) if case.ct else None, plan.request.avoid
+        if kept is not None:
+            stiff = frame.view(kept) if stiff is None else stiff | frame.view(kept)
         motion = push(view.shape, spacing, view, frame.view(case.mask) if grows else None, margin, stiff)
         array, box = warped(volume.array, frame, spacing, motion)
+        if kept is not None:
+            array[kept] = volume.array[kept]
     moved = volume.with_array(quantise(array, volume.array.dtype))
     facts = {**cleared.facts, "mass_effect": motion.facts()}
     return replace(cleared, case=case.in_image(moved), boxes=(*cleared.boxes, box), facts=facts)

@@ -6,7 +6,7 @@ Arrays are (K, J, I) = (z, y, x) as in SimpleITK; positions, spacings and sizes 
 from TumorSynthLib.region import Patch, Region
 from TumorSynthLib.resampling import bounding_box, resample_like_pyradiomics
 from TumorSynthLib.volume.files import check_folder, check_output, read_image, write_volume
-from TumorSynthLib.volume.masks import MASK_OUTSIDE, among_others, other_labels, read_labelmap, read_mask
+from TumorSynthLib.volume.masks import MASK_OUTSIDE, among_others, read_labelmap, read_mask
 from TumorSynthLib.volume.types import SAME_GRID, Volume, check_image, check_mask
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "check_image",
     "check_mask",
     "check_output",
-    "other_labels",
     "read_image",
     "read_labelmap",
     "read_mask",

@@ -24,18 +24,17 @@ MANY_LABELS = 255  # more values than that are no labelmap's
 LABEL_SLACK = 1e-3  # by which a label may miss a whole number: labelmaps are saved as floats, or scaled
 
 
-AROUND, BESIDE, LARGER = 0.5, 0.1, 5.0
-"""A label is the organ that a tumour lies in where it takes the first share of what is next to the tumour, or the second one
-and so many times the tumour's voxels."""
-
-
 @dataclass(frozen=True)
 class Part:
-    """One structure that a mask file holds: number and name to choose it by, and its voxels on the image's grid."""
+    """One structure that a mask file holds: number and name to choose it by, and its voxels on the image's grid.
+
+    :param size: number of its voxels, where `voxels` gives a part of the image.
+    """
 
     number: float
     name: str
     voxels: Callable[[], np.ndarray]
+    size: int | None = None
 
     def __str__(self) -> str:
         return f"{written(self.number)} ({self.name})" if self.name else written(self.number)
@@ -56,58 +55,16 @@ def read_mask(path: str | os.PathLike, like: Volume, label: int | str | None = N
     :raises InputError: unreadable, empty, several labels and none chosen, or not over the image.
     """
     found = parts_of(Path(path), like)
-    mask = _chosen(found, label, str(path)).voxels()
+    mask = chosen_part(found, label, str(path)).voxels()
     if not mask.any():
         raise InputError(f"{path} is empty: draw the tumour first")
     return mask
 
 
-def other_labels(
-    path: str | os.PathLike,
-    like: Volume,
-    labels: Sequence[int | str],
-    mask: np.ndarray,
-    lend: np.ndarray | None = None,
-    avoid: np.ndarray | None = None,
-) -> np.ndarray | None:
-    """The other tumours of a mask file: the voxels of all labels that weren't chosen, but for the chosen tumour's organ.
-
-    An `ImageWarning` tells of the organ.
-
-    :param labels: those that were chosen; `mask` (K, J, I) bool: their voxels.
-    :param lend: (K, J, I) bool, healthy tissue: a label that is most of it is an organ; `avoid`: nothing is told of it.
-    :returns: (K, J, I) bool on the grid of `like`; None where there are none.
-    """
-    from scipy import ndimage  # Slicer opens the module without it
-
-    found = parts_of(Path(path), like)
-    chosen = [_chosen(found, label, str(path)) for label in labels]
-    others, size = np.zeros_like(mask), np.count_nonzero(mask)
-    box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in bounding_box(mask))
-    near = ndimage.binary_dilation(mask[box], np.ones((3, 3, 3)), 2) & ~mask[box]
-    for part in found:
-        if any(part is one for one in chosen):
-            continue
-        voxels = part.voxels()
-        if lend is not None and 2 * np.count_nonzero(voxels & lend) > np.count_nonzero(lend):
-            continue
-        share = voxels[box][near].mean() if near.any() else 0.0
-        if share < (BESIDE if np.count_nonzero(voxels) > LARGER * size else AROUND):
-            others |= voxels
-        elif avoid is None or (voxels & ~avoid & ~mask).any():
-            warnings.warn(
-                f"label {part} of {Path(path).name} lies around the tumour and is taken for its organ: it lends tissue and may "
-                f"change; if it is a tumour, or a region of one, --avoid {Path(path).name} leaves it as it is",
-                ImageWarning, stacklevel=2,
-            )  # fmt: skip
-    others &= ~mask
-    return others if others.any() else None
-
-
 def among_others(path: str | os.PathLike, like: Volume, label: int | str, mask: np.ndarray) -> np.ndarray:
     """A mask file's labels with a new mask (K, J, I) bool for one of them, on top of the others; 0 and 1 where there are none."""
     found = parts_of(Path(path), like)
-    chosen = _chosen(found, label, str(path))
+    chosen = chosen_part(found, label, str(path))
     if len(found) == 1 or not all(float(part.number).is_integer() for part in found):
         return mask.astype(np.uint8)
     small = all(part.number in range(256) for part in found)
@@ -127,7 +84,7 @@ def read_labelmap(path: str | os.PathLike, like: Volume) -> np.ndarray:
     """
     found = parts_of(Path(path), like)
     if any(part.number not in range(256) for part in found):
-        numbers = _listed([written(part.number) for part in found])
+        numbers = listed([written(part.number) for part in found])
         raise InputError(f"{path} holds {numbers}: labels must be whole numbers from 0 to 255")
     result = np.zeros(like.array.shape, np.uint8)
     for part in found:
@@ -209,29 +166,29 @@ def _segments(path: Path, content: nrrd.Content, like: Volume) -> list[Part]:
     ]
 
 
-def _chosen(found: Sequence[Part], label: int | str | None, name: str) -> Part:
+def chosen_part(found: Sequence[Part], label: int | str | None, name: str) -> Part:
     """The one structure that a label names."""
     if not found:
         raise InputError(f"{name} is empty: draw the tumour first")
     if label is None:
         if len(found) > 1:
             raise InputError(
-                f"{name} has several labels ({_listed(found)}): choose one with --label; `remove` takes several"
+                f"{name} has several labels ({listed(found)}): choose one with --label; `remove` takes several"
             )
         return found[0]
     text = str(label).strip()
     fitting = [part for part in found if text in (written(part.number), f"{part.number:g}")]
     fitting = fitting or [part for part in found if part.name and part.name.casefold() == text.casefold()]
     if not fitting:
-        raise InputError(f"{name} has no label {text[:60]}: it has {_listed(found)}")
+        raise InputError(f"{name} has no label {text[:60]}: it has {listed(found)}")
     if len(fitting) > 1:
         raise InputError(
-            f"{name} has {len(fitting)} structures called {text[:60]!r}: choose by number ({_listed(found)})"
+            f"{name} has {len(fitting)} structures called {text[:60]!r}: choose by number ({listed(found)})"
         )
     return fitting[0]
 
 
-def _listed(values: Sequence) -> str:
+def listed(values: Sequence) -> str:
     shown = ", ".join(str(v)[:40] for v in values[:10])
     return shown + (f" and {len(values) - 10} more" if len(values) > 10 else "")
 

@@ -36,7 +36,7 @@ class Input:
     :param mask: what is edited, on the volume's grid; None for insert. :param request: the engine's, without images.
     :param copied: the volume is a copy already, so that the segment stays for the original.
     :param region: the one that is edited, where the model has several. :param labels: all of them (see `regions.assign`).
-    :param masks: those of `MASKS` that were given, on the volume's grid.
+    :param masks: those of `MASKS` that were given, on the volume's grid. :param notes: warnings of what was found so far.
     """
 
     edit: str
@@ -52,6 +52,7 @@ class Input:
     region: str = ""
     labels: nodes.Mask | None = None
     masks: dict[str, nodes.Mask] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -203,7 +204,7 @@ class Finisher:
 
     def _result(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """A result with its files read: `changeText` and, where the mask isn't the input's, `newMask`."""
-        result = dict(entry)
+        result = {**entry, "warnings": [*self._given.notes, *entry["warnings"]]}
         result["changeText"] = self._exchange.readText(entry["change"])
         result["newMask"] = None
         if entry.get("mask"):
@@ -265,8 +266,8 @@ class Finisher:
         )
         return {
             "edit": given.edit, "title": title, "modelID": given.modelID, "volumeName": volumeNode.GetName(),
-            "segmentID": segment, "region": given.region, "seed": given.request.seed, "box": result["box"],
-            "checksums": result["checksums"], "options": plainOptions(given.options),
+            "segmentID": segment, "source": given.segmentID, "region": given.region, "seed": given.request.seed,
+            "box": result["box"], "checksums": result["checksums"], "options": plainOptions(given.options),
             **{name: result[name] for name in (*DONE, "warnings")},
         }  # fmt: skip
 

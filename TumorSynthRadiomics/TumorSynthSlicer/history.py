@@ -343,6 +343,26 @@ def isOriginals(volumeNode, segmentationNode, segment: str) -> bool:
     )
 
 
+def showsTumourOf(volumeNode, segmentationNode, segment: str) -> bool:
+    """Whether what a segment shows is in a volume: not where a tumour was, or of another volume, or moved away in this one."""
+    if nodes.isRemoved(segmentationNode, segment):
+        return False
+    line, node = [], volumeNode
+    while node is not None and node not in line:
+        line.append(node)
+        node = node.GetNodeReference(ORIGINAL)
+    for done in entries():
+        if done.undone or done.segmentationNode is not segmentationNode:
+            continue
+        made = done.record["segmentID"] == segment != done.record.get("source", segment)
+        if made and done.volumeNode not in line:
+            return False
+        gone = done.record.get("source") == segment != done.record["segmentID"]
+        if gone and done.volumeNode in line:
+            return False
+    return True
+
+
 def isCopy(volumeNode) -> bool:
     """Whether a volume is an edited one already, or was made for edits."""
     return volumeNode.GetAttribute(COPY) == "1" or volumeNode.GetAttribute(nodes.SYNTHETIC) == "true"

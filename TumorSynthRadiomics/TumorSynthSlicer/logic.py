@@ -28,7 +28,7 @@ from .api import (
     Outcome,
 )  # fmt: skip
 from .job import EditJob
-from .regions import assign, assigned
+from .regions import assign, assigned, keepOthers
 from .worker_client import WorkerClient
 
 POLL_MS = 15  # how often the worker's events are looked for
@@ -103,9 +103,14 @@ class EditLogic(Logic):
         return self._chosen(volume, mask, nodes.textsOf(volumeNode, segmentationNode, segment))
 
     @staticmethod
-    def _chosen(volume, mask, texts) -> ModelChoice:
+    def _chosen(volume, mask, texts, given: edits.Input | None = None) -> ModelChoice:
         if mask is None:
-            return model_rows.choose(volume, None, texts)
+            masks = (
+                {}
+                if given is None
+                else {n: m.full(volume.array.shape) for n, m in given.masks.items() if n != "lend"}
+            )
+            return model_rows.choose(volume, None, texts, at=given.request.at if given else None, **masks)
         return model_rows.choose(*nodes.around(volume, mask, edits.MARGIN), texts, volume)
 
     def assignRegions(
@@ -251,6 +256,7 @@ class EditLogic(Logic):
                 self._checkInstalled()
         if given.labels is None:  # a repetition has them already
             assign(given, bundle)
+        keepOthers(given)
         self._previews.forget()
         self._ranges.forget()
         transfer = edits.Transfer(given, self._client.exchange, given.estimate(bundle))
@@ -445,7 +451,7 @@ class EditLogic(Logic):
 
     def _suggested(self, given: edits.Input) -> str:
         texts = nodes.textsOf(given.volumeNode, given.segmentationNode, given.segmentID)
-        found = self._chosen(given.volume, given.mask, texts)
+        found = self._chosen(given.volume, given.mask, texts, given)
         if found.modelID == NO_MODEL and given.edit not in NO_MODEL_EDITS:
             text = _("{edit} needs a model, and {reason}")
             raise InputError(text.format(edit=given.edit, reason=found.reason))

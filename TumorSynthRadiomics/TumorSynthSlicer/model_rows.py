@@ -180,11 +180,11 @@ def _words(short: str) -> str:
     return "".join(words)
 
 
-def choose(volume, mask=None, texts=(), whole=None) -> ModelChoice:
+def choose(volume, mask=None, texts=(), whole=None, at=None, inside=None, avoid=None) -> ModelChoice:
     """See `api.Logic.chooseModel`.
 
     :param volume: the engine's. :param mask: (K, J, I) bool of the tumour. :param texts: what is said of them.
-    :param whole: the image that `volume` is a part of.
+    :param whole: the image that `volume` is a part of. :param at, inside, avoid: of a new tumour, as the engine has them.
     """
-    found = suited(volume, mask, texts, whole=whole)
+    found = suited(volume, mask, texts, None, at, whole, inside, avoid)
     return ModelChoice(found.model_id or NO_MODEL, found.reason)

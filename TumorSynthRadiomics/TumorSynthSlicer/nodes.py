@@ -43,6 +43,18 @@ class Mask:
         mask[self.box] = self.array
         return mask
 
+    def within(self, box) -> np.ndarray:
+        """Array of another box, False or 0 where this one doesn't reach."""
+        part = np.zeros([s.stop - s.start for s in box], self.array.dtype)
+        both = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.box, box)]
+        if all(low < high for low, high in both):
+            there, here = (
+                tuple(slice(low - s.start, high - s.start) for (low, high), s in zip(both, of))
+                for of in (box, self.box)
+            )
+            part[there] = self.array[here]
+        return part
+
     @property
     def voxels(self) -> int:
         return int(np.count_nonzero(self.array))

@@ -69,7 +69,7 @@ class EditSection:
         self._donor = SegmentLink(self._ui.donorSegmentSelector, panel, "donorSegmentation", "donorSegmentID")
         self._segments = {
             "lend": SegmentChoice(self._ui.lendSelector, panel, "lend", _("Anywhere healthy")),
-            "avoid": SegmentChoice(self._ui.avoidSelector, panel, "avoid", _("Nothing")),
+            "avoid": SegmentChoice(self._ui.avoidSelector, panel, "avoid", _("Other segments")),
         }
         for edit, (button, *_rest) in TASKS.items():
             getattr(self._ui, button).connect("clicked()", lambda *unused, edit=edit: self._onTask(edit))

@@ -153,6 +153,7 @@ def _options() -> tuple:
     return (
         (r"\(strength 1\)", f"({pattern})"),
         (r"name tissue by --lend", tissue),
+        (r", or name the one that may change \(--inside\)", ""),
         (r"--nearest takes it", f"{nearest} takes it"),
         (r": give a larger margin to --mass-effect", ""),
         (r"with --strict", _("as nothing around it may change,")),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from slicer.i18n import tr as _
 
+from TumorSynthLib.edit.options import OPTIONS as ROWS
 from TumorSynthLib.errors import InputError
 
-from . import nodes
+from . import history, nodes
 from .rows import NO_MODEL
 
 #: What can be done with a model of several regions: its shapes are those of single ones.
 EDITS = ("measure", "remove", "synthesize", "retexture")
+
+NEAR = 60.0  # mm around a tumour's old and new place: no edit changes anything beyond
 
 
 def namesOf(bundle) -> tuple[str, ...]:
@@ -79,6 +83,62 @@ def assign(given, bundle) -> None:
     given.labels = _labelmap({labels[name]: mask for name, mask in masks.items()}, given)
     if whole:
         given.mask = nodes.Mask(given.labels.box, given.labels.array > 0)
+
+
+def keepOthers(given) -> None:
+    """Let the other segments of an `edits.Input`'s segmentation stay as they are, as the engine does with a file's other labels.
+
+    What shows where a tumour was, or the tumour of another volume, isn't in this one. Regions of the model stay anyway.
+    """
+    from TumorSynthLib.edit.regions import others_of  # not at the module's start: it imports SimpleITK
+    from TumorSynthLib.volume.masks import Part
+
+    if (
+        given.copied
+        or given.mask is None
+        or given.labels is not None
+        or given.edit not in ROWS["avoid"].edits
+    ):
+        return
+    points = [given.mask.box]
+    if given.request.to is not None:
+        middle = np.rint(given.volume.indices(np.asarray(given.request.to, float))[::-1]).astype(int)
+        half = [(s.stop - s.start) // 2 + 1 for s in given.mask.box]
+        points.append(tuple(slice(int(m - h), int(m + h)) for m, h in zip(middle, half)))
+    room = [int(np.ceil(NEAR / d)) for d in given.volume.spacing[::-1]]
+    shape = given.volume.array.shape
+    box = tuple(
+        slice(max(0, min(s.start for s in axis) - r), min(n, max(s.stop for s in axis) + r))
+        for axis, r, n in zip(zip(*points), room, shape)
+    )
+    segmentation, parts = given.segmentationNode.GetSegmentation(), []
+    for number, segment in enumerate(segmentation.GetSegmentIDs(), 1):
+        if segment == given.segmentID or not history.showsTumourOf(
+            given.volumeNode, given.segmentationNode, segment
+        ):
+            continue
+        try:
+            mask = nodes.maskOf(given.segmentationNode, segment, given.volumeNode)
+        except InputError:  # empty, or of another place
+            continue
+        name = segmentation.GetSegment(segment).GetName()
+        parts.append(Part(number, name, partial(mask.within, box), mask.voxels))
+    healthy = [given.masks[name].within(box) for name in ("lend", "inside") if name in given.masks]
+    ml = float(np.prod(given.volume.spacing)) / 1000
+    kept, near, organs = others_of(parts, given.mask.within(box), ml, healthy)
+    if "avoid" in given.masks:
+        kept |= given.masks["avoid"].within(box)
+    if kept.any():
+        given.masks["avoid"] = nodes.Mask(box, kept)
+    kept = _(
+        "{names}, next to the tumour, is left as it is; if it is the tumour's organ, choose it under Take tissue from"
+    )
+    organ = _(
+        "{names} is taken for the tumour's organ, which lends tissue and may change; else, choose Keep away from it"
+    )
+    for found, text in ((near, kept), (organs, organ)):
+        if found:
+            given.notes += (text.format(names=", ".join(part.name for part in found)),)
 
 
 def _mask(given, segment: str) -> nodes.Mask:

@@ -30,8 +30,8 @@ from TumorSynthLib.volume import Volume
 
 HIDDEN, UNEVEN = 0.75, 1.3
 """Standard deviations of the tissue there up to which a new tumour is hardly seen, unless it varies so many times as much."""
-LEAST_LEFT = 0.5
-"""Share of a tumour that its place has to leave of it: a chest wall cuts what it covers."""
+LEAST_LEFT, LEAST_BESIDE = 0.5, 0.25
+"""Share of a tumour that its place has to leave of it: a chest wall cuts what it covers; and other tumours and regions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +143,13 @@ def _planted(
     box = axes.file_box(laid.box, shape)
     before = case.volume.array[box].copy()
     inside, tumour = axes.back(laid.changed), axes.back(tumour)
-    spared = 0
+    spared, own = 0, np.zeros(shape, bool) if case.mask is None else case.mask
     if plan.request.avoid is not None:
-        own = np.zeros(shape, bool) if case.mask is None else case.mask
         free = own[box] | ~plan.request.avoid[box]
         spared = int((tumour & ~free).sum())
         inside, tumour = inside & free, tumour & free
-        if spared and (tumour & own[box]).any():  # it doesn't go on behind them
-            tumour = ndimage.binary_propagation(tumour & own[box], mask=tumour)
+        if (tumour & own[box]).any():  # it doesn't go on behind them
+            tumour = ndimage.binary_propagation(tumour & own[box], mask=tumour) if spared else tumour
             inside = ndimage.binary_propagation((tumour | own[box]) & inside, mask=inside)
     if plan.request.strict:
         inside = inside & (tumour if case.mask is None else tumour | case.mask[box])
@@ -165,11 +164,18 @@ def _planted(
             f"only {100 * left:.0f} % of the tumour would lie in tissue that it may replace there, the rest in the chest's "
             "wall, in bone or outside the body: choose another place"
         )
+    grows = plan.request.to is None and wanted.sum() > own.sum()
+    if spared and (share < LEAST_BESIDE * left or (grows and mask.sum() <= own.sum())):
+        ml = np.prod(case.volume.spacing) / 1000
+        raise InputError(
+            f"only {ml * mask.sum():.3g} of {ml * planned:.3g} ml of the tumour would lie beside other tumours or regions, which "
+            "stay as they are: ask for less or another place, or name the one that may change (--inside)"
+        )
     warnings = ()
     if share < 0.98:
         why = "what would lie in another tissue at its border isn't tumour there"
         if spared > (1 - share) * planned / 2:
-            why = "what would lie in other tumours or regions, which are to stay as they are, is cut off"
+            why = "what would lie in other tumours or regions, which stay as they are, is cut off"
         warnings = (f"the new mask holds {100 * share:.0f} % of the voxels of the planned one: {why}",)
     return Planted(Patch(box, before, after), mask, changed, facts, warnings)
 

@@ -24,7 +24,7 @@ from .lenders import Atlas, LenderConfig, describe
 from .membrane import MembraneConfig, joined_level
 from .seams import refine
 from .shiftmap import ShiftMapConfig, block_size, blocks_of, choose
-from .spatial import dilate, in_plane, near_box
+from .spatial import behind, dilate, in_plane, near_box
 
 MIRRORS = ((2,), (1,), (1, 2))
 """Axes along which tissue is mirrored as further candidates: in the plane, where noise and anatomy allow it."""
@@ -188,8 +188,17 @@ class _Removal:
         c = self.config
         around = surroundings(self.image, self.mask, self.spacing, self.is_ct, c.hole)
         hole, grow = hole_of(self.image, self.mask, self.spacing, around, 0.0 if strict else grow_mm, c.hole)
+        if strict:
+            zone_mm = 0.0
+        elif zone_mm is None:
+            zone_mm = c.zone_lung_mm if around.in_air else c.zone_mm
         hole &= ~self.avoid
         changeable = around.usable & (around.depth > -c.hole.air_zone_mm) & ~around.bone & ~self.avoid
+        if self.avoid.any():  # nor does what lies behind it change, a voxel's gap in it or not
+            wall = ndimage.binary_closing(self.avoid, np.ones((3, 3, 3))) & ~self.mask
+            near = dilate(hole, self.spacing, max(zone_mm, c.map_zone_mm))
+            hidden = behind(wall, self.mask, near, self.spacing)
+            hole, changeable = hole & ~hidden, changeable & ~hidden
         beside = self._bone_beside(hole, around)
         kept = np.ones(hole.shape, np.float32)
         if tips and around.in_air and self.is_ct and not strict:
@@ -207,10 +216,6 @@ class _Removal:
         fill, known = whole | narrow, tissue.known & ~narrow
         if fill.sum() > c.large and not around.in_air:
             c = replace(c, candidates=c.large_candidates, shift_map=c.large_shift_map)
-        if strict:
-            zone_mm = 0.0
-        elif zone_mm is None:
-            zone_mm = c.zone_lung_mm if around.in_air else c.zone_mm
         atlas = self._atlas(tissue, fill, c.shift_map, max(zone_mm, c.candidates.ring_mm))
         pieces = find_pieces(
             atlas,

@@ -60,6 +60,22 @@ def edt(where: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return np.sqrt(square)
 
 
+def behind(wall: np.ndarray, mask: np.ndarray, where: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Voxels of `where` that a wall hides from the mask: the straight way from its nearest voxel crosses it."""
+    out = np.zeros(mask.shape, bool)
+    box = near_box(where, spacing, 0.0)
+    at = np.argwhere(where[box] & ~mask[box])
+    if not len(at) or not mask[box].any():
+        return out
+    nearest = ndimage.distance_transform_edt(~mask[box], spacing, return_distances=False, return_indices=True)
+    way = at - nearest[(slice(None), *at.T)].T
+    hidden, steps = np.zeros(len(at), bool), 2 * int(np.abs(way).max())
+    for part in np.arange(1, steps) / steps:
+        hidden |= wall[box][tuple(np.rint(at - part * way).astype(int).T)]
+    out[box][tuple(at[hidden].T)] = True
+    return out
+
+
 def dilate(mask: np.ndarray, spacing: Sequence[float], mm: float) -> np.ndarray:
     """Voxels within `mm` of the mask, the mask included: rows widened by each number of voxels, eight to a byte, and joined
     over the offsets that they reach, which takes a tenth of a distance transform's time."""

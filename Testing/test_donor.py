@@ -9,9 +9,10 @@ from test_carry import SPACING, ball, scene
 
 from TumorSynthLib.edit.plan import donor_of
 from TumorSynthLib.editor import Editor, EditRequest
+from TumorSynthLib.region import Region
 from TumorSynthLib.texture.exemplar.bands import Bands
-from TumorSynthLib.texture.exemplar.donor import Lent, laid, lent_tissue, part_laid
-from TumorSynthLib.texture.exemplar.lent import LookConfig, _share, _words
+from TumorSynthLib.texture.exemplar.donor import Lent, expected, laid, lent_tissue, levelled, part_laid
+from TumorSynthLib.texture.exemplar.lent import LookConfig, _core, _share, _words
 from TumorSynthLib.volume import Volume
 
 
@@ -124,6 +125,52 @@ def test_a_part_of_a_larger_donor_keeps_its_scale_and_levels():
     assert out[bands.box][bands.mask][deep].std() == pytest.approx(stripes[big].std(), rel=0.3)
 
 
+def blotchy(seed=0, radius=8):
+    """A ball of blotches, with noise everywhere, in darker surroundings."""
+    rng = np.random.default_rng(seed)
+    image, _, mask = scene(level=60.0, background=-100.0, noise=0.0, radius=radius)
+    blotches = ndimage.gaussian_filter(rng.normal(size=image.shape), 2)
+    return image + np.where(mask, 20 * blotches / blotches.std(), 0) + 5 * rng.normal(size=image.shape), mask
+
+
+def test_a_tumours_own_mirror_image_as_donor_is_expected_to_have_its_features():
+    image, mask = blotchy()
+    bands = Bands(image, mask, SPACING)
+    mirrored, contour = image[:, :, ::-1].copy(), mask[:, :, ::-1].copy()
+    found = expected(bands, Lent(mirrored, mirrored, contour, SPACING))
+    inner = bands.depth > 3
+    assert np.abs(found - bands.own)[inner].mean() > 10  # it isn't the tumour as it is
+    assert np.sort(found) == pytest.approx(np.sort(bands.own), abs=12)
+    deep = ndimage.binary_erosion(mask, iterations=3)[:, :, 1:]
+    boxes = [bands.put(values, image) for values in (found, bands.own)]
+    beside = [np.corrcoef(box[:, :, 1:][deep], box[:, :, :-1][deep])[0, 1] for box in boxes]
+    assert beside[0] == pytest.approx(beside[1], abs=0.1)
+    rim = bands.depth < 1.1
+    assert np.abs(found - bands.own)[rim].max() < np.abs(found - bands.own)[inner].max()
+
+
+def test_levels_of_a_donor_make_no_pits_of_a_smooth_tumours_noise():
+    image, mask = blotchy()
+    smooth = np.where(mask, 60.0, image) + np.random.default_rng(1).normal(size=image.shape)
+    bands = Bands(smooth, mask, SPACING)
+    holes = np.where(np.random.default_rng(2).random(len(bands.own)) < 0.1, -800.0, bands.own)
+    made = levelled(bands, bands.own, holes)
+    assert made.std() < 2 * bands.own.std() and made.min() > 0
+    lighter = levelled(bands, bands.own, bands.own + 30)
+    assert np.median((lighter - bands.own)[bands.depth > 4]) == pytest.approx(30, abs=3)
+
+
+def test_a_nodules_cavity_and_border_are_not_lent():
+    rng = np.random.default_rng(0)
+    nodule, cavity, contour = ball((12, 24, 24), 9), ball((12, 24, 24), 3), ball((12, 24, 24), 11)
+    image = np.where(nodule & ~cavity, 40.0, -850.0)
+    image = (ndimage.gaussian_filter(image, 0.7) + 10 * rng.normal(size=image.shape)).astype(np.int16)
+    region = Region.around(Volume(image, SPACING, (0.0, 0.0, 0.0)), contour)
+    core = _core(region, True)
+    assert core.sum() > 0.2 * nodule.sum() and region.native[core].min() > -100
+    assert not _core(region, False)[~region.native_mask].any()
+
+
 def test_a_donor_that_is_too_small_lends_no_part():
     image, _, mask = scene(radius=8)
     small = ball((12, 24, 24), 3)
@@ -149,7 +196,7 @@ def test_what_a_donor_comes_to_is_said_before_and_recorded_of_both_masks():
     )
     plan = result.provenance["plan"]
     assert said and said[0] in result.warnings and "the donor lends its look" in said[0]
-    assert plan["shown"] == "look" and set(plan["reach"]) == {"tissue", "contour"}
+    assert plan["shown"] == "look" and set(plan["reach"]) == {"tissue", "before", "contour"}
     assert plan["contour"]["donor"]["original_firstorder_Mean"] == pytest.approx(85, abs=5)
     for name, value in plan["limits"].items():
         assert result.reached[name] == pytest.approx(value, rel=1e-3, abs=1e-6)

@@ -20,7 +20,16 @@ from TumorSynthLib.region import Region
 from TumorSynthLib.texture.engine import Draft
 from TumorSynthLib.texture.exemplar.bands import BandConfig, Bands, Filter
 from TumorSynthLib.texture.exemplar.carry import LUNG_HU, LUNG_SHARE
-from TumorSynthLib.texture.exemplar.donor import Lent, laid, lent_tissue, part_laid
+from TumorSynthLib.texture.exemplar.donor import CONFIG as DONOR
+from TumorSynthLib.texture.exemplar.donor import (
+    Lent,
+    expected,
+    laid,
+    lent_tissue,
+    levelled,
+    part_laid,
+    places_of,
+)
 from TumorSynthLib.texture.exemplar.limits import Limits
 from TumorSynthLib.texture.exemplar.noise import CONFIG as NOISE
 from TumorSynthLib.texture.exemplar.noise import Noise, as_noisy, noise_of
@@ -41,6 +50,8 @@ MET = 0.05
 """Standard deviations within which a feature counts as met."""
 NOISE_TOLD = 0.2
 """Logarithm of the ratio of noise from which on it is said."""
+LEAST_CORE = 0.1
+"""Share of a donor's tissue that has to be left without its border."""
 RING_VOXELS = 3
 """Around a mask, in which air says that the tumour lies in lung."""
 
@@ -74,8 +85,9 @@ class LookConfig:
 def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConfig | None = None) -> Draft:
     """The case's tumour with the tissue of the request's donor.
 
-    Asked are the features of the tissue that is lent, not of the donor's contour; in the recipient, too, what its contour takes
-    in of fat, bone or air stays and isn't measured. It stops at the first stage that is near enough.
+    Asked are the features that the tissue which is lent would have in this mask and this scan, with the recipient's border
+    (`donor.expected`), not those of the donor's contour; in the recipient, too, what its contour takes in of fat, bone or air
+    stays and isn't measured. It stops at the first stage that is near enough.
     """
     config = config or LookConfig()
     assert case.mask is not None
@@ -85,31 +97,30 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
     strength = KEPT if plan.request.strength is None else plan.request.strength
     with progress.stage("solve"):
         theirs, mine = case.region_in(image, contour), case.source
-        given, kept = _tissue(theirs, case.ct), _tissue(mine, case.ct)
+        given, kept = _core(theirs, case.ct), _tissue(mine, case.ct)
         tissue = _part(case.volume, mine, kept)
         region, slider = slider_of(replace(case, mask=tissue), progress, plan.edit)
-        asked, noisier, donor = _asked(case, image, contour, _part(image, theirs, given), slider, tissue)
+        noisier, donor = _donor(case, image, contour, _part(image, theirs, given), slider, tissue)
+        places = places_of(slider.bands, donor)
+        like = expected(slider.bands, donor, places=places)
+        shown = measured(region, slider.bands.put(like, region.native), case.settings, TEXTURE_CLASSES)
+        asked = texture_of(case.population, shown, 1.0, 1.0)
         asked = {n: v for n, v in asked.items() if n in slider.spread} | dict(plan.used)
-        stage, values, reached = _laid(slider, donor, asked, case.population, config)
-        made = slider.bands.put(values, region.native)
-        if not _near(asked, reached, slider.spread, case.population, config):
-            there = replace(case, mask=tissue, volume=_pasted(region, made))
+        laid_now = _laid(slider, donor, places, like, asked, case.population, config)
+        if not _near(asked, laid_now[2], slider.spread, case.population, config):
+            there = replace(
+                case, mask=tissue, volume=_pasted(region, slider.bands.put(laid_now[1], region.native))
+            )
             another = slider_of(there, progress, plan.edit)[1]
             another.config = replace(another.config, coarse_unit=config.unit)
             after = another.moved(asked, strength, seed)
-            further = after.values[region.native_mask] - values
-            share = _share(slider.bands, values, further, config)
-            nearer = slider.measured(values + share * further, asked)
-            if _off(asked, nearer, slider.spread, case.population) < _off(
-                asked, reached, slider.spread, case.population
-            ):
-                made, stage, reached = (
-                    slider.bands.put(values + share * further, region.native),
-                    after.stage,
-                    nearer,
-                )
+            further = after.stage, after.values[region.native_mask]
+            laid_now = _nearer(slider, laid_now, further, asked, case.population, config)
+        stage, values, reached = laid_now
+        made = slider.bands.put(values, region.native)
         limits = {n: reached[n] for n in _missed(asked, reached, slider.spread)}
-        words = _words(asked, reached, slider.spread, case.population)
+        before = slider.own(asked)
+        words = _words(asked, reached, slider.spread, case.population, before)
         progress.say(words)
     progress("measure", 0.0)
     with progress.stage("measure"):
@@ -132,6 +143,7 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
         "noise_ratio": round(noisier, 2),
         "reach": {
             "tissue": _nearness(asked, reached, slider.spread, case.population),
+            "before": _nearness(asked, before, slider.spread, case.population),
             "contour": _nearness(drawn, both["reached"], slider.spread, case.population),
         },
         "contour": both,
@@ -151,21 +163,40 @@ def lent(case: Case, plan: Plan, seed: int, progress: Progress, config: LookConf
     )
 
 
+Stage = tuple[str, np.ndarray, dict[str, float]]
+"""Its name, voxels (n,), and the asked features of them."""
+
+
 def _laid(
-    slider: Slider, donor: Lent, asked: Mapping[str, float], population, config: LookConfig
-) -> tuple[str, np.ndarray, dict[str, float]]:
-    """Stage, voxels (n,) and features of the whole donor laid into the recipient; or of a part of it, where that is nearer."""
-    limits = _limits(slider, donor)
-    values = laid(slider.bands, donor, limits)
-    reached = slider.measured(values, asked)
-    if _near(asked, reached, slider.spread, population, config):
-        return "laid", values, reached
-    other = part_laid(slider.bands, donor, limits)
-    if other is not None:
-        found = slider.measured(other, asked)
-        if _off(asked, found, slider.spread, population) < _off(asked, reached, slider.spread, population):
-            return "part", other, found
-    return "laid", values, reached
+    slider: Slider, donor: Lent, places, like: np.ndarray, asked: Mapping[str, float], population, config: LookConfig
+) -> Stage:  # fmt: skip
+    """The whole donor laid into the recipient, or a part of it where that is nearer; with the levels of `like` (n,)."""
+    limits, bands = _limits(slider, donor), slider.bands
+
+    def levels(stage: str, values: np.ndarray) -> Stage:
+        now = stage, values, slider.measured(values, asked)
+        return _nearer(slider, now, (stage, levelled(bands, values, like)), asked, population, config)
+
+    whole = levels("laid", laid(bands, donor, limits, places=places))
+    if _near(asked, whole[2], slider.spread, population, config):
+        return whole
+    values = part_laid(bands, donor, limits)
+    if values is None:
+        return whole
+    part = levels("part", values)
+    return min(whole, part, key=lambda one: _off(asked, one[2], slider.spread, population))
+
+
+def _nearer(
+    slider: Slider, now: Stage, further: tuple[str, np.ndarray], asked, population, config: LookConfig
+) -> Stage:
+    """A stage with so much of a further one's change as the look allows, where that brings the features nearer."""
+    stage, values, reached = now
+    change = further[1] - values
+    made = values + _share(slider.bands, values, change, config) * change
+    found = slider.measured(made, asked)
+    off = [_off(asked, features, slider.spread, population) for features in (found, reached)]
+    return (further[0], made, found) if off[0] < off[1] else now
 
 
 def _missed(asked, reached, spread) -> list[str]:
@@ -181,13 +212,17 @@ def _nearness(asked, reached, spread, population) -> dict[str, float]:
     return {"r": round(r, 3), "median_sd": round(_median(known, reached, spread), 3)}
 
 
-def _words(asked, reached, spread, population) -> str:
-    """How near the lent tissue's features come, before the image is changed."""
+def _words(asked, reached, spread, population, before: Mapping[str, float] | None = None) -> str:
+    """How near the lent tissue's features come, before the image is changed.
+
+    :param before: features of the tumour as it is.
+    """
     near, off = _nearness(asked, reached, spread, population), differences(asked, reached, spread)
     far = [n for n in _missed(asked, reached, spread) if abs(off[n]) > REACHED]
     text = f"the donor lends its look: its tissue's features come to within {near['median_sd']:.2g} σ in the median"
     if population is not None:
         text += f", r {near['r']:.2f}"
+        text += f" (as it is: {correlation(asked, before, spread, population):.2f})" if before else ""
     if not far:
         return text
     named = listed([f"{short(n)} {asked[n]:.4g} → {reached[n]:.4g}" for n in far], 3)
@@ -201,8 +236,9 @@ def _notes(shares, noisier: float) -> tuple[str, ...]:
     notes: list[str] = []
     if min(shares) < 0.98:
         notes.append(
-            f"features are those of the tissue that is lent ({100 * shares[0]:.0f} % of the donor's contour) and of the tumour's "
-            f"own ({100 * shares[1]:.0f} % of its mask): fat, bone or air that the contours take in were left out"
+            f"features are those of the tissue that is lent ({100 * shares[0]:.0f} % of the donor's contour) as it would be in "
+            f"the tumour's own ({100 * shares[1]:.0f} % of its mask), whose border stays: the donor's border, and fat, bone or "
+            "air that the contours take in, were left out"
         )
     if abs(np.log(noisier)) > NOISE_TOLD:
         notes.append(
@@ -217,22 +253,35 @@ def _pasted(region: Region, native: np.ndarray) -> Volume:
 
 
 def _tissue(region: Region, ct: bool) -> np.ndarray:
-    """The part of a region's native mask that is tumour."""
+    """The part of a region's native mask that is tumour: without the air at its border."""
     mask = region.native_mask
-    ring = ndimage.binary_dilation(mask, iterations=RING_VOXELS) & ~mask
-    around = region.native[ring]
-    if ct and len(around) and (around < LUNG_HU).mean() > LUNG_SHARE:
-        return _solid(region.native, mask, float(np.median(around[around < LUNG_HU])))
-    return lent_tissue(region.native, mask, region.native_spacing, False, ct)
-
-
-def _solid(values: np.ndarray, mask: np.ndarray, air: float) -> np.ndarray:
-    """The mask without the air at its border: what is less than half tumour and hangs together with the outside."""
-    core = float(np.median(values[mask][values[mask] >= np.median(values[mask])]))
-    thin = mask & (values < 0.5 * (air + core))
+    thin = _thin(region, ct)
+    if thin is None:
+        return lent_tissue(region.native, mask, region.native_spacing, False, ct)
     edge = mask & ndimage.binary_dilation(~mask)
     solid = mask & ~ndimage.binary_propagation(edge & thin, mask=thin)
     return solid if solid.sum() > 0.3 * mask.sum() else mask
+
+
+def _core(region: Region, ct: bool) -> np.ndarray:
+    """The part that a donor lends: its tissue without cavities and without the border, which its scan blurs with what is beside
+    it; all of its tissue where too little would be left."""
+    tissue, thin = _tissue(region, ct), _thin(region, ct)
+    sides = np.asarray(region.native_spacing[::-1], np.float64)
+    dense = np.pad(tissue if thin is None else tissue & ~thin, 1)
+    core = ndimage.distance_transform_edt(dense, sides / sides[1:].mean())[1:-1, 1:-1, 1:-1] >= DONOR.border
+    return core if core.sum() > LEAST_CORE * tissue.sum() else tissue
+
+
+def _thin(region: Region, ct: bool) -> np.ndarray | None:
+    """Which voxels of a native mask are air by more than half, where it lies in lung; None elsewhere."""
+    mask, values = region.native_mask, region.native
+    around = values[ndimage.binary_dilation(mask, iterations=RING_VOXELS) & ~mask]
+    if not ct or not len(around) or (around < LUNG_HU).mean() <= LUNG_SHARE:
+        return None
+    air = float(np.median(around[around < LUNG_HU]))
+    core = float(np.median(values[mask][values[mask] >= np.median(values[mask])]))
+    return mask & (values < 0.5 * (air + core))
 
 
 def _part(volume: Volume, region: Region, native: np.ndarray) -> np.ndarray:
@@ -242,11 +291,11 @@ def _part(volume: Volume, region: Region, native: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _asked(
+def _donor(
     case: Case, image: Volume, contour: np.ndarray, lent: np.ndarray, slider: Slider, tissue: np.ndarray
-) -> tuple[dict[str, float], float, Lent]:
-    """Features of the lent tissue as the recipient's scan would show it, with that scan's noise, at the recipient's size; by how
-    much noisier the donor's scan is; and that tissue.
+) -> tuple[float, Lent]:
+    """By how much noisier the donor's scan is, and the lent tissue, also as the recipient's scan would show it: with that
+    scan's noise.
 
     :param contour, lent: the donor's mask (K, J, I) as drawn, and the part that is lent. :param tissue: the recipient's.
     """
@@ -258,9 +307,7 @@ def _asked(
     bands = Bands(shown, region.native_mask, region.native_spacing)
     gain = np.clip(slider.bands.parts[0].std() / max(bands.parts[0].std(), 1e-6), *GRAIN)
     shown = bands.put(bands.own + (gain - 1) * bands.parts[0], shown)
-    found = measured(region, shown, case.settings, ("firstorder", "glcm", "glrlm", "glszm"))
-    asked = texture_of(case.population, found, image.volume_of(lent), case.volume.volume_of(tissue))
-    return asked, noisier, Lent(region.native, shown, region.native_mask, region.native_spacing)
+    return noisier, Lent(region.native, shown, region.native_mask, region.native_spacing)
 
 
 def _noise(region: Region, contour: np.ndarray, ct: bool) -> Noise:

@@ -1,9 +1,13 @@
 """What the command line says of options that are empty, at odds, or named in other words than they were asked."""
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_case import data, home, models, run, voxels  # noqa: F401
+
+from TumorSynthLib.console import as_asked
 
 
 @pytest.fixture
@@ -113,3 +117,88 @@ def test_a_repetition_asks_for_the_mask_whose_other_labels_were_left_alone(run, 
     )
     assert run("remove", data[0], both, "--label", 1, *repeat)[0] == 0
     assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
+
+
+def test_features_are_told_as_they_were_asked(run, data, tmp_path):
+    """The table once showed the variance where a deviation was asked for, and mm³ where ml were."""
+    files = ("--out", tmp_path / "a.nii", "--out-mask", tmp_path / "m.nii", "--model", "generic-ct")
+    code, out, _ = run("reshape", *data, "--set", "volume_ml=1.5", "mean_intensity=30", *files)
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert code == 0 and float(rows["volume_ml"][2]) == 1.5 and float(rows["mean_intensity"][2]) == 30
+    assert 1.2 < float(rows["volume_ml"][3]) < 1.8
+    code, out, _ = run(
+        "synthesize", *data, "--set", "intensity_sd=1.1x", "--model", "none", "--out", tmp_path / "b.nii"
+    )
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert code == 0 and float(rows["intensity_sd"][2]) == pytest.approx(
+        1.1 * float(rows["intensity_sd"][1]), rel=1e-3
+    )
+    said = "MeshVolume 1597.17 does not go together with the rest of the request: 2735.88 is used"
+    assert as_asked(said, ["volume_ml"]) == (
+        "volume_ml 1.597 does not go together with the rest of the request: 2.736 is used"
+    )
+    assert as_asked(said, ["sphericity"]) == said
+    assert (
+        as_asked("SurfaceArea is 2302 instead of 2230", ["surface_cm2"])
+        == "surface_cm2 is 23.02 instead of 22.3"
+    )
+
+
+def test_a_multiple_needs_a_tumour_and_a_known_feature(run, data, tmp_path):
+    files = ("--out", tmp_path / "a.nii", "--out-mask", tmp_path / "m.nii")
+    code, _, err = run("insert", data[0], "--at", "auto", "--set", "volume_ml=1.2x", *files)
+    assert code == 2 and err[-1].endswith(
+        "insert has no tumour whose volume_ml could be multiplied: give a number"
+    )
+    for text, said in (
+        ("volume_ml=ax", "a number, or a multiple of the tumour's own such as 0.5x"),
+        ("volum=2x", "volum"),
+    ):
+        code, _, err = run("reshape", *data, "--set", text, *files, "--model", "generic-ct")
+        assert code == 2 and said in err[-1] and not (tmp_path / "a.nii").exists()
+
+
+def test_a_priority_without_a_donor_is_said(run, data, tmp_path):
+    asked = ("--set", "mean_intensity=30", "--model", "none", "--priority", "look")
+    code, _, err = run("synthesize", *data, *asked, "--out", tmp_path / "a.nii")
+    assert code == 0 and sum("there is no donor (--donor)" in line for line in err) == 1
+
+
+def test_a_shapes_record_names_the_masks_of_its_options_and_repeats_with_their_labels(
+    run, data, tmp_path, written
+):
+    around = written("organ.nii", np.where(voxels(data[1]) > 0, 2, 5))
+    at = (
+        "--like",
+        data[0],
+        "--at",
+        *sitk.ReadImage(str(data[0])).TransformIndexToPhysicalPoint((18, 20, 10)),
+    )
+    place = (
+        *at,
+        "--inside",
+        around,
+        "--inside-label",
+        2,
+        "--set",
+        "volume_ml=0.5",
+        "--model",
+        "lung-nodule-ct",
+    )
+    code, _, err = run("shape", *place, "--nearest", "--out", tmp_path / "s.nii")
+    assert code == 0, err
+    entry = json.loads((tmp_path / "s.json").read_text())
+    assert entry["files"]["inside"] == "organ.nii" and entry["labels"] == {"inside": ["2"]}
+    again = (
+        "--like",
+        data[0],
+        "--inside",
+        around,
+        "--repeat",
+        tmp_path / "s.json",
+        "--out",
+        tmp_path / "t.nii",
+    )
+    code, _, err = run("shape", *again)
+    assert code == 0, err
+    assert np.array_equal(voxels(tmp_path / "s.nii"), voxels(tmp_path / "t.nii"))

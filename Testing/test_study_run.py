@@ -306,11 +306,17 @@ def test_the_record_of_a_job_tells_its_label(data, tmp_path):
     bundle, (image, mask) = find("generic-ct"), map(str, data[0][:2])
     model = {"model": str(bundle.folder), "model_id": bundle.id, "model_sha256": bundle.sha256}
     layout = Layout(tmp_path / "out")
-    for label, told in ((1, {"mask": ["1"]}), (None, None)):
-        job = study_case.job(edit="remove", image=image, mask=mask, label=label, name=f"l{label}", **model)
+    avoid = {"avoid": {"mask": str(data[1][1]), "label": 1}}
+    for label, told, options in ((1, {"mask": ["1"]}, {}), (None, None, {}), (None, {"avoid": ["1"]}, avoid)):
+        name = f"l{label}{len(options)}"
+        job = study_case.job(
+            edit="remove", image=image, mask=mask, label=label, name=name, options=options, **model
+        )
         row = Bench(layout).do(job)
         assert row["state"] == "done", row
-        assert json.loads(layout.paths(job)["sidecar"].read_text()).get("labels") == told
+        entry = json.loads(layout.paths(job)["sidecar"].read_text())
+        assert entry.get("labels") == told
+        assert entry["files"].get("avoid") == (Path(data[1][1]).name if options else None)
 
 
 def test_a_job_leaves_other_tumours_of_its_mask(data, tmp_path):
@@ -358,3 +364,22 @@ def test_voxels_outside_the_mask_stay(done, data):
                 for p in (image, mask, folder / "out" / json.loads(row["outputs"])["image"])
             )
             assert np.array_equal(before[inside == 0], after[inside == 0])
+
+
+def test_a_new_tumours_model_goes_by_its_organ_and_the_others(data, tmp_path, monkeypatch):
+    from TumorSynthLib import commands
+    from TumorSynthLib.study import plan
+
+    seen = []
+    monkeypatch.setattr(commands, "model_of", lambda asked, *more: seen.append(vars(asked)) or "tiny")
+    options = {"at": "auto", "inside": {"mask": "organ.nii", "label": 2}, "avoid": {"mask": "others.nii"}}
+    row = {"image": str(data[0][0])}
+    assert plan._suited(row, "insert", options, str(tmp_path)) == "tiny"
+    told = {
+        "at": "auto",
+        "inside": "organ.nii",
+        "inside_label": 2,
+        "avoid": "others.nii",
+        "avoid_label": None,
+    }
+    assert told.items() <= seen[0].items()

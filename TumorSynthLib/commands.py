@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from TumorSynthLib.console import Bar, as_json, asked_table, number, table
+from TumorSynthLib.console import Bar, as_asked, as_json, asked_table, number, table
 from TumorSynthLib.edit.edits import EDITS
 from TumorSynthLib.edit.options import IMAGES, OPTIONS, Option, of_edit, unused_text
 from TumorSynthLib.edit.told import made
@@ -308,7 +308,8 @@ def recorded(args: argparse.Namespace) -> dict[str, Any] | None:
             f"{args.repeat} records `{entry['operation']}`, not `{args.command}`: call that command"
         )
     files, labels = input_files(args), entry.get("labels", {})
-    for role, name in (("mask", "label"), ("donor_mask", "donor_label")):
+    masks = [(n, f"{n}_label") for n, row in OPTIONS.items() if row.kind == "mask"]
+    for role, name in (("mask", "label"), ("donor_mask", "donor_label"), *masks):
         same = role in files and Path(files[role]).name == entry.get("files", {}).get(role)
         if same and role in labels and not getattr(args, name, None):
             setattr(args, name, labels[role] if name == "label" else labels[role][0])
@@ -405,6 +406,7 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             raise InputError(
                 f"--set {text}: {args.command} has no tumour whose {name} could be multiplied: give a number"
             )
+    args.named = [*features, *args.multiples]
     return features, notes
 
 
@@ -486,7 +488,7 @@ def input_files(args: argparse.Namespace) -> dict[str, str]:
     """Role to file of what an edit reads."""
     donor = getattr(args, "donor", None) or [None, None]
     files = {
-        "image": args.image,
+        "image": getattr(args, "image", None),
         "mask": getattr(args, "mask", None),
         "donor_image": donor[0],
         "donor_mask": donor[1],
@@ -560,11 +562,12 @@ def tell(
         if plan.get("unused"):
             print(f"warning: {unused_text(plan['engine'], plan['unused'])}", file=sys.stderr)
         return
+    named = getattr(args, "named", ())
     for text in warnings:
         if text not in said:
-            print(f"warning: {text}", file=sys.stderr)
+            print(f"warning: {as_asked(text, named)}", file=sys.stderr)
     if result.asked:
-        print(asked_table(result))
+        print(asked_table(result, named=named))
         tell_measured(args, result)
     for name, (low, high) in (result.provenance.get("plan") or {}).get("reachable", {}).items():
         print(f"{name}: this tumour's tissue allows {number(low)} to {number(high)}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from TumorSynthLib.edit.progress import STAGES, WORDS
@@ -112,14 +113,20 @@ def as_json(value: Any) -> str:
     return json.dumps(plain(value), indent=1, ensure_ascii=True, allow_nan=False)
 
 
-def asked_table(result, rows: int = 12) -> str:
-    """Asked and reached features, those farthest off first, the difference in population deviations; of a shape in per cent."""
-    off = result.differences
+def asked_table(result, rows: int = 12, named: Iterable[str] = ()) -> str:
+    """Asked and reached features, those farthest off first, the difference in population deviations; of a shape in per cent.
+
+    :param named: as they were asked for, e.g. `volume_ml`, by whose name and unit they are then told.
+    """
+    off, told = result.differences, _told(named)
     names = sorted(off, key=lambda n: -abs(off[n]))
     lines = [
         [
-            n,
-            *(number(values.get(n)) for values in (result.before, result.asked, result.reached)),
+            told.get(n, (n, number))[0],
+            *(
+                told.get(n, (n, number))[1](values.get(n))
+                for values in (result.before, result.asked, result.reached)
+            ),
             f"{100 * (result.reached[n] / result.asked[n] - 1):+.1f} %"
             if "_shape_" in n and result.asked[n]
             else f"{off[n]:+.2f} σ",
@@ -128,3 +135,36 @@ def asked_table(result, rows: int = 12) -> str:
     ]
     text = table(["feature", "before", "asked", "reached", "difference"], lines, right=(1, 2, 3, 4))
     return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")
+
+
+def _told(named: Iterable[str]) -> dict[str, tuple[str, Callable[[float | None], str]]]:
+    """Full name of a feature to that which was asked for, and how its value is told: a deviation, not its square; ml, not mm³."""
+    from TumorSynthLib.radiomics.table import FEATURES, resolve
+
+    def shown_by(factor: float, root: bool = False) -> Callable[[float | None], str]:
+        return lambda v: number(v if v is None else max(v, 0.0) ** 0.5 if root else v / factor)
+
+    found = {}
+    for name in named:
+        full, factor = resolve(name)
+        root = FEATURES[full].short == "StandardDeviation"
+        found["original_firstorder_Variance" if root else full] = name, shown_by(factor, root)
+    return found
+
+
+def as_asked(text: str, named: Iterable[str]) -> str:
+    """A warning with a shape's volume or surface in the unit that it was asked in: ml or cm², not mm³ or mm²."""
+    for name, (short, factor) in {
+        "volume_ml": ("MeshVolume", 1000),
+        "surface_cm2": ("SurfaceArea", 100),
+    }.items():
+        if name in named:
+            value = r"(\d[\d.]*(?:e[+-]?\d+)?)"
+            told = re.compile(
+                rf"\b{short}( is | ){value}( instead of | does not go together with .*?: ){value}"
+            )
+            for found in reversed(list(told.finditer(text))):
+                verb, first, link, second = found.groups()
+                first, second = (f"{float(value) / factor:.4g}" for value in (first, second))
+                text = text[: found.start()] + f"{name}{verb}{first}{link}{second}" + text[found.end() :]
+    return text

@@ -109,8 +109,10 @@ def _write_shape(args: argparse.Namespace, paths: Mapping[str, Path], result, li
 
     with Staging(last=True) as staging:
         write_volume(result.volume, staging.file(paths["mask"]), provenance.marks(result.provenance))
-        files = {"like": args.like, "result": paths["mask"]}
-        entry = provenance.with_files(result.provenance, {k: v for k, v in files.items() if v})
+        masks = {name: value for name, value in given(args).items() if OPTIONS[name].kind == "mask"}
+        files = {"like": args.like, "result": paths["mask"], **masks}
+        named = {k: v for k, v in files.items() if v}
+        entry = provenance.with_files(result.provenance, named, taken_labels(args))
         provenance.write_sidecar(entry, staging.file(paths["sidecar"]).with_name(paths["mask"].name))
         if "report" in paths:
             from TumorSynthLib.report import ReportEdit, write_report

@@ -108,6 +108,12 @@ class Bench:
         result = replace(result, provenance={**result.provenance, "batch": batch})
         files = {"image": job.image, **({"mask": job.mask} if job.mask else {})}
         labels = {} if job.label is None else {"mask": [str(job.label)]}
+        for name, given in job.options.items():
+            if isinstance(given, Mapping) and "mask" in given:  # of an option, or a donor's
+                donor = {"donor_image": given["image"]} if "image" in given else {}
+                role = "donor_mask" if donor else name
+                files |= {**donor, role: given["mask"]}
+                labels |= {} if given.get("label") is None else {role: [str(given["label"])]}
         with Staging() as staging:
             write_edit(staging, paths, result, files, labels=labels)
         return told

@@ -50,7 +50,7 @@ def featureRows() -> list:
 
 MODELS = [
     api.ModelRow("lung-nodule-ct", "Lung nodule (CT)", "0.1.0", "lung", ("CT",), 4_800_000, "CC BY 3.0", "bundled",
-                 scores={"Texture, Pearson": 0.81}, edits=api.EDITS),
+                 scores={"Texture, Pearson": 0.81}, edits=api.EDITS, memorisation="The bank holds voxels of two tumours."),
     api.ModelRow("sarcoma", "Soft-tissue sarcoma", "0.1.0", "soft tissue", ("CT", "T1"), 5_100_000, "CC BY 3.0", "installed",
                  removable=True, edits=("measure", "remove", "retexture")),
     api.ModelRow("kidney", "Kidney tumour", "0.2.0", "kidney", ("CT",), 6_000_000, "CC BY-NC", "available"),

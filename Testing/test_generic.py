@@ -101,6 +101,21 @@ def test_info_says_what_a_bank_holds_of_patients_without_its_numbers(name):
     assert set(told) == {"what", "tumours", "data", "licence"}
 
 
+@pytest.mark.parametrize("name", [*GENERIC, "lung-nodule-ct", "soft-tissue-sarcoma"])
+def test_info_says_what_of_patients_an_edit_may_show_again(name):
+    told = info(name)
+    assert "may show one of them again" in told["memorisation"] and "may resemble it" in told["memorisation"]
+    assert "CC BY 3.0" in told["memorisation"] and len(json.dumps(told.get("shape"))) < 3000, "case numbers"
+    tumours = (
+        find(name)
+        .json.get("shape", {})
+        .get("forms", {})
+        .get("tumours", "a real tumour that a model beside it holds")
+    )
+    assert str(tumours) in told["memorisation"]
+    assert find(name).json.get("memorisation", told["memorisation"]) == told["memorisation"]
+
+
 def test_every_edit_works(case):
     name, volume, mask = case
     editor = Editor(name)

@@ -381,6 +381,7 @@ def test_models_are_described(case):
     assert case.ui.modelTree.topLevelItemCount == 3
     chooseModel(case, 0)
     assert "CC BY 3.0" in case.ui.modelDetails.text
+    assert "Of patients: The bank holds voxels of two tumours." in case.ui.modelDetails.text
     case.ui.scoresButton.click()
     assert case.ui.scoresText.plainText == "Texture, Pearson: 0.81"
     assert not case.ui.removeModelButton.enabled and "you installed" in case.ui.removeModelButton.toolTip

@@ -28,7 +28,7 @@ from TumorSynthLib.radiomics.settings import Settings
 from TumorSynthLib.radiomics.table import FEATURES, power_of
 from TumorSynthLib.suitability import level_of, scale_of
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 MOST = 60
 """Tumours of one data set in the population."""
 MAX_BYTES = 500_000
@@ -41,13 +41,9 @@ CAN = (
     "shrink and reshape; insert a tumour of the bank or of a donor; series"
 )
 CANNOT = (
-    "It has no network: no texture is drawn anew (strength 1, engine bridge, samples), and masks that are drawn from shape "
-    "features alone are smooth. Its population pools tumours of several organs: percentiles say where a tumour lies among "
-    "those, not among tumours of its own organ. A model of the organ is better where there is one."
-)
-MEMORISATION = (
-    "The bank holds voxels of real tumours of training patients, 8 bit and cut out of their scans; insertions show them "
-    "again. The population holds features of tumours by the data sets' public case numbers. Nothing was trained."
+    "It has no network: no texture is drawn anew (strength 1, engine bridge, samples). New shapes are grown from those of "
+    "nodules and sarcomas, whatever the organ. Its population pools tumours of several organs: percentiles say where a tumour "
+    "lies among those, not among tumours of its own organ. A model of the organ is better where there is one."
 )
 
 
@@ -150,7 +146,7 @@ def card(model: Generic, patients: int) -> dict:
             "data": "; ".join(s.name for s in model.sources), "licence": ", ".join(sorted({s.licence for s in model.sources})),
             "source": "; ".join(dict.fromkeys(s.cite for s in model.sources)), "patients": patients,
         },
-        "licence": "CC BY 4.0", "can": CAN, "cannot": CANNOT, "memorisation": MEMORISATION,
+        "licence": "CC BY 4.0", "can": CAN, "cannot": CANNOT,
     }  # fmt: skip
 
 

@@ -9,11 +9,12 @@ user asked for.
 """
 
 from .bundle import ANY, Bundle, load_bundle, verify_folder
+from .card import memorisation
 from .catalogue import RELEASE_URL, Catalogue, Entry, load_catalogue
 from .folders import bundled_folder, user_folder
 from .installation import InstallPlan, install, plan_install, remove
 from .params import pyradiomics_params
-from .store import Installed, Listing, find, info, installed, list_models, verify
+from .store import Installed, Listing, find, info, installed, list_models, that_come_along, verify
 
 __all__ = [
     "ANY",
@@ -32,9 +33,11 @@ __all__ = [
     "list_models",
     "load_bundle",
     "load_catalogue",
+    "memorisation",
     "plan_install",
     "pyradiomics_params",
     "remove",
+    "that_come_along",
     "user_folder",
     "verify",
     "verify_folder",

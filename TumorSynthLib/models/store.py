@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ModelError
 from .bundle import Bundle, load_bundle, verify_folder
+from .card import memorisation
 from .catalogue import Catalogue, Entry, load_catalogue
 from .folders import NoHomeFolder, bundled_folder, user_folder
 from .names import MANIFEST, is_id
@@ -77,6 +78,16 @@ def find(model: str | os.PathLike[str]) -> Bundle:
     raise ModelError(f"there is no model {text!r}; {_what_there_is(text)}")
 
 
+def that_come_along() -> list[Bundle]:
+    """The bundled models, by id, whatever the user installed besides.
+
+    :raises ModelError: one is damaged.
+    """
+    root = bundled_folder()
+    folders = sorted(root.iterdir()) if root is not None else []
+    return [load_bundle(f) for f in folders if is_id(f.name) and (f / MANIFEST).is_file()]
+
+
 def installed() -> list[Installed]:
     """All models on this machine, damaged ones too, by id."""
     return sorted(
@@ -129,8 +140,8 @@ def list_models(catalogue: Catalogue | None = None) -> Listing:
 
 
 def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
-    """All that is known of a model, for display: the manifest without the numbers of population and bank, or its
-    catalogue entry.
+    """All that is known of a model, for display: the manifest without the numbers of population, bank and shapes, and
+    what it holds of patients; or its catalogue entry.
 
     :raises ModelError: if it is neither on this machine nor in the catalogue, or damaged.
     """
@@ -144,6 +155,9 @@ def info(model: str, catalogue: Catalogue | None = None) -> dict[str, Any]:
             raise
         return {"status": "available", **asdict(entry)}
     shown = {key: value for key, value in bundle.json.items() if key not in ("population", "bank")}
+    shown["memorisation"] = memorisation(bundle.json)
+    if bundle.json.get("shape"):
+        shown["shape"] = _without_cases(bundle.json["shape"])
     if bundle.json.get("bank"):
         shown["bank"] = _lenders(bundle.json["bank"]["tumours"])
     population = {
@@ -171,6 +185,13 @@ def _lenders(tumours: list[dict[str, Any]]) -> dict[str, Any]:
         "data": sorted({str(tumour.get("data")) for tumour in tumours}),
         "licence": sorted({str(tumour.get("licence")) for tumour in tumours}),
     }
+
+
+def _without_cases(shape: dict[str, Any]) -> dict[str, Any]:
+    """The shape part without the hundreds of case numbers of its population and forms."""
+    forms = shape.get("forms")
+    short = {"forms": {k: v for k, v in forms.items() if k != "cases"}} if isinstance(forms, dict) else {}
+    return {**shape, "population": _counts(shape["population"]), **short}
 
 
 def _counts(entry: dict[str, Any]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle, licence_text, verify_folder
+from .card import memorisation
 from .manifest import check_manifest
 from .names import MANIFEST, check_file_name, is_note
 
@@ -19,7 +20,7 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # fixed, so that the same bundle gives the sa
 def write_bundle(folder: str | Path, manifest: dict[str, Any], files: dict[str, dict[str, Any]]) -> Bundle:
     """Write a bundle folder; ``bundle.json`` comes last, so that an interrupted writing is no bundle.
 
-    :param manifest: all keys of ``bundle.json`` but ``files`` (and ``format``), which are filled in.
+    :param manifest: all keys of ``bundle.json`` but ``files``, ``memorisation`` (and ``format``), which are filled in.
     :param files: file name → tensors by name, all numpy arrays or all torch tensors.
     :raises ModelError: if the manifest is incomplete, naming the key.
     """
@@ -30,8 +31,9 @@ def write_bundle(folder: str | Path, manifest: dict[str, Any], files: dict[str, 
         data = _serialize(tensors)
         _write(folder / check_file_name(name, "the new bundle"), data)
         listed[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    manifest = {"format": 1, **manifest, "files": listed}
+    manifest = {"format": 1, **manifest, "memorisation": "", "files": listed}
     check_manifest(manifest, f"the new {MANIFEST}")
+    manifest["memorisation"] = memorisation(manifest)
     _write(
         folder / MANIFEST,
         (json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),

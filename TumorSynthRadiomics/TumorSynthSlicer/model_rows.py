@@ -31,13 +31,14 @@ def modelRows() -> list[ModelRow]:
 
 def _row(entry: dict) -> ModelRow:
     scores: dict = {}
-    error, network = "", True
+    error, memorisation, network = "", "", True
     edits: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     if entry["status"] in ("bundled", "installed"):
         bundle = models.find(entry["id"])
         scores, edits = bundle.json.get("scores") or {}, editsOf(bundle)
         parts, network = regions.namesOf(bundle), draws(bundle)
+        memorisation = models.memorisation(bundle.json)
     elif entry["status"] == "damaged":
         error = next((text for name, text in models.verify() if name == entry["id"]), "")
     return ModelRow(
@@ -56,6 +57,7 @@ def _row(entry: dict) -> ModelRow:
         edits=edits,
         regions=parts,
         network=network,
+        memorisation=memorisation,
     )
 
 

@@ -131,6 +131,8 @@ class ModelsSection:
             )
         if row.licence:
             lines.append(_("Licence: {licence}").format(licence=row.licence))
+        if row.memorisation:
+            lines.append(_("Of patients: {text}").format(text=row.memorisation))
         return "\n".join(lines)
 
     def _onRemove(self) -> None:

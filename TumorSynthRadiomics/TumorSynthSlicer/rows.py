@@ -30,7 +30,7 @@ class ModelRow:
     :param bytes: size on disk. :param scores: as measured by the model's makers, name to number or text.
     :param update: the newer version that can be installed, or empty. :param removable: the user installed it.
     :param edits: which of `EDITS` the model can do. :param regions: which it paints one at a time; empty where it has one.
-    :param network: it has one, which draws textures.
+    :param network: it has one, which draws textures. :param memorisation: what it holds of patients, in sentences.
     """
 
     id: str
@@ -48,6 +48,7 @@ class ModelRow:
     edits: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     network: bool = True
+    memorisation: str = ""
 
 
 @dataclass(frozen=True)

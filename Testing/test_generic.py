@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from TumorSynthLib import shaping
 from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.edit.choose import suited
 from TumorSynthLib.editor import Editor, EditRequest
@@ -114,6 +115,26 @@ def test_info_says_what_of_patients_an_edit_may_show_again(name):
     )
     assert str(tumours) in told["memorisation"]
     assert find(name).json.get("memorisation", told["memorisation"]) == told["memorisation"]
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_new_shapes_are_grown_from_real_forms_with_sizes_of_the_own_population(name, monkeypatch):
+    """Without the models that lend them it still draws."""
+    shaper = shaping.Shaper(find(name), "cpu")
+    assert len(shaper.model.forms.masks) > 200
+    starts = [shaper.model._start(None, seed)[1].features[PREFIX + "MeshVolume"] for seed in range(12)]
+    low, high = shaper.model.population.quantiles(PREFIX + "MeshVolume", (5, 95))
+    assert np.mean([low <= v <= high for v in starts]) > 0.7 and len({round(v) for v in starts}) == 12
+    drawn = shaper.model.draw({"volume_ml": 5.0, "sphericity": 0.7}, (1.0, 1.0, 1.0), 1)
+    assert drawn.reached[PREFIX + "MeshVolume"] == pytest.approx(5000, rel=0.005)
+    assert drawn.reached[PREFIX + "Sphericity"] == pytest.approx(0.7, abs=0.01)
+    assert shaper.model._start({"volume_ml": 5.0}, 1)[1].aims == (PREFIX + "MeshVolume",)
+    monkeypatch.setattr(shaping, "that_come_along", list)
+    alone = shaping.Shaper(find(name), "cpu").model
+    assert alone.forms is None
+    assert alone.draw({"volume_ml": 5.0}, (2.0,) * 3, 1).reached[PREFIX + "MeshVolume"] == pytest.approx(
+        5000, rel=0.01
+    )
 
 
 def test_every_edit_works(case):

@@ -6,6 +6,7 @@ from scipy import ndimage
 from tiny_bundle import tiny_bundle
 
 from TumorSynthLib.errors import InputError, ModelError
+from TumorSynthLib.models import find
 from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape as shape_features
@@ -14,6 +15,7 @@ from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of
 from TumorSynthLib.shape.field import grid, outline, unstrung
 from TumorSynthLib.shape.forms import Forms, bent
 from TumorSynthLib.shape.nested import core_of
+from TumorSynthLib.shape.solver import draw
 from TumorSynthLib.shape.surface import Slopes
 
 SPACING = (1.0, 1.0, 1.5)
@@ -275,6 +277,20 @@ def test_a_form_is_bent_and_keeps_what_was_not_asked(grown):
     other = bent(form.values, np.random.default_rng(1)) > 0
     share = 2 * (other & (form.values > 0)).sum() / (other.sum() + (form.values > 0).sum())
     assert 0.5 < share < 0.97 and ndimage.label(other)[1] <= 2
+
+
+def test_a_form_keeps_the_fine_relief_of_its_tumour():
+    """A ball of two voxels takes as much off it as off the tumour's own mask."""
+    forms = ShapeModel.from_bundle(find("lung-nodule-ct")).forms
+    ball = np.sum((np.indices((5, 5, 5)) - 2) ** 2, 0) <= 4
+
+    def opened(mask):
+        mask = np.pad(mask, 4)
+        return 1 - ndimage.binary_opening(mask, ball).sum() / mask.sum()
+
+    some = range(0, len(forms.masks), 30)
+    drawn = [draw(forms.form(i, np.random.default_rng(i))[0], (forms.edges[i],) * 3).mask for i in some]
+    assert np.median([opened(m) for m in drawn]) > np.median([opened(forms.masks[i]) for i in some])
 
 
 def test_a_form_reaches_what_is_asked(grown):

@@ -37,6 +37,7 @@ from prepare_shapes import masks
 from TumorSynthLib.models import find, load_bundle
 from TumorSynthLib.shape import ShapeModel
 from TumorSynthLib.shape.coordinates import NAMES, PREFIX, short
+from TumorSynthLib.shaping import Shaper
 
 VOLUME, SPHERICITY = PREFIX + "MeshVolume", PREFIX + "Sphericity"
 LEVELS = (10, 30, 50, 70, 90)  # percentiles of the population along each side of the grid
@@ -445,7 +446,8 @@ def measured(a, model: ShapeModel, cases: list) -> tuple[dict, list[dict], list]
 def main(arguments: list[str] | None = None) -> None:
     a = parse(arguments)
     bundle = load_bundle(Path(a.model)) if Path(a.model).is_dir() else find(a.model)
-    model, cases = ShapeModel.from_bundle(bundle, grown=not a.network), list(masks(a.shapes))
+    model = ShapeModel.from_bundle(bundle, grown=False) if a.network else Shaper(bundle, "auto").model
+    cases = list(masks(a.shapes))
     if a.quick:
         cases = cases[:: max(1, len(cases) // QUICK_CASES)][:QUICK_CASES]
     given = "".join(

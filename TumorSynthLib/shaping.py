@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models import ANY, Bundle
+from TumorSynthLib.models import ANY, Bundle, that_come_along
 from TumorSynthLib.placement import Part
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape
@@ -71,6 +71,8 @@ class Shaper:
             if population is None:
                 with needing_torch("making a shape"):
                     self._model = ShapeModel.from_bundle(self.bundle, self.device)
+            elif self.bundle.organ == ANY:
+                self._model = ShapeModel.borrowing(population, that_come_along())
             else:
                 self._model = ShapeModel(population)
         return self._model

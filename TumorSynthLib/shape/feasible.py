@@ -126,8 +126,7 @@ def keep(asked: Mapping[str, float], own: np.ndarray) -> Target:
 
     Its size follows if a feature that has a size is asked for, and stays otherwise.
     """
-    weights, _ = rows(list(asked))
-    resized = bool(np.any(np.abs(weights @ SCALE) > 1e-9)) if asked else False
+    resized = sized(asked)
     covariance = STEADY_FORM**2 * np.eye(len(own))
     if resized:
         covariance = covariance + LOOSE_SCALE * np.outer(SCALE, SCALE) / 9
@@ -138,6 +137,11 @@ def keep(asked: Mapping[str, float], own: np.ndarray) -> Target:
         target.leeway[[V, W]] = STEADY_SIZE
         target = replace(target, aims=(*target.aims, PREFIX + "MeshVolume"))
     return target
+
+
+def sized(asked: Mapping[str, float]) -> bool:
+    """Whether a request tells how large the tumour is, and not its form alone."""
+    return bool(np.any(np.abs(rows(list(asked))[0] @ SCALE) > 1e-9))
 
 
 def _observe(mean, covariance, weights, goal, noise):

@@ -14,6 +14,7 @@ from .surface import around, surface_nets
 
 EXTENT = 0.8  # half the largest width of a new field's tumour, in u
 ROOM = 0.86  # half the width from which a field gets more room around
+SMOOTH = 0.7  # voxels by which a mask's steps are smoothed
 NECKS = (1, 2)  # cells on either side of a thread's middle
 BODY = 0.8  # of what is left beside the necks: the part of a tumour without which the others would be lobes
 BAND = 3.0  # half-cells beside the surface within which a field is interpolated smoothly
@@ -146,11 +147,17 @@ def gradient(values: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def from_mask(
-    mask: np.ndarray, spacing: tuple[float, float, float], n: int = 48
+    mask: np.ndarray,
+    spacing: tuple[float, float, float],
+    n: int = 48,
+    smooth: float = SMOOTH,
+    order: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Field (n, n, n) and matrix (3, 3) of an existing tumour: (D, H, W) bool on a grid of `spacing` (x, y, z) mm.
 
-    The mask's stair steps are smoothed by about 0.7 voxels. The origin of u is the mask's centre of mass.
+    The mask's stair steps are smoothed by about so many voxels. The origin of u is the mask's centre of mass.
+
+    :param order: of the interpolation; with 3 the field keeps the finest relief.
     """
     from scipy import ndimage
 
@@ -160,13 +167,13 @@ def from_mask(
     inner = ndimage.distance_transform_edt(padded, steps)
     outer = ndimage.distance_transform_edt(~padded, steps)
     distance = np.where(padded, inner - steps.min() / 2, steps.min() / 2 - outer)
-    distance = ndimage.gaussian_filter(distance, 0.7 * steps.min() / steps)
+    distance = ndimage.gaussian_filter(distance, smooth * steps.min() / steps)
     points = np.argwhere(padded) * steps
     centre = points.mean(0)
     reach = np.abs(points - centre).max() + steps.min()
     scale = reach / EXTENT
     index = np.moveaxis((grid(n) * scale + centre) / steps, -1, 0)
-    values = ndimage.map_coordinates(distance, index, order=1, mode="nearest")
+    values = ndimage.map_coordinates(distance, index, order=order, mode="nearest")
     beyond = np.maximum(0, np.maximum(-index, index - np.array(padded.shape).reshape(3, 1, 1, 1) + 1))
     values = values - np.sqrt((beyond**2 * steps.reshape(3, 1, 1, 1) ** 2).sum(0))
     return closed(values / scale), np.eye(3) * scale

@@ -9,11 +9,13 @@ import numpy as np
 
 from ..errors import ModelError
 from .coordinates import SCALE, V, rows
-from .field import Waves, closed, from_mask, grid
+from .field import EXTENT, Waves, closed, from_mask, grid
 from .solver import Form, draw, sharpened
 
-CELLS = 48
-"""Along each side of a form's field."""
+CELLS, MOST_CELLS = 48, 64
+"""Along each side of a form's field: as many as its mask has voxels, within these bounds."""
+SMOOTH = 0.5
+"""Voxels by which a form's steps are smoothed; with the 0.7 of `field.SMOOTH` forms lose half of their fine relief."""
 LARGEST_CELLS = 64
 """Along a side of a stored mask."""
 TILT = 0.15
@@ -64,6 +66,12 @@ class Forms:
             ) from None
         return cls(masks, edges.astype(float), table[rows_])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Forms]) -> Forms:
+        """The forms of several models."""
+        masks = tuple(mask for part in parts for mask in part.masks)
+        return cls(masks, *(np.concatenate([getattr(p, n) for p in parts]) for n in ("edges", "logs")))
+
     @staticmethod
     def packed(masks: Sequence[np.ndarray], edges: Sequence[float], rows_: Sequence[int]) -> dict:
         """The tensors of `of`; each mask in its tight box."""
@@ -94,8 +102,9 @@ class Forms:
 
     def form(self, index: int, rng: np.random.Generator) -> tuple[Form, np.ndarray]:
         """A form turned, mirrored and bent, and its base logarithms (10,)."""
-        edge = float(self.edges[index])
-        values, matrix = from_mask(self.masks[index], (edge,) * 3, CELLS)
+        mask, edge = self.masks[index], float(self.edges[index])
+        cells = int(np.clip(max(mask.shape) / EXTENT, CELLS, MOST_CELLS))
+        values, matrix = from_mask(mask, (edge,) * 3, cells, SMOOTH, order=3)
         plain = sharpened(Form(values, matrix, beads=True), self.logs[index], (edge,) * 3)
         other = Form(bent(plain.values, rng), turn(rng) @ matrix, beads=True)
         change = _measured(other) - _measured(plain)
@@ -125,7 +134,7 @@ def bent(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         waves = Waves.draw(rng, 12, 2.0, 4.5, 1.0, 1.0)
         push = waves.on_grid(rng.normal(size=12) * waves.heights, n)
         index[k] += push * (BENT * (n - 1) / 2 / max(float(push.std()), 1e-9))
-    return closed(ndimage.map_coordinates(values, index, order=1, mode="nearest"))
+    return closed(ndimage.map_coordinates(values, index, order=3, mode="nearest"))
 
 
 def _measured(form: Form) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -61,9 +61,10 @@ class ShapeModel:
     :param population: shape features of the training tumours (all 17).
     :param network: what gives a form for features and a seed (`network.FormGenerator`); without it a super-ellipsoid with bumps.
     :param forms: of real tumours, from which shapes are grown instead.
+    :param lent: the forms are of other tumours than the population's, whose sizes are drawn.
     """
 
-    def __init__(self, population: Population, network=None, forms: Forms | None = None):
+    def __init__(self, population: Population, network=None, forms: Forms | None = None, lent: bool = False):
         missing = [short(n) for n in NAMES if n not in population.names]
         if missing:
             raise ModelError(
@@ -72,6 +73,7 @@ class ShapeModel:
         self.population = population
         self.network = network
         self.forms = forms
+        self.lent = lent
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, device: str = "auto", grown: bool = True) -> ShapeModel:
@@ -109,6 +111,13 @@ class ShapeModel:
         if grown:
             model.forms = Forms.of(bundle.tensors(FORMS, "numpy"), model._table)
         return model
+
+    @classmethod
+    def borrowing(cls, population: Population, lenders: Iterable[Bundle]) -> ShapeModel:
+        """A model without forms of its own, whose shapes are grown from those of other models; of bumps where these have none."""
+        models = [cls.from_bundle(b) for b in lenders if FORMS in b.json["files"]]
+        forms = [m.forms for m in models if m.forms is not None]
+        return cls(population, forms=Forms.joined(forms) if forms else None, lent=True)
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -191,7 +200,13 @@ class ShapeModel:
         asked, (mean, covariance) = feasible.request(features), self._gauss
         if self.forms is not None:
             rng = np.random.default_rng([seed, 5])
-            form, own = self.forms.form(self.forms.chosen(asked, np.sqrt(np.diag(covariance)), rng), rng)
+            near = asked
+            if self.lent and not feasible.sized(asked):
+                drawn = feasible.complete(asked, mean, covariance, np.random.default_rng([seed, 2]))
+                near = asked | {PREFIX + "MeshVolume": float(np.exp(drawn.logs[V]))}
+            form, own = self.forms.form(self.forms.chosen(near, np.sqrt(np.diag(covariance)), rng), rng)
+            if near is not asked:
+                own = own + SCALE / 3 * (drawn.logs[V] - own[V])
             target = feasible.complete(asked, own, covariance)
             return form, solver.settled(form, target, own, spacing or _edges(target, PREVIEW_VOXELS))
         target = feasible.complete(asked, mean, covariance, np.random.default_rng([seed, 2]))

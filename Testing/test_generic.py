@@ -124,7 +124,9 @@ def test_new_shapes_are_grown_from_real_forms_with_sizes_of_the_own_population(n
     assert len(shaper.model.forms.masks) > 200
     starts = [shaper.model._start(None, seed)[1].features[PREFIX + "MeshVolume"] for seed in range(12)]
     low, high = shaper.model.population.quantiles(PREFIX + "MeshVolume", (5, 95))
-    assert np.mean([low <= v <= high for v in starts]) > 0.7 and len({round(v) for v in starts}) == 12
+    assert all(0.9 * low <= v <= 1.1 * high for v in starts) and len({round(v) for v in starts}) > 8
+    round_ = shaper.model._start({PREFIX + "Sphericity": 0.95}, 1)[1].features[PREFIX + "MeshVolume"]
+    assert 0.9 * low <= round_, "rounder tumours are smaller, but not smaller than they are found"
     drawn = shaper.model.draw({"volume_ml": 5.0, "sphericity": 0.7}, (1.0, 1.0, 1.0), 1)
     assert drawn.reached[PREFIX + "MeshVolume"] == pytest.approx(5000, rel=0.005)
     assert drawn.reached[PREFIX + "Sphericity"] == pytest.approx(0.7, abs=0.01)

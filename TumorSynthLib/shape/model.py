@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FILE = "shape.safetensors"
 TENSOR = "population"
+VOLUME = PREFIX + "MeshVolume"
 MAX_VOXELS = 64_000_000  # of a tumour
 MIN_VOXELS = 20
 FAR = 0.03  # relative difference from which an asked feature that was not reached is worth a warning
@@ -200,19 +201,24 @@ class ShapeModel:
         asked, (mean, covariance) = feasible.request(features), self._gauss
         if self.forms is not None:
             rng = np.random.default_rng([seed, 5])
-            near = asked
+            near = dict(asked)
             if self.lent and not feasible.sized(asked):
-                drawn = feasible.complete(asked, mean, covariance, np.random.default_rng([seed, 2]))
-                near = asked | {PREFIX + "MeshVolume": float(np.exp(drawn.logs[V]))}
+                near[VOLUME] = self._size(asked, seed)
             form, own = self.forms.form(self.forms.chosen(near, np.sqrt(np.diag(covariance)), rng), rng)
-            if near is not asked:
-                own = own + SCALE / 3 * (drawn.logs[V] - own[V])
             target = feasible.complete(asked, own, covariance)
+            if near.keys() != asked.keys():  # the same form, of that size
+                step = np.log(near[VOLUME]) - target.logs[V]
+                target = replace(target, logs=target.logs + SCALE / 3 * step)
             return form, solver.settled(form, target, own, spacing or _edges(target, PREVIEW_VOXELS))
         target = feasible.complete(asked, mean, covariance, np.random.default_rng([seed, 2]))
         if self.network is None:
             return analytic(target.logs, seed), target
         return self.network.form(target.logs, seed), target
+
+    def _size(self, asked: Mapping[str, float], seed: int) -> float:
+        """A volume (mm³) that a tumour of the population with the asked features, which tell none, may have."""
+        drawn = feasible.complete(asked, *self._gauss, np.random.default_rng([seed, 2]))
+        return float(np.clip(np.exp(drawn.logs[V]), *self.population.quantiles(VOLUME, (5, 95))))
 
 
 def _edges(target: feasible.Target, voxels: int) -> tuple[float, float, float]:

@@ -305,7 +305,7 @@ def test_a_form_reaches_what_is_asked(grown):
 def test_forms_near_a_request_are_taken(grown):
     """All features of one of the forms lead to it, at any size; a size alone to several."""
     model, _ = grown
-    spread = np.sqrt(np.diag(model._gauss[1]))
+    spread = model._gauss[1]
     own = features_of(model.forms.logs[2])
     form = {n: own[n] for n in own if n.endswith(("Elongation", "Flatness", "Sphericity"))}
     draws = [model.forms.chosen(form, spread, np.random.default_rng(k)) for k in range(40)]

@@ -24,6 +24,8 @@ BENT = 0.05
 """Root mean square of the displacement by which a form is bent, in half sides of its cube; its waves are long."""
 NEAR = 0.35
 """Standard deviations of the population, over which forms near a request are as good as the nearest."""
+LEAST = 0.03
+"""Standard deviation of a feature's logarithm, at least, by which forms are told apart."""
 MEASURED_VOXELS = 6000
 """Of a form, when what bending did to its features is measured."""
 
@@ -81,10 +83,10 @@ class Forms:
             "row": np.array(rows_, np.int32),
         }  # fmt: skip
 
-    def chosen(self, asked: Mapping[str, float], spread: np.ndarray, rng: np.random.Generator) -> int:
+    def chosen(self, asked: Mapping[str, float], covariance: np.ndarray, rng: np.random.Generator) -> int:
         """One of the forms nearest to a request, by chance.
 
-        :param spread: (10,) standard deviations of the population's base logarithms.
+        :param covariance: (10, 10) of the population's base logarithms.
         """
         off = np.zeros(len(self.logs))
         if asked:
@@ -95,8 +97,10 @@ class Forms:
             if sized.any():  # another size is a step of its own, the rest is told on the scaled form
                 step = gap @ sized / (sized @ sized)
                 gap = gap - step[:, None] * sized
-                off += (step / spread[V]) ** 2
-            off += ((gap / np.maximum(np.abs(weights) @ spread, 1e-6)) ** 2).sum(1)
+                off += step**2 / covariance[V, V]
+            weights = weights - sized[:, None] * np.eye(len(SCALE))[V]
+            spread = np.sqrt(np.einsum("fi,ij,fj->f", weights, covariance, weights))
+            off += ((gap / np.maximum(spread, LEAST)) ** 2).sum(1)
         chance = np.exp(-(off - off.min()) / (2 * NEAR**2))
         return int(rng.choice(len(chance), p=chance / chance.sum()))
 

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 FILE = "shape.safetensors"
 TENSOR = "population"
 VOLUME = PREFIX + "MeshVolume"
+USUAL = {
+    VOLUME: (5, 95),
+    PREFIX + "Sphericity": (50, 95),
+    PREFIX + "Elongation": (5, 95),
+    PREFIX + "Flatness": (5, 95),
+}
+"""Percentiles of the population between which a form of another organ's tumour is to be; thick slices lower its sphericities."""
 MAX_VOXELS = 64_000_000  # of a tumour
 MIN_VOXELS = 20
 FAR = 0.03  # relative difference from which an asked feature that was not reached is worth a warning
@@ -201,12 +208,10 @@ class ShapeModel:
         asked, (mean, covariance) = feasible.request(features), self._gauss
         if self.forms is not None:
             rng = np.random.default_rng([seed, 5])
-            near = dict(asked)
-            if self.lent and not feasible.sized(asked):
-                near[VOLUME] = self._size(asked, seed)
-            form, own = self.forms.form(self.forms.chosen(near, np.sqrt(np.diag(covariance)), rng), rng)
+            near = self._typical(asked, seed) if self.lent else asked
+            form, own = self.forms.form(self.forms.chosen(near, covariance, rng), rng)
             target = feasible.complete(asked, own, covariance)
-            if near.keys() != asked.keys():  # the same form, of that size
+            if self.lent and not feasible.sized(asked):  # the same form, of a size that such tumours have
                 step = np.log(near[VOLUME]) - target.logs[V]
                 target = replace(target, logs=target.logs + SCALE / 3 * step)
             return form, solver.settled(form, target, own, spacing or _edges(target, PREVIEW_VOXELS))
@@ -215,10 +220,15 @@ class ShapeModel:
             return analytic(target.logs, seed), target
         return self.network.form(target.logs, seed), target
 
-    def _size(self, asked: Mapping[str, float], seed: int) -> float:
-        """A volume (mm³) that a tumour of the population with the asked features, which tell none, may have."""
-        drawn = feasible.complete(asked, *self._gauss, np.random.default_rng([seed, 2]))
-        return float(np.clip(np.exp(drawn.logs[V]), *self.population.quantiles(VOLUME, (5, 95))))
+    def _typical(self, asked: Mapping[str, float], seed: int) -> dict[str, float]:
+        """A request with the size and form that a usual tumour of the population may have besides."""
+        drawn = feasible.complete(asked, *self._gauss, np.random.default_rng([seed, 2])).features
+        usual = {}
+        for name, between in USUAL.items():
+            if name != VOLUME or not feasible.sized(asked):
+                low, high = self.population.quantiles(name, between)
+                usual[name] = min(max(drawn[name], low), high)
+        return usual | dict(asked)
 
 
 def _edges(target: feasible.Target, voxels: int) -> tuple[float, float, float]:

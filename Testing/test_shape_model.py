@@ -11,7 +11,7 @@ from TumorSynthLib.models.write import write_bundle
 from TumorSynthLib.radiomics.population import Population
 from TumorSynthLib.radiomics.shape_features import shape as shape_features
 from TumorSynthLib.shape import ShapeModel
-from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, features_of, logs
+from TumorSynthLib.shape.coordinates import FEATURES, NAMES, PREFIX, SCALE, features_of, logs
 from TumorSynthLib.shape.field import grid, outline, unstrung
 from TumorSynthLib.shape.forms import Forms, bent
 from TumorSynthLib.shape.nested import core_of
@@ -310,6 +310,8 @@ def test_forms_near_a_request_are_taken(grown):
     form = {n: own[n] for n in own if n.endswith(("Elongation", "Flatness", "Sphericity"))}
     draws = [model.forms.chosen(form, spread, np.random.default_rng(k)) for k in range(40)]
     assert np.bincount(draws, minlength=6).argmax() == 2
+    sizes = spread + 4 * np.outer(SCALE, SCALE) / 9  # of tumours as small as nodules and as large as sarcomas
+    assert draws == [model.forms.chosen(form, sizes, np.random.default_rng(k)) for k in range(40)]
     some = {model.forms.chosen({}, spread, np.random.default_rng(k)) for k in range(60)}
     assert some == set(range(6))
 

@@ -10,7 +10,7 @@ from TumorSynthLib.texture.exemplar.bands import BandConfig, Filter
 from TumorSynthLib.texture.exemplar.carry import Source, contact_of, moved, on_wall, reshaped
 from TumorSynthLib.texture.exemplar.graft import grafted, resampled
 from TumorSynthLib.texture.exemplar.matte import composed, depth_of, ramp
-from TumorSynthLib.texture.exemplar.place import detached, laid_over, wall_of
+from TumorSynthLib.texture.exemplar.place import detached, in_soft_tissue, laid_over, wall_of
 from TumorSynthLib.texture.exemplar.removal import remove
 from TumorSynthLib.texture.exemplar.room import filled_up
 from TumorSynthLib.texture.exemplar.scan import blur_mm, grain_of, without_grain
@@ -250,6 +250,18 @@ def test_what_bone_takes_of_a_new_tumour_its_free_surface_gives():
     assert not (filled_up(image, mask, SPACING, False, True, free) & ~free & ~mask).any()
     image[:, :, 26:] = 800
     assert (filled_up(image, mask, SPACING, False, True) == mask).all()  # hardly any of it would be left
+
+
+def test_marrow_is_bone_where_its_cortex_fades_and_where_the_image_cuts_it():
+    k, j, i = np.indices((15, 60, 60))
+    image = np.full(k.shape, 280, np.float32)
+    for centre in (30, 57):
+        far = np.hypot(j - centre, i - 30)
+        image[far < 10], image[far < 6] = 30, 900
+    image[6:9, 18:42, 34:40] = 280  # the ring is open in three slices
+    image[:, :, :4] = 1000
+    may = in_soft_tissue(image, (3.3, 1.0, 1.0), False, 1000.0)
+    assert may[:, 30, 30].max() == 0 and may[:, 58, 30].max() == 0 and may[:, 12, 12].min() == 1
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (2.0, 0.8, 0.8)])

@@ -40,8 +40,9 @@ DENSE_HU = -600.0
 """Vessels beside a tumour in the lung are brighter."""
 RIB_HU = 200.0
 """What is brighter beside a tumour in the lung than it and this is a rib; vessels and its own bright voxels are not."""
-BONE_HU, MARROW_MM2 = 180.0, 1000.0
-"""Bone above it in a CT; what it encloses in a slice is marrow up to this area, and brain or bowel above it."""
+BONE_HU, MARROW_MM2, THROUGH_MM = 180.0, 1000.0, 20.0
+"""Bone above it in a CT; what it encloses in a slice is marrow up to this area, and brain or bowel above it; in MR so far along
+the slices' axis bone may go on unseen."""
 CUT, CUT_BLUR = (0.58, -0.25), 0.55
 """Voxels in plane: to each side of a contour that was cut from the wall over which opacity goes, so many times the width of the
 tumour's other borders (`_width`) and a bit less; and its Gaussian. So it is as soft as they are."""
@@ -90,7 +91,7 @@ def in_soft_tissue(background: np.ndarray, spacing, is_ct: bool, bright: float) 
     """(D, H, W) 0 to 1, neither outside the body nor in bone: a tumour abuts on it. MR's cortical bone is as dark as air."""
     if not is_ct:
         level = blur(background, sigma_of(0.7, spacing)) / bright
-        dark = _with_marrow(_larger(level < DARK_SHARE, SPOT_MM2, spacing), spacing)
+        dark = _through(_with_marrow(_larger(level < DARK_SHARE, SPOT_MM2, spacing), spacing), spacing)
         return ramp(distance_mm(dark, spacing) / spacing[1], 1.0, 4.0)
     level = blur(background, sigma_of(1.0, spacing))
     may = ramp(distance_mm(level < BODY_HU, spacing) / spacing[1], 1.0, 4.0)
@@ -112,9 +113,26 @@ def bone_of(level: np.ndarray, spacing) -> np.ndarray:
 
 
 def _with_marrow(bone: np.ndarray, spacing) -> np.ndarray:
-    """Bone with the small holes that it has in a slice."""
-    holes = ndimage.binary_fill_holes(bone, IN_PLANE) & ~bone
-    return bone | holes & ~_larger(holes, MARROW_MM2, spacing)
+    """Bone with the small holes that it has in a slice, also where the image's end cuts the bone open."""
+    whole = bone.copy()
+    for side in ((), (1, 0), (1, 1), (2, 0), (2, 1)):  # an end of the image closes a bone that it cuts
+        pads = [(int(side == (axis, 0)), int(side == (axis, 1))) for axis in range(3)]
+        inner = tuple(slice(low, low + n) for (low, _), n in zip(pads, bone.shape))
+        closed = np.pad(bone, pads, constant_values=True)
+        holes = ndimage.binary_fill_holes(closed, IN_PLANE)[inner] & ~bone
+        whole |= holes & ~_larger(holes, MARROW_MM2, spacing)
+    return whole
+
+
+def _through(bone: np.ndarray, spacing) -> np.ndarray:
+    """Bone that goes on in slices where its thin cortex isn't dark enough to be seen, between slices where it is."""
+    most = int(THROUGH_MM / spacing[0]) // 2
+    if not most:
+        return bone
+    closed = ndimage.binary_closing(
+        np.pad(bone, [(most, most), (0, 0), (0, 0)]), np.ones((2 * most + 1, 1, 1))
+    )
+    return bone | closed[most : most + len(bone)]
 
 
 def _larger(mask: np.ndarray, mm2: float, spacing) -> np.ndarray:

@@ -24,7 +24,7 @@ from TumorSynthLib.volume import Volume, read_image, read_mask, write_volume
 
 #: LPS mm, in the left lung away from large vessels: of lung1, and of the phantom.
 LUNG1_TO, PHANTOM_TO = (65.0, -131.0, -627.5), (58.0, 5.0, 5.0)
-GRAINIER, SMOOTHER = 1.6, 0.6  # times the tumour's own GLCM contrast
+GRAINIER, SMOOTHER = 1.3, 0.6  # times the tumour's own GLCM contrast
 SHRUNK = 0.6  # times the tumour's own volume
 VALUES = ("0.5x", "1x", "2x")  # of the series: times the tumour's own volume
 DRIVERS = ("mean_intensity", "intensity_sd", "skewness", "entropy", "contrast", "correlation")

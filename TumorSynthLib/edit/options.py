@@ -148,8 +148,7 @@ class EditRequest:
     :param inside: (K, J, I) bool, an organ that the tumour must stay in.
     :param grow: mm by which the mask is widened where the old tumour is removed, so that a rim of it outside its contour
         goes too; None is 0 for the bridge, and as far as the tumour shows for exemplars.
-    :param zone: mm around what is removed, `grow` included, in which the tissue may change; None is 2 in lung, where a
-        vessel that is cut runs out over 10, and 5 elsewhere.
+    :param zone: mm around what is removed, `grow` included, in which the tissue may change; None is 2 in lung and 5 elsewhere.
     :param strict: no voxel outside the mask changes.
     :param lend: (K, J, I) bool, tissue is taken from there only; `avoid`: it neither lends nor changes (other tumours;
         `edit.regions.other_labels` reads those of a mask's file).
@@ -235,8 +234,7 @@ class EditRequest:
     )  # fmt: skip
     zone: float | None = option(
         None, "number",
-        "how far beyond --grow the tissue may change, so that no edge shows (default: 2 in lung, 10 along vessels that it "
-        "cuts there, 5 elsewhere)",
+        "how far beyond --grow the tissue may change, so that no edge shows (default: 2 in lung, 5 elsewhere)",
         _CLEARED, unit="mm", low=0, high=20, engines=("exemplar",), flag="--zone", slicer="zone",
     )  # fmt: skip
     strict: bool = option(

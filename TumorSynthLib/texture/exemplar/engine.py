@@ -100,7 +100,6 @@ class Exemplar:
                 grow_mm=request.grow,
                 zone_mm=request.zone,
                 strict=request.strict,
-                tips=plan.form is None or request.to is not None,  # in its place a new shape meets them
                 avoid=_either(request.avoid, *case.others.values()),
                 lend=request.lend,
                 progress=lambda share: progress("texture", share),

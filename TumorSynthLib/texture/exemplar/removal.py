@@ -17,7 +17,6 @@ from scipy import ndimage
 from ...errors import InputError
 from . import grain as grain_stage
 from .candidates import CandidateConfig, farthest, find_pieces, reach_of
-from .ends import EndsConfig, kept_share
 from .grain import GrainConfig
 from .hole import HoleConfig, Surroundings, hole_of, shows_beyond, surroundings
 from .lenders import Atlas, LenderConfig, describe
@@ -56,7 +55,6 @@ class RemovalConfig:
     mirror_voxels: int = 20000
     """Only for holes smaller than this: the search takes four times as long."""
     hole: HoleConfig = field(default_factory=HoleConfig)
-    ends: EndsConfig = field(default_factory=EndsConfig)
     lenders: LenderConfig = field(default_factory=LenderConfig)
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
     shift_map: ShiftMapConfig = field(default_factory=ShiftMapConfig)
@@ -98,7 +96,6 @@ def remove(
     grow_mm: float | None = None,
     zone_mm: float | None = None,
     strict: bool = False,
-    tips: bool = False,
     avoid: np.ndarray | None = None,
     lend: np.ndarray | None = None,
     config: RemovalConfig | None = None,
@@ -108,8 +105,7 @@ def remove(
 
     image (D, H, W) in any axis order, spacing in mm per axis (the coarsest axis is taken for the slices);
     mask bool; grow_mm: rim that is replaced, too (None: found by profile); zone_mm: transition beyond it
-    (None: 2 in lung, 5 else); strict: no voxel outside the mask changes; tips: vessels of the lung that the
-    hole cuts run out beyond it, which the zone takes in, unless its width is given; avoid: voxels that neither lend nor
+    (None: 2 in lung, 5 else); strict: no voxel outside the mask changes; avoid: voxels that neither lend nor
     change (other tumours); lend: tissue is taken from there only; progress: called with a share from 0 to 1,
     what it raises ends the removal. Raises InputError where nothing can lend.
     """
@@ -132,8 +128,7 @@ def remove(
     scale = 1.0 if is_ct else SPAN / max(float(np.ptp(values)), np.finfo(np.float32).tiny)
     removal = _Removal(values * np.float32(scale), *crop[1:], space, is_ct, reach, config, tick)
     grow_mm, zone_mm = (None if mm is None else mm * finer for mm in (grow_mm, zone_mm))
-    tips = tips and zone_mm is None and grow_mm is None
-    values, hole, zone, facts, warnings = removal.run(seed, grow_mm, zone_mm, strict, tips)
+    values, hole, zone, facts, warnings = removal.run(seed, grow_mm, zone_mm, strict)
     facts.update({name: round(facts[name] / finer, 3) for name in ("grow_mm", "zone_mm")})
     values = values / np.float32(scale)
     whole = turned[0].astype(np.float32)
@@ -184,7 +179,7 @@ class _Removal:
         self.may_lend = ~self.avoid if lend is None else (np.asarray(lend) > 0) & ~self.avoid
         self.reach, self.config, self.tick = reach, config, tick
 
-    def run(self, seed: int, grow_mm, zone_mm, strict: bool, tips: bool):
+    def run(self, seed: int, grow_mm, zone_mm, strict: bool):
         c = self.config
         around = surroundings(self.image, self.mask, self.spacing, self.is_ct, c.hole)
         hole, grow = hole_of(self.image, self.mask, self.spacing, around, 0.0 if strict else grow_mm, c.hole)
@@ -200,11 +195,7 @@ class _Removal:
             hidden = behind(wall, self.mask, near, self.spacing)
             hole, changeable = hole & ~hidden, changeable & ~hidden
         beside = self._bone_beside(hole, around)
-        kept = np.ones(hole.shape, np.float32)
-        if tips and around.in_air and self.is_ct and not strict:
-            kept = np.where(changeable, kept_share(self.image, hole, around, self.spacing, c.ends), 1)
-        cut = hole | (kept < 1)
-        lend, whole = self.may_lend, cut | beside
+        lend, whole = self.may_lend, hole | beside
         if beside.any():  # its edge would be repeated
             lend = lend & ~dilate(around.bone, in_plane(self.spacing), c.off_bone_voxels * self.spacing[1])
         if around.in_air:  # a rib would be lent to where none is
@@ -243,14 +234,13 @@ class _Removal:
         self.tick(0.7)
         labels = refine(atlas, pieces, blocks, chosen, fill, known, c.shift_map)
         self.tick(0.85)
-        labels = self._whole_zone(labels, cut, zone_mm, changeable, atlas, pieces)
+        labels = self._whole_zone(labels, hole, zone_mm, changeable, atlas, pieces)
         kind = "mr" if not self.is_ct else "lung" if around.in_air else "ct"
         level = joined_level(tissue, atlas, pieces, labels, whole, self.spacing, kind, c.membrane)
         values = grain_stage.filled(
-            tissue, atlas, pieces, labels, level, cut, zone_mm, self.spacing, self.is_ct, c.grain
+            tissue, atlas, pieces, labels, level, hole, zone_mm, self.spacing, self.is_ct, c.grain
         )
         values, labels = np.where(beside, self.image, values), np.where(beside, -1, labels)
-        values = np.where(cut & ~hole, values + kept * (self.image - values), values)
         facts = dict(
             grow_mm=round(grow, 2),
             zone_mm=round(float(zone_mm), 2),

@@ -251,7 +251,8 @@ def plan_insert(
 def _check_avoided(request: EditRequest, new: np.ndarray) -> None:
     if request.avoid is not None and (new & request.avoid).any():
         raise InputError(
-            "the new tumour would cover other tumours or regions, which stay as they are: give another place, or make it smaller"
+            "the new tumour would cover other tumours or regions, which stay, or what else is to be avoided: "
+            "give another place, or make it smaller"
         )
 
 

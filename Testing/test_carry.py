@@ -260,6 +260,7 @@ def test_marrow_is_bone_where_its_cortex_fades_and_where_the_image_cuts_it():
         image[far < 10], image[far < 6] = 30, 900
     image[6:9, 18:42, 34:40] = 280  # the ring is open in three slices
     image[:, :, :4] = 1000
+    image[12:, 18:42, 36:40] = 280  # and from here on to its end
     may = in_soft_tissue(image, (3.3, 1.0, 1.0), False, 1000.0)
     assert may[:, 30, 30].max() == 0 and may[:, 58, 30].max() == 0 and may[:, 12, 12].min() == 1
 

@@ -53,6 +53,8 @@ SEAM = 4.0
 BODY_HU, DARK_SHARE, SPOT_MM2 = -400.0, 0.16, 60.0
 """Outside the body below it in CT; in MR below this share of the image's 99th percentile, or cortical bone, where the area in a
 slice is larger than a vessel's, which is as dark."""
+MARROW_LEAST, MARROW_SHARE = 0.5, 0.7
+"""Of bright tissue's level, marrow is brighter; of the marrow's, what follows on it is brighter: muscle has a third of it."""
 AROUND_MM = 40.0
 """Around a tumour in soft tissue in which bone is looked for: marrow is told by the ring of bone around it."""
 
@@ -91,7 +93,8 @@ def in_soft_tissue(background: np.ndarray, spacing, is_ct: bool, bright: float) 
     """(D, H, W) 0 to 1, neither outside the body nor in bone: a tumour abuts on it. MR's cortical bone is as dark as air."""
     if not is_ct:
         level = blur(background, sigma_of(0.7, spacing)) / bright
-        dark = _through(_with_marrow(_larger(level < DARK_SHARE, SPOT_MM2, spacing), spacing), spacing)
+        dark = _larger(level < DARK_SHARE, SPOT_MM2, spacing)
+        dark = _through(_with_marrow(dark, spacing), spacing) | _carried_on(dark, level, spacing)
         return ramp(distance_mm(dark, spacing) / spacing[1], 1.0, 4.0)
     level = blur(background, sigma_of(1.0, spacing))
     may = ramp(distance_mm(level < BODY_HU, spacing) / spacing[1], 1.0, 4.0)
@@ -133,6 +136,23 @@ def _through(bone: np.ndarray, spacing) -> np.ndarray:
         np.pad(bone, [(most, most), (0, 0), (0, 0)]), np.ones((2 * most + 1, 1, 1))
     )
     return bone | closed[most : most + len(bone)]
+
+
+def _carried_on(dark: np.ndarray, level: np.ndarray, spacing) -> np.ndarray:
+    """Marrow that dark bone encloses in a slice, and what follows on it in the next ones, as bright and in line: towards
+    a bone's end its cortex is too thin to be seen.
+
+    :param level: of the image, as a share of that of bright tissue, which marrow is at least half as bright as.
+    """
+    holes = ndimage.binary_fill_holes(dark, IN_PLANE) & ~dark
+    marrow = _larger(holes, SPOT_MM2, spacing) & ~_larger(holes, MARROW_MM2, spacing) & (level > MARROW_LEAST)
+    for slices in (range(1, len(dark)), range(len(dark) - 2, -1, -1)):
+        for k in slices:
+            last = k - slices.step
+            if marrow[last].any():
+                bright = level[k] > MARROW_SHARE * np.median(level[last][marrow[last]])
+                marrow[k] |= ndimage.binary_dilation(marrow[last]) & bright & ~dark[k]
+    return marrow
 
 
 def _larger(mask: np.ndarray, mm2: float, spacing) -> np.ndarray:

@@ -207,3 +207,17 @@ def test_the_record_of_a_region_repeats_it(run, data, core, tmp_path):
     code, _, err = run("remove", *core, *again)
     assert code == 0, err
     assert np.array_equal(voxels(tmp_path / "a.nii"), voxels(tmp_path / "b.nii"))
+
+
+def test_several_labels_next_to_the_tumour_are_told_in_one_line(run, data, tmp_path):
+    mask, right = voxels(data[1]) > 0, np.arange(44) > 18
+    ring = ndimage.binary_dilation(mask, iterations=2) & ~mask
+    two = labelled(data, tmp_path / "sides.nii", np.where(mask, 1, np.where(right, 2, 3) * ring))
+    code, _, err = run("remove", *two, "--label", 1, "--out", tmp_path / "o.nii")
+    assert code == 0, err
+    (line,) = [line for line in err if "sides.nii" in line]
+    assert (
+        "labels 2, 3 of sides.nii, next to the tumour, are left as they are" in line
+        and "--lend-label 2" in line
+    )
+    assert not (voxels(tmp_path / "o.nii") != voxels(data[0]))[ring].any()

@@ -202,3 +202,29 @@ def test_a_shapes_record_names_the_masks_of_its_options_and_repeats_with_their_l
     code, _, err = run("shape", *again)
     assert code == 0, err
     assert np.array_equal(voxels(tmp_path / "s.nii"), voxels(tmp_path / "t.nii"))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_tumour_of_a_few_voxels_can_be_removed_and_else_says_that_it_is_too_small(
+    run, data, tmp_path, written, count
+):
+    mask = np.zeros_like(voxels(data[1]))
+    mask[10, 20, 18 : 18 + count] = 1
+    tiny = written("tiny.nii", mask)
+    code, _, err = run("remove", data[0], tiny, "--out", tmp_path / "a.nii")
+    assert code == 0, err
+    assert (voxels(tmp_path / "a.nii") != voxels(data[0]))[mask > 0].any()
+    asked = ("--set", "mean_intensity=1.2x", "--model", "none")
+    code, _, err = run("synthesize", data[0], tiny, *asked, "--out", tmp_path / "b.nii")
+    assert code == 2 and "fewer than 8 voxels" in err[-1] and not (tmp_path / "b.nii").exists()
+
+
+def test_a_series_is_told_in_one_unit(run, data, tmp_path):
+    """Volumes once were told in ml, and in mm³ where they were asked and reached."""
+    code, out, err = run("series", *data, "--feature", "volume_ml", "--values", "0.6x,0.8x", "--model", "generic-ct",
+                         "--out", tmp_path / "s")  # fmt: skip
+    assert code == 0, err
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert len(rows) == 2 and all(
+        row[1] == row[2] and abs(float(row[3]) / float(row[2]) - 1) < 0.1 for row in rows
+    )

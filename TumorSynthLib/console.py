@@ -118,7 +118,7 @@ def asked_table(result, rows: int = 12, named: Iterable[str] = ()) -> str:
 
     :param named: as they were asked for, e.g. `volume_ml`, by whose name and unit they are then told.
     """
-    off, told = result.differences, _told(named)
+    off, told = result.differences, told_as(named)
     names = sorted(off, key=lambda n: -abs(off[n]))
     lines = [
         [
@@ -137,7 +137,7 @@ def asked_table(result, rows: int = 12, named: Iterable[str] = ()) -> str:
     return text + (f"\n… and {len(names) - rows} more, nearer" if len(names) > rows else "")
 
 
-def _told(named: Iterable[str]) -> dict[str, tuple[str, Callable[[float | None], str]]]:
+def told_as(named: Iterable[str]) -> dict[str, tuple[str, Callable[[float | None], str]]]:
     """Full name of a feature to that which was asked for, and how its value is told: a deviation, not its square; ml, not mm³."""
     from TumorSynthLib.radiomics.table import FEATURES, resolve
 

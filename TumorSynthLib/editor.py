@@ -191,12 +191,12 @@ class Editor:
         self, volume: Volume, mask: np.ndarray, features: Iterable[str], request: EditRequest
     ) -> dict[str, float]:
         """A tumour's values of features, by full names, as an edit measures them: those of shape on the image's own grid."""
-        names = {resolve(name)[0] for name in features}
-        found: dict[str, float] = {}
-        if any(FEATURES[name].cls != "shape" for name in names):
-            found = self.extract(volume, mask, request.modality, TEXTURE_CLASSES, request.region)
         own = mask if self.bundle is None else parts(self.bundle, mask, request.region)[0]
         own = check_mask(own, volume)
+        found: dict[str, float] = {}
+        if any(FEATURES[resolve(name)[0]].cls != "shape" for name in features):
+            suitability.check_surroundings(own)
+            found = self.extract(volume, mask, request.modality, TEXTURE_CLASSES, request.region)
         return found | measured_shape(Frame.of(volume.direction).view(own), _lps_spacing(volume))
 
     def nearest(

@@ -29,7 +29,7 @@ from TumorSynthLib.commands import (
     with_warnings,
     write_edit,
 )
-from TumorSynthLib.console import Bar, as_json, number, table
+from TumorSynthLib.console import Bar, as_json, number, table, told_as
 from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.edit.told import made
 from TumorSynthLib.errors import InputError, noticed
@@ -258,12 +258,14 @@ def _tell_series(
         if text not in said:
             print(f"warning: {text}", file=sys.stderr)
     name = results[0].provenance["series"]["feature"]
+    told = told_as([args.feature])
+    full, (_, shown) = next(iter(told.items())) if told else (name, (name, number))
     lines = [
         [
             str(r["step"]),
             number(r[args.feature]),
-            number(result.asked.get(name)),
-            number(r.get(name)),
+            shown(result.asked.get(full)),
+            shown(r.get(full)),
             step["image"].name,
         ]
         for r, result, step in zip(rows, results, paths["steps"])

@@ -259,9 +259,10 @@ def check_fit(volume, mask: np.ndarray, bundle) -> list[str]:
     return warnings + touching
 
 
-def check_surroundings(mask: np.ndarray) -> list[str]:
+def check_surroundings(mask: np.ndarray, textured: bool = True) -> list[str]:
     """Warnings of a mask that touches the image's border.
 
+    :param textured: it is to hold a texture; healthy tissue can take the place of a single voxel, too.
     :raises InputError: it leaves nothing around it, or is too small for a texture.
     """
     box = bounding_box(mask)
@@ -270,7 +271,7 @@ def check_surroundings(mask: np.ndarray) -> list[str]:
         raise InputError(
             "the mask covers the whole image: an edit needs tissue around the tumour; mask the tumour only"
         )
-    if np.count_nonzero(part) < 8:
+    if textured and np.count_nonzero(part) < 8:
         raise InputError(
             "the mask has fewer than 8 voxels: too few for a texture; check the label or draw a larger mask"
         )

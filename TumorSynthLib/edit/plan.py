@@ -143,7 +143,8 @@ def plan_remove(case: Case, request: EditRequest) -> Plan:
     engine = choose_engine("remove", case, request)
     if engine == "exemplar":  # it finds the hole
         return _told(
-            case, Plan("remove", request, engine, warnings=tuple(suitability.check_surroundings(case.mask)))
+            case,
+            Plan("remove", request, engine, warnings=tuple(suitability.check_surroundings(case.mask, False))),
         )
     hole = _hole(case, request)
     return _told(case, Plan("remove", request, engine, hole=hole, warnings=check_fit(case, hole)))

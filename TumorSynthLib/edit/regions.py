@@ -26,8 +26,16 @@ TUMOUR = re.compile(
     re.I,
 )
 """Words for tumours and regions of them: not in the name of an organ."""
-KEPT = "WHAT, next to the tumour, is left as it is; the tumour's organ may change and lend tissue: {lend}"
-ORGAN = "WHAT, around the tumour, is taken for its organ: it lends tissue and may change; {avoid} leaves it as it is"
+KEPT = (
+    "{what}, next to the tumour, is left as it is; if it is the tumour's organ, --lend {file} --lend-label {number} lets it lend "
+    "tissue and change",
+    "{what}, next to the tumour, are left as they are; if one is the tumour's organ, --lend {file} --lend-label {number} lets it "
+    "lend tissue and change",
+)
+ORGAN = (
+    "{what}, around the tumour, is taken for its organ: it lends tissue and may change; --avoid {file} leaves it as it is",
+    "{what}, around the tumour, are taken for its organ: they lend tissue and may change; --avoid {file} leaves them as they are",
+)
 
 
 def other_labels(
@@ -53,11 +61,12 @@ def other_labels(
     kept, near, organs = others_of(others, mask, ml, healthy)
     if avoid is not None:
         near, organs = ([p for p in ps if (p.voxels() & ~avoid & ~mask).any()] for ps in (near, organs))
-    lend = f"--lend {file} --lend-label {written(near[0].number)}" if near else ""
-    for parts, text in ((near, KEPT.format(lend=lend)), (organs, ORGAN.format(avoid=f"--avoid {file}"))):
+    for parts, texts in ((near, KEPT), (organs, ORGAN)):
         if parts:
-            what = f"label{'s' if parts[1:] else ''} {listed(parts)} of {file}"
-            warnings.warn(text.replace("WHAT", what), ImageWarning, stacklevel=2)
+            several = len(parts) > 1
+            what = f"label{'s' if several else ''} {listed(parts)} of {file}"
+            text = texts[several].format(what=what, file=file, number=written(parts[0].number))
+            warnings.warn(text, ImageWarning, stacklevel=2)
     return kept if kept.any() else None
 
 

@@ -182,7 +182,7 @@ class ShapeModel:
         spacing = mask_spacing if spacing is None else _checked(spacing)
         if mask.ndim != 3 or mask.sum() < MIN_VOXELS:
             raise InputError(
-                f"a tumour of {int(mask.sum())} voxels has too little form to change; mark at least {MIN_VOXELS}."
+                f"a tumour of so few voxels ({int(mask.sum())}) has too little form to change; mark at least {MIN_VOXELS}."
             )
         own = logs(shape_features(mask, mask_spacing))
         target = feasible.keep(feasible.request(features), own)

@@ -132,7 +132,7 @@ def check(
     name, warnings = modality or modalityOf(bundle, volume, options.get("modality"))
     engine = engineOf(edit, request, bundle, name)
     if engine == "exemplar" and mask is not None:
-        warnings = warnings + suitability.check_surroundings(mask)
+        warnings = warnings + suitability.check_surroundings(mask, edit != "remove")
         return Check(
             modality=name, voxels=int(mask.sum()), warnings=tuple(dict.fromkeys(warnings)), engine=engine
         )

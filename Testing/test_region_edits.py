@@ -221,3 +221,12 @@ def test_several_labels_next_to_the_tumour_are_told_in_one_line(run, data, tmp_p
         and "--lend-label 2" in line
     )
     assert not (voxels(tmp_path / "o.nii") != voxels(data[0]))[ring].any()
+
+
+def test_a_label_of_aerated_lung_is_the_organ_of_a_nodule():
+    image = np.where(RING, -800, 30)
+    part = Part(1, "", lambda: RING)
+    assert others_of([part], BALL, 0.002, (), image)[2] == [part]
+    assert others_of([part], BALL, 0.002, (), image + 500)[2] == []
+    cavity = Part(1, "", lambda: RING & (np.indices(RING.shape)[0] == 10))
+    assert others_of([cavity], BALL, 0.002, (), image)[2] == []  # smaller than the tumour

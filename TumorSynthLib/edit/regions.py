@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from TumorSynthLib.edit.choose import organs_in
+from TumorSynthLib.edit.choose import AERATED, organs_in
 from TumorSynthLib.edit.options import OPTIONS
 from TumorSynthLib.errors import ImageWarning
 from TumorSynthLib.resampling import bounding_box
@@ -58,7 +58,7 @@ def other_labels(
     chosen = [chosen_part(found, label, str(path)) for label in labels]
     others = [part for part in found if not any(part is one for one in chosen)]
     ml = float(np.prod(like.spacing)) / 1000
-    kept, near, organs = others_of(others, mask, ml, healthy)
+    kept, near, organs = others_of(others, mask, ml, healthy, like.array)
     if avoid is not None:
         near, organs = ([p for p in ps if (p.voxels() & ~avoid & ~mask).any()] for ps in (near, organs))
     for parts, texts in ((near, KEPT), (organs, ORGAN)):
@@ -86,15 +86,20 @@ def keeping_others(edit: str, request, path: str, volume, labels: Sequence[int |
 
 
 def others_of(
-    found: Sequence[Part], mask: np.ndarray, ml: float, healthy: Sequence[np.ndarray] = ()
+    found: Sequence[Part],
+    mask: np.ndarray,
+    ml: float,
+    healthy: Sequence[np.ndarray] = (),
+    image: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Part], list[Part]]:
     """What stays as it is while a tumour is edited: structures beside it, in it or around it, but for its organ.
 
-    The organ is said to be healthy, has an organ's name, or is far larger than a tumour and its oedema. What holds most of the
-    tumour, such as an organ with its tumours, a margin for radiotherapy or another reader's contour, isn't kept either.
+    The organ is said to be healthy, has an organ's name, is aerated lung, or far larger than a tumour and its oedema. What holds
+    most of the tumour (an organ with its tumours, a margin for radiotherapy, another reader's contour) isn't kept either.
 
     :param found: structures on the image's grid; `mask` (K, J, I) bool: the tumour's voxels; `ml`: volume of one of them.
     :param healthy: (K, J, I) bool, tissue that lends or that the tumour has to stay in: what is most of it is an organ.
+    :param image: (K, J, I), in which a CT's lung is seen.
     :returns: (K, J, I) bool, what is kept; of the structures in it those next to the tumour; those next to it that aren't kept.
     """
     from scipy import ndimage  # Slicer opens the module without it
@@ -111,7 +116,7 @@ def others_of(
         if (
             2 * np.count_nonzero(voxels[box] & inside) > size
             or said
-            or (beside and _organ(part, voxels, size, ml))
+            or (beside and _organ(part, voxels, size, ml, image))
         ):
             if beside and not said:
                 organs.append(part)
@@ -123,9 +128,11 @@ def others_of(
     return kept, near, organs
 
 
-def _organ(part: Part, voxels: np.ndarray, size: int, ml: float) -> bool:
-    """Whether a structure next to a tumour of `size` voxels is an organ, by its name, or else by its size."""
+def _organ(part: Part, voxels: np.ndarray, size: int, ml: float, image: np.ndarray | None) -> bool:
+    """Whether a structure next to a tumour of `size` voxels is an organ, by its name, or else by its air or its size."""
     if TUMOUR.search(part.name):
         return False
     count = part.size or int(np.count_nonzero(voxels))
+    if image is not None and count > size and AERATED[0] < np.median(image[voxels]) < AERATED[1]:
+        return True
     return bool(organs_in([part.name]) or (count > LARGER * size and count * ml >= ORGAN_ML))

@@ -125,7 +125,7 @@ def keepOthers(given) -> None:
         parts.append(Part(number, name, partial(mask.within, box), mask.voxels))
     healthy = [given.masks[name].within(box) for name in ("lend", "inside") if name in given.masks]
     ml = float(np.prod(given.volume.spacing)) / 1000
-    kept, near, organs = others_of(parts, given.mask.within(box), ml, healthy)
+    kept, near, organs = others_of(parts, given.mask.within(box), ml, healthy, given.volume.array[box])
     if "avoid" in given.masks:
         kept |= given.masks["avoid"].within(box)
     if kept.any():

@@ -17,8 +17,8 @@ from TumorSynthLib.exchange import Exchange
 from TumorSynthLib.provenance import request_of
 from TumorSynthLib.requests import EditRequest
 
-from . import history, nodes, segments, subject
-from .api import Measurement, Outcome
+from . import history, model_rows, nodes, segments, subject
+from .api import Measurement, ModelChoice, Outcome
 from .checks import checkOptions, checkRequest, engineOf, runsOf
 from .geometry import volumeMatrix, worldMatrix
 from .rows import NO_MODEL
@@ -270,6 +270,16 @@ class Finisher:
             "box": result["box"], "checksums": result["checksums"], "options": plainOptions(given.options),
             **{name: result[name] for name in (*DONE, "warnings")},
         }  # fmt: skip
+
+
+def suitingModel(volume, mask: nodes.Mask | None, texts, given: Input | None = None) -> ModelChoice:
+    """The model for a tumour, or, without a mask, for a new one where an input asks for it."""
+    if mask is not None:
+        return model_rows.choose(*nodes.around(volume, mask, MARGIN), texts, volume)
+    if given is None:
+        return model_rows.choose(volume, None, texts)
+    masks = {name: one.full(volume.array.shape) for name, one in given.masks.items() if name != "lend"}
+    return model_rows.choose(volume, None, texts, at=given.request.at, **masks)
 
 
 def repetition(entry) -> Input:

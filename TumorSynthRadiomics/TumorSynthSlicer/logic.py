@@ -100,18 +100,7 @@ class EditLogic(Logic):
                 mask = nodes.maskOf(segmentationNode, segment, volumeNode)
         except InputError as error:
             return ModelChoice(NO_MODEL, str(error))
-        return self._chosen(volume, mask, nodes.textsOf(volumeNode, segmentationNode, segment))
-
-    @staticmethod
-    def _chosen(volume, mask, texts, given: edits.Input | None = None) -> ModelChoice:
-        if mask is None:
-            masks = (
-                {}
-                if given is None
-                else {n: m.full(volume.array.shape) for n, m in given.masks.items() if n != "lend"}
-            )
-            return model_rows.choose(volume, None, texts, at=given.request.at if given else None, **masks)
-        return model_rows.choose(*nodes.around(volume, mask, edits.MARGIN), texts, volume)
+        return edits.suitingModel(volume, mask, nodes.textsOf(volumeNode, segmentationNode, segment))
 
     def assignRegions(
         self, modelID: str, segmentationNode, regions: Mapping[str, str] | None = None
@@ -451,7 +440,7 @@ class EditLogic(Logic):
 
     def _suggested(self, given: edits.Input) -> str:
         texts = nodes.textsOf(given.volumeNode, given.segmentationNode, given.segmentID)
-        found = self._chosen(given.volume, given.mask, texts, given)
+        found = edits.suitingModel(given.volume, given.mask, texts, given)
         if found.modelID == NO_MODEL and given.edit not in NO_MODEL_EDITS:
             text = _("{edit} needs a model, and {reason}")
             raise InputError(text.format(edit=given.edit, reason=found.reason))

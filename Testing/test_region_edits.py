@@ -13,7 +13,8 @@ from TumorSynthLib.edit.regions import ORGAN_ML, others_of
 from TumorSynthLib.errors import InputError
 from TumorSynthLib.placement import Part as Placed
 from TumorSynthLib.placement import placed
-from TumorSynthLib.shaping import resized_beside
+from TumorSynthLib.shaping import PREFIX, Shaper, measured_shape, resized_beside
+from TumorSynthLib.texture.exemplar.removal import remove
 from TumorSynthLib.texture.exemplar.spatial import behind
 from TumorSynthLib.volume import Volume
 from TumorSynthLib.volume.masks import Part
@@ -185,6 +186,49 @@ def test_a_size_beside_what_is_kept_is_met_to_the_voxel():
         assert (new & half).sum() == min(new.sum(), half.sum()) and ndimage.label(new)[1] == 1
     with pytest.raises(InputError, match="room for 1.00 times its volume"):
         resized_beside(half, ~half, 1.7, editor_case.SPACING[::-1])
+
+
+def test_a_size_beside_what_is_kept_is_one_piece():
+    z, y, x = np.indices((24, 48, 48))
+    ball = ((z - 12) * 3) ** 2 + (y - 24) ** 2 + (x - 20) ** 2 <= 64
+    plate = np.zeros_like(ball)
+    plate[6:19, 14:34, 29] = True
+    grown = resized_beside(ball, plate, 4.0, (3.0, 1.0, 1.0))
+    assert ndimage.label(grown)[1] == 1 and grown.sum() == 4 * ball.sum() and not (grown & plate).any()
+    two = [((z - 12) * 3) ** 2 + (y - at) ** 2 + (x - 20) ** 2 <= 49 for at in (14, 32)]
+    neck = (z == 12) & (abs(x - 20) < 2) & (y > 14) & (y < 32)
+    whole = two[0] | two[1] | neck
+    before, half = whole.copy(), resized_beside(whole, x == 28, 0.5, (3.0, 1.0, 1.0))
+    assert ndimage.label(half)[1] == 1 and half.sum() == round(0.5 * whole.sum())
+    assert np.array_equal(whole, before)
+
+
+@pytest.mark.parametrize("times", [0.1, 0.5, 1.0, 4.0])
+def test_the_volume_of_the_mesh_is_met_beside_what_is_kept(times):
+    half = BALL & (np.indices(BALL.shape)[2] < 18)
+    beside, name = np.indices(BALL.shape)[2] == 18, PREFIX + "MeshVolume"
+    large = np.kron(half, np.ones((2, 2, 2), bool))
+    beside = np.kron(beside, np.ones((2, 2, 2), bool))
+    asked = times * measured_shape(large, editor_case.SPACING)[name]
+    part, form, notes = Shaper(None, "cpu").reshape_beside(
+        large, beside, {name: asked}, editor_case.SPACING, 0
+    )
+    assert abs(form.reached[name] / asked - 1) < 0.01 and not notes
+    assert times != 1 or np.array_equal(part.mask, Placed.of(large).mask)
+
+
+def test_too_few_voxels_beside_what_is_kept_are_refused():
+    with pytest.raises(InputError, match="too few for a tumour"):
+        resized_beside(BALL, RING, 10 / BALL.sum(), editor_case.SPACING[::-1])
+
+
+def test_nothing_changes_behind_a_wall_that_the_image_s_end_cuts():
+    z, y, x = np.indices((16, 64, 64))
+    grain = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=z.shape), 0.7)
+    mask, wall = (z < 4) & ((y - 32) ** 2 + (x - 28) ** 2 <= 36), (x == 35) & (y > 10) & (y < 54)
+    image = (50 + 30 * grain + 60 * mask).astype(np.int16)
+    changed = remove(image, mask, (2.0, 1.0, 1.0), is_ct=True, avoid=wall).values != image
+    assert changed[mask].any() and not (changed & (x >= 35)).any()
 
 
 def test_what_a_wall_hides():

@@ -33,6 +33,9 @@ BEYOND = (
 )
 VOLUMES = {PREFIX + "MeshVolume", PREFIX + "VoxelVolume"}
 ROOM = 2.0  # times as far as it would grow without them a tumour grows past regions that stay as they are
+FAR = 0.03  # relative difference of a size from what was asked that is said
+CORRECTED = 4  # times that the number of voxels is corrected for the volume that is asked
+FEWEST = 20  # voxels of a tumour that shrinks beside such regions
 CORE = 2  # label of the core in a tumour's labelmap, whose rim is 1
 MAX_EXTENT = 1000.0  # mm; no request is meant for a larger tumour
 
@@ -130,19 +133,19 @@ class Shaper:
         report: Callable[[float], None] | None = None,
     ) -> tuple[Part, Form, list[str]]:  # fmt: skip
         """As `reshape`, of a tumour (D, H, W) that regions touch which stay as they are: of another volume, it ends at them."""
-        part = Part.of(mask)
-        if len(asked) > 1 or not asked.keys() <= VOLUMES or not _touch(mask, kept):
+        part, before = Part.of(mask), measured_shape(mask, spacing)
+        if len(asked) != 1 or not asked.keys() <= VOLUMES or not _touch(mask, kept):
+            return self.reshape(part, asked, spacing, seed, report)
+        (name, value) = next(iter(asked.items()))
+        if abs(before[name] / value - 1) <= SAME:
             return self.reshape(part, asked, spacing, seed, report)
         _check_extent(asked)
-        before, (name, value) = measured_shape(part.mask, spacing), next(iter(asked.items()))
-        new = resized_beside(mask, kept, value / before[name], spacing[::-1])
+        new, reached = _of_volume(mask, kept, name, value / before[name], spacing)
         box = bounding_box(new)
         centre = part.centre + [a.start - b.start for a, b in zip(bounding_box(mask), box)]
-        return (
-            Part(new[box], centre),
-            Form(dict(asked), dict(asked), measured_shape(new, spacing), before),
-            [],
-        )
+        off = f"{name[len(PREFIX) :]} is {reached[name]:.4g} instead of {value:.4g}"
+        notes = [off] if abs(reached[name] / value - 1) > FAR else []
+        return Part(new[box], centre), Form(dict(asked), dict(asked), reached, before), notes
 
     def _result(self, drawn, asked: Mapping[str, float], before: dict[str, float]):
         part = Part.of(np.asarray(drawn.mask, bool))
@@ -171,15 +174,32 @@ class Shaper:
         return warnings
 
 
+def _of_volume(mask: np.ndarray, kept: np.ndarray, name: str, wanted: float, spacing):
+    """A mask of so many times its volume that ends at what is kept, and its features: the mesh's volume isn't the voxels'."""
+    own, times = measured_shape(mask, spacing)[name], wanted
+    for _ in range(CORRECTED):
+        new = resized_beside(mask, kept, times, spacing[::-1])
+        reached = measured_shape(new, spacing)
+        if new.sum() < round(times * mask.sum()):  # all of its room is taken
+            break
+        times *= wanted * own / reached[name]
+    return new, reached
+
+
 def resized_beside(mask: np.ndarray, kept: np.ndarray, times: float, spacing) -> np.ndarray:
     """A mask (D, H, W) of so many times its voxels that ends at what is kept, which it may touch: its surface moves evenly.
 
     :param spacing: (z, y, x) mm.
-    :raises InputError: there is less than half of the room that it needs.
+    :raises InputError: there is less than half of the room that it needs, or too few voxels would be left.
     """
     from scipy import ndimage
 
     wanted, size = max(1, round(times * mask.sum())), int(mask.sum())
+    if wanted < min(FEWEST, size):
+        raise InputError(
+            f"{times:.3g} times the tumour's volume are {wanted} of its {size} voxels, too few for a tumour: ask for at least "
+            f"{min(FEWEST, size)}"
+        )
     room = (3 * wanted * np.prod(spacing) / (4 * np.pi)) ** (1 / 3)
     wide = [int(np.ceil(room / s)) + 2 for s in spacing]
     box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(bounding_box(mask), wide))
@@ -195,9 +215,18 @@ def resized_beside(mask: np.ndarray, kept: np.ndarray, times: float, spacing) ->
             f"the tumour has room for {count / size:.2f} times its volume, not for {times:.2f} times: regions around it stay as "
             "they are; ask for less, or name the one that may change (--inside)"
         )
-    result = np.zeros_like(mask)
-    at = np.argwhere(free)
-    result[box][tuple(at[np.argsort(away[free], kind="stable")[:count]].T)] = True
+    result, whole = np.zeros_like(mask), ndimage.label(own)[1]
+    while True:
+        new, at = np.zeros_like(own), np.argwhere(free)
+        new[tuple(at[np.argsort(away[free], kind="stable")[:count]].T)] = True
+        parts, number = ndimage.label(new)
+        if number <= whole or len(at) <= count:
+            break
+        islands = new & ~np.isin(
+            parts, 1 + np.argsort(-np.bincount(parts.ravel())[1:], kind="stable")[:whole]
+        )
+        free = free & ~islands  # behind what is kept, or beyond a neck
+    result[box] = new
     return result
 
 

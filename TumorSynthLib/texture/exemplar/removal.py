@@ -190,7 +190,9 @@ class _Removal:
         hole &= ~self.avoid
         changeable = around.usable & (around.depth > -c.hole.air_zone_mm) & ~around.bone & ~self.avoid
         if self.avoid.any():  # nor does what lies behind it change, a voxel's gap in it or not
-            wall = ndimage.binary_closing(self.avoid, np.ones((3, 3, 3))) & ~self.mask
+            around_each = np.ones((3, 3, 3))  # at the image's end, too
+            wall = ndimage.binary_dilation(self.avoid, around_each)
+            wall = ndimage.binary_erosion(wall, around_each, border_value=1) & ~self.mask
             near = dilate(hole, self.spacing, max(zone_mm, c.map_zone_mm))
             hidden = behind(wall, self.mask, near, self.spacing)
             hole, changeable = hole & ~hidden, changeable & ~hidden

@@ -561,3 +561,16 @@ def test_streaks_of_a_scan_stay_straight_and_as_fine_in_a_tumour_that_grows_or_s
     was, now = across_and_along(image, inner), across_and_along(out, inner)
     assert abs(now[0] / was[0] - 1) < 0.15, "coarser or finer"
     assert now[1] / now[0] < 1.15 * was[1] / was[0], "bent"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "mask", [ball((12, 22, 20), 0.5), ball((12, 24, 20), 10) & (np.indices(SHAPE)[1] > 15)]
+)
+def test_a_tumour_of_one_voxel_or_in_an_even_image_comes_off_a_wall(mask):
+    y = np.indices(SHAPE)[1]
+    tumour = mask & ball((12, 22, 20), 4)
+    empty = np.where(y < 22 if mask.sum() == 1 else y < 16, 40.0, -850.0).astype(np.float32)
+    image = np.where(tumour, np.float32(30), empty)
+    laid = moved(Source(image, empty, mask, changed_of(mask), SPACING, True), (0, 8, 4))
+    assert np.isfinite(laid.values).all() and laid.mask.any()

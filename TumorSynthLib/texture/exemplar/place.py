@@ -256,7 +256,8 @@ def _width(matte: Matte, seen: np.ndarray, border: np.ndarray) -> float:
         return WIDTHS[1]
     slope = np.hypot(*np.gradient(blur(seen, (0, 0.5, 0.5)), axis=(1, 2)))
     steep = ndimage.maximum_filter(slope, (1, 5, 5))[border]
-    return float(np.clip(np.median((matte.colour - matte.background)[border] / steep), WIDTHS[0], WIDTHS[2]))
+    contrast = (matte.colour - matte.background)[border]
+    return float(np.clip(np.median(contrast / np.maximum(steep, 1e-3)), WIDTHS[0], WIDTHS[2]))
 
 
 def _without_vessels(matte: Matte, seen: np.ndarray) -> Matte:
@@ -299,6 +300,8 @@ def _rounded(mask: np.ndarray, depth, away, spacing, least: float) -> tuple[np.n
 
     :param away: (D, H, W) voxels in plane from the flat side; `least` voxels are to be left.
     """
+    if np.count_nonzero(mask) < 2:  # which has no form
+        return mask, depth
     radius = (3 * mask.sum() * np.prod(spacing) / (4 * np.pi)) ** (1 / 3) / spacing[1]
     near = ramp(-away, -0.9 * radius, -0.3 * radius)
     unit = np.array(spacing) / spacing[1]

@@ -16,7 +16,7 @@ from TumorSynthLib.models import find
 
 slicer_runtime.start()
 
-from TumorSynthSlicer import history, nodes  # noqa: E402
+from TumorSynthSlicer import edits, history, nodes, regions  # noqa: E402
 
 QUICK = {"steps": 1, "solve": False, "seed": 5}
 SEGMENTS = {"necrosis": "core", "enhancing": "rim"}
@@ -249,3 +249,13 @@ def test_a_new_tumour_has_the_model_of_its_place(logic, monkeypatch):
         )
     _volume, _mask, _texts, _modality, at, _whole, inside, _avoid = seen[0]
     assert at == (-1.0, -2.0, 3.0) and np.array_equal(inside, labels == 4)
+
+
+def test_an_avoided_segment_is_not_cut_off_with_what_is_far(logic, monkeypatch):
+    monkeypatch.setattr(regions, "NEAR", 0.0)
+    monkeypatch.setattr(regions, "WIDE", 0.0)
+    volumeNode, segmentationNode, labels = region_case.addTumour()
+    options = {"avoid": (segmentationNode, "rim")}
+    given = edits.Input.of("remove", volumeNode, segmentationNode, "core", "generic-ct", options)
+    regions.keepOthers(given)
+    assert np.array_equal(given.masks["avoid"].full(labels.shape), labels == 4)

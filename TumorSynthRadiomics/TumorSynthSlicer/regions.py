@@ -17,7 +17,10 @@ from .rows import NO_MODEL
 #: What can be done with a model of several regions: its shapes are those of single ones.
 EDITS = ("measure", "remove", "synthesize", "retexture")
 
-NEAR = 60.0  # mm around a tumour's old and new place: no edit changes anything beyond
+NEAR, WIDE = (
+    60.0,
+    1.0,
+)  # mm and widths around a tumour's old and new place: no edit changes, or takes tissue from, anything beyond
 
 
 def namesOf(bundle) -> tuple[str, ...]:
@@ -105,7 +108,11 @@ def keepOthers(given) -> None:
         middle = np.rint(given.volume.indices(np.asarray(given.request.to, float))[::-1]).astype(int)
         half = [(s.stop - s.start) // 2 + 1 for s in given.mask.box]
         points.append(tuple(slice(int(m - h), int(m + h)) for m, h in zip(middle, half)))
-    room = [int(np.ceil(NEAR / d)) for d in given.volume.spacing[::-1]]
+    if "avoid" in given.masks:  # nothing of it is cut off
+        points.append(given.masks["avoid"].box)
+    steps = given.volume.spacing[::-1]
+    wide = max((s.stop - s.start) * d for s, d in zip(given.mask.box, steps))
+    room = [int(np.ceil(max(NEAR, WIDE * wide) / d)) for d in steps]
     shape = given.volume.array.shape
     box = tuple(
         slice(max(0, min(s.start for s in axis) - r), min(n, max(s.stop for s in axis) + r))

@@ -14,7 +14,7 @@ from TumorSynthLib.edit.bank import Bank
 from TumorSynthLib.edit.choose import suited
 from TumorSynthLib.editor import Editor, EditRequest
 from TumorSynthLib.errors import InputError
-from TumorSynthLib.models import ANY, bundled_folder, find, info, installed
+from TumorSynthLib.models import ANY, bundled_folder, find, info, installed, memorisation
 from TumorSynthLib.models.parts import draws
 from TumorSynthLib.shaping import PREFIX, measured_shape
 from TumorSynthLib.suitability import at_scale, level_of
@@ -309,3 +309,9 @@ def test_other_organs_have_the_model_for_any_and_can_be_edited(name):
     end = slid.provenance["plan"].get("limits", {}).get(CONTRAST, 1.2 * own[CONTRAST])
     assert slid.reached[CONTRAST] == pytest.approx(end, rel=0.05) and end > 1.1 * own[CONTRAST]
     assert editor.remove(volume, mask).warnings == ()
+
+
+def test_a_card_counts_tumours_of_a_population_of_regions():
+    regions = {name: {"names": ["a"], "cases": ["1", "2"], "tensor": name} for name in ("core", "rim")}
+    manifest = {"files": {}, "organ": "brain", "network": None, "population": {"CT": regions}}
+    assert "features of 2 tumours" in memorisation(manifest)

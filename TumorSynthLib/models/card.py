@@ -32,7 +32,10 @@ def memorisation(manifest: dict[str, Any]) -> str:
             "A new shape is the mask of a real tumour that a model beside it holds (lung-nodule-ct, soft-tissue-sarcoma), "
             f"{MADE}, and may resemble it."
         )
-    entries = [e for e in _part(manifest, "population").values() if "cases" in e]
+    whole = _part(manifest, "population").values()
+    entries = [
+        e for m in whole for e in (m, *m.values()) if isinstance(e, dict) and "cases" in e
+    ]  # or of regions
     if entries:
         count = len({case for entry in entries for case in entry["cases"]})
         said.append(f"The population holds radiomics features of {count} tumours by public case numbers.")

@@ -250,3 +250,16 @@ def test_of_many_features_that_stay_far_three_are_named():
     text = _words(asked, {name: 1.0 + i for i, name in enumerate(asked)}, dict.fromkeys(asked, 1.0), None)
     assert "40 of 40 stay farther off than 0.25 σ (asked → reached): glcm_F39 0 → 40, glcm_F38" in text
     assert text.count("→") == 4 and text.endswith(" and 37 more")
+
+
+@pytest.mark.parametrize("few, spacing", [(1, (1.2, 1.2, 1.2)), (3, (1.2, 1.2, 1.2)), (10, (0.8, 0.8, 2.5))])
+def test_a_donor_of_one_voxel_is_laid_into_thick_slices(few, spacing):
+    image, _, mask = scene(radius=8)
+    near = np.argwhere(mask)[np.abs(np.argwhere(mask) - (12, 20, 20)).sum(1).argsort(kind="stable")[:few]]
+    recipient = np.zeros_like(mask)
+    recipient[tuple(near.T)] = True
+    bands = Bands(image, recipient, (0.8, 0.8, 2.5))
+    donor = Lent(image, image, ball((12, 20, 20), 0.5), spacing)
+    part = part_laid(bands, donor)
+    for values in (laid(bands, donor), expected(bands, donor), bands.own if part is None else part):
+        assert np.isfinite(values).all() and len(values) == few

@@ -210,10 +210,11 @@ def _fields(donor: Lent, c: DonorConfig) -> list[np.ndarray]:
 
 
 def _enlarged(tissue: np.ndarray, zoom: np.ndarray) -> np.ndarray:
-    """A mask enlarged by `zoom`."""
+    """A mask enlarged by `zoom`; a donor of a few voxels that fills none of the new grid is taken for its whole box."""
     if np.allclose(zoom, 1, atol=1e-3):
         return tissue
-    return ndimage.zoom(tissue.astype(np.float32), zoom, order=1, mode="grid-constant", grid_mode=True) > 0.5
+    share = ndimage.zoom(tissue.astype(np.float32), zoom, order=1, mode="grid-constant", grid_mode=True)
+    return share > 0.5 if (share > 0.5).any() else np.ones(np.maximum(share.shape, 1), bool)
 
 
 def _part_of(bands: Bands, donor: Lent, c: DonorConfig) -> np.ndarray | None:
@@ -223,7 +224,8 @@ def _part_of(bands: Bands, donor: Lent, c: DonorConfig) -> np.ndarray | None:
     fields, inside = _fields(donor, c), _enlarged(donor.mask[bounding_box(donor.mask)], zoom)
     if not np.allclose(zoom, 1, atol=1e-3):
         fields = [ndimage.zoom(f, zoom, order=1, mode="nearest", grid_mode=True) for f in fields]
-    shift = _place_of(bands.mask, inside, fields[0], c)
+    whole = fields[0].shape == inside.shape  # else it is thinner than a slice
+    shift = _place_of(bands.mask, inside, fields[0], c) if whole else None
     if shift is None:
         return None
     at = np.clip(np.argwhere(bands.mask) + shift, 0, np.array(inside.shape) - 1)

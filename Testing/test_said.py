@@ -1,12 +1,14 @@
 """What the command line says of options that are empty, at odds, or named in other words than they were asked."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_case import data, home, models, run, voxels  # noqa: F401
 
+from TumorSynthLib.commands import asked
 from TumorSynthLib.console import as_asked
 
 
@@ -153,9 +155,17 @@ def test_a_multiple_needs_a_tumour_and_a_known_feature(run, data, tmp_path):
     for text, said in (
         ("volume_ml=ax", "a number, or a multiple of the tumour's own such as 0.5x"),
         ("volum=2x", "volum"),
+        ("volume_ml=nanx", "--set volume_ml=nanx: give a finite multiple"),
     ):
         code, _, err = run("reshape", *data, "--set", text, *files, "--model", "generic-ct")
         assert code == 2 and said in err[-1] and not (tmp_path / "a.nii").exists()
+
+
+@pytest.mark.parametrize("given, features, multiples", [(["0.5x", "2"], {"volume_ml": 2.0}, {}),
+                                                        (["2", "0.5x"], {}, {"volume_ml": 0.5})])  # fmt: skip
+def test_of_two_values_of_a_feature_the_last_counts(given, features, multiples):
+    args = SimpleNamespace(command="reshape", features=None, set=[[f"volume_ml={value}" for value in given]])
+    assert asked(args)[0] == features and args.multiples == multiples
 
 
 def test_a_priority_without_a_donor_is_said(run, data, tmp_path):

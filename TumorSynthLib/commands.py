@@ -392,8 +392,9 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
         name, sign, value = text.partition("=")
         relative = value.strip().lower().endswith(("x", "×"))
         try:
-            into, number = (args.multiples, value.strip()[:-1]) if relative else (features, value)
-            into[name.strip()] = float(number)
+            into, other = (args.multiples, features) if relative else (features, args.multiples)
+            into[name.strip()] = float(value.strip()[:-1] if relative else value)
+            other.pop(name.strip(), None)  # the last one counts
         except ValueError:
             where = "" if sign else " (IMAGE and MASK come before --set)"
             what = (
@@ -402,6 +403,8 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
                 else "a number"
             )
             raise InputError(f"--set {text}: expected NAME=VALUE with {what}{where}") from None
+        if relative and not is_finite(into[name.strip()]):
+            raise InputError(f"--set {text}: give a finite multiple")
         if relative and not EDITS[args.command].mask:
             raise InputError(
                 f"--set {text}: {args.command} has no tumour whose {name} could be multiplied: give a number"

@@ -262,7 +262,7 @@ def _add_option(sub, row: Option) -> None:
         sub.add_argument(
             "--set", action="append", nargs="+", default=[], metavar="NAME=VALUE",
             help="ask for a feature, by pyradiomics' name (original_glcm_Contrast) or a short one (intensity_sd, volume_ml); "
-            "`extract --model auto` shows those of a tumour",
+            "`extract --model auto` shows those of a tumour; 0.5x as VALUE is half of its own, where one is edited",
         )  # fmt: skip
     elif row.kind == "switch":
         sub.add_argument(

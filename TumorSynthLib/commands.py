@@ -397,12 +397,8 @@ def asked(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             other.pop(name.strip(), None)  # the last one counts
         except ValueError:
             where = "" if sign else " (IMAGE and MASK come before --set)"
-            what = (
-                "a number, or a multiple of the tumour's own such as 0.5x"
-                if EDITS[args.command].mask
-                else "a number"
-            )
-            raise InputError(f"--set {text}: expected NAME=VALUE with {what}{where}") from None
+            more = ", or a multiple of the tumour's own such as 0.5x" if EDITS[args.command].mask else ""
+            raise InputError(f"--set {text}: expected NAME=VALUE with a number{more}{where}") from None
         if relative and not is_finite(into[name.strip()]):
             raise InputError(f"--set {text}: give a finite multiple")
         if relative and not EDITS[args.command].mask:

@@ -171,7 +171,7 @@ def test_of_two_values_of_a_feature_the_last_counts(given, features, multiples):
 def test_a_priority_without_a_donor_is_said(run, data, tmp_path):
     asked = ("--set", "mean_intensity=30", "--model", "none", "--priority", "look")
     code, _, err = run("synthesize", *data, *asked, "--out", tmp_path / "a.nii")
-    assert code == 0 and sum("there is no donor (--donor)" in line for line in err) == 1
+    assert code == 0 and sum("there is no donor that the priority" in line for line in err) == 1
 
 
 def test_a_shapes_record_names_the_masks_of_its_options_and_repeats_with_their_labels(

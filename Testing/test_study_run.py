@@ -233,7 +233,8 @@ def test_a_stopped_batch_goes_on(data, tmp_path, number):
         tmp_path / "out",
     )
     code = (  # after two rows it waits for the signal
-        "import sys, time; from TumorSynthLib import cli; from TumorSynthLib.study.ledger import Ledger\n"
+        "import signal, sys, time; from TumorSynthLib import cli; from TumorSynthLib.study.ledger import Ledger\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "add = Ledger.add\n"
         "Ledger.add = lambda self, row: (add(self, row), len(self.rows) > 1 and time.sleep(600))\n"
         "sys.exit(cli.main(sys.argv[1:]))"

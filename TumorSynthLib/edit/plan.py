@@ -322,9 +322,7 @@ def _at_odds(case: Case, plan: Plan) -> list[str]:
     """Options of tissue that leave others nothing to do."""
     request, texts = plan.request, []
     if request.priority is not None and request.donor is None:
-        return [
-            f"there is no donor (--donor) that the priority {request.priority} could be of: it changed nothing"
-        ]
+        return [f"there is no donor that the priority {request.priority} could be of: it changed nothing"]
     idle = [name for name in ("grow", "zone") if request.strict and getattr(request, name)]
     if idle:
         texts.append(f"no voxel outside the mask may change (strict): {' and '.join(idle)} changed nothing")

@@ -147,6 +147,26 @@ def test_numbers_bring_a_moved_tumour_nearer_to_its_features_where_the_place_cha
     )
 
 
+@pytest.mark.parametrize("off", [3, -3, 60])
+def test_a_moved_tumours_darkest_voxel_from_which_levels_are_counted_is_as_dark_as_it_was(off):
+    """A step of it by one level shifts all levels, and features of low ones by standard deviations."""
+    rng = np.random.default_rng(0)
+    mask = ball((12, 24, 24), 8, SHAPE)
+    image = np.rint(100 + 20 * rng.normal(size=SHAPE)).astype(np.int16)
+    image[12, 24, 24] = image[mask].min() - 5
+    moved, now = image.copy(), int(image[mask].min()) + off
+    moved[12, 24, 24] = now
+    before, volume = (Volume(one, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)) for one in (image, moved))
+    made = module._with_darkest(before, volume, mask, mask)
+    if off == 60:
+        assert now > np.sort(image[mask])[1] and made.array[mask].min() == image[mask].min()
+    else:
+        assert np.array_equal(made.array, image)
+    far = before.with_array(image + np.int16(15))
+    assert module._with_darkest(before, far, mask, mask) is None, "a change that would be seen"
+    assert module._with_darkest(before, before, mask, mask) is None
+
+
 @pytest.mark.parametrize("order, flip", [((2, 0, 1), (0, 1, 0)), ((1, 2, 0), (1, 0, 1))])
 def test_the_order_of_axes_hardly_matters(case, moved, order, flip):
     volume, mask = case

@@ -1,5 +1,5 @@
-"""What of its features a moved tumour keeps: those of the same voxels before and after, brought nearer by seven numbers where
-the new place changed them."""
+"""What of its features a moved tumour keeps: those of the same voxels before and after, brought nearer by its darkest voxel, from
+which grey levels are counted, and by seven numbers where the new place changed them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from TumorSynthLib.edit.case import Case
 from TumorSynthLib.edit.progress import Progress
 from TumorSynthLib.edit.wish import texture_of
+from TumorSynthLib.texture.exemplar.bands import robust_sd
 from TumorSynthLib.texture.exemplar.lent import correlation
 from TumorSynthLib.texture.exemplar.sliders import slider_of
 from TumorSynthLib.volume import Volume
@@ -18,6 +19,8 @@ from TumorSynthLib.volume import Volume
 LEAST_R, WORTH = 0.95, 0.5
 """Pearson's r across the features before and after, in standard deviations, below which numbers are tried; they are kept
 where they bring this share of what r lacks of it: a tumour isn't changed for less."""
+DARKEST = 0.5
+"""Of the tumour's robust standard deviation that its darkest voxel may be moved by, so that nobody sees it."""
 CLASSES = ("firstorder", "glcm")
 """Features that the numbers look at: the others follow, and take longer."""
 
@@ -50,6 +53,15 @@ def kept(case: Case, mask: np.ndarray, was: np.ndarray, seed: int, progress: Pro
     facts = {"kept_r": round(r, 3)}
     if r >= LEAST_R:
         return Kept(case.volume, before, reached, facts)
+    darker = None if case.before is None else _with_darkest(case.before, case.volume, mask, was)
+    if darker is not None:
+        counted = replace(there, volume=darker).measure(mask)
+        better = correlation(asked, counted, spread, case.population)
+        if better >= r + WORTH * (LEAST_R - r):
+            case, there, reached = replace(case, volume=darker), replace(there, volume=darker), counted
+            facts, r = {"kept_r": round(better, 3), "kept_r_laid": round(r, 3), "darkest": True}, better
+    if r >= LEAST_R:
+        return Kept(case.volume, before, reached, facts)
     with progress.stage("solve"):
         region, slider = slider_of(there, progress)
         made = slider.moved({n: v for n, v in asked.items() if n.split("_")[1] in CLASSES}, 0.0, seed)
@@ -59,5 +71,20 @@ def kept(case: Case, mask: np.ndarray, was: np.ndarray, seed: int, progress: Pro
     if better < r + WORTH * (LEAST_R - r):
         return Kept(case.volume, before, reached, facts)
     return Kept(
-        volume, before, after, {"kept_r": round(better, 3), "kept_r_laid": round(r, 3), **made.facts()}
-    )
+        volume, before, after,
+        {"kept_r_laid": round(r, 3), **facts, "kept_r": round(better, 3), **made.facts()},
+    )  # fmt: skip
+
+
+def _with_darkest(before: Volume, volume: Volume, mask: np.ndarray, was: np.ndarray) -> Volume | None:
+    """The image with the moved tumour's darkest voxel as dark as it was; None where that would be seen, or is so."""
+    old, new = before.array[was], volume.array[mask]
+    low, now = old.min(), new.min()
+    if low == now or abs(float(low) - float(now)) > DARKEST * robust_sd(new.astype(np.float64)):
+        return None
+    array = volume.array.copy()
+    if low < now:
+        array[tuple(np.argwhere(mask)[new.argmin()])] = low
+    else:
+        array[mask & (array < low)] = low
+    return volume.with_array(array)

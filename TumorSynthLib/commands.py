@@ -40,9 +40,6 @@ def extract(args: argparse.Namespace) -> int:
         model = model_of(args, None, volume) if args.model else None
         found, warnings, unit = extracted(args, find(model) if model else None, volume)
     tell_model(args)
-    if model is None and not args.settings:
-        more = "" if args.model else "; an edit measures as its model does (--model auto)"
-        print(f"measured with pyradiomics' default settings{more}", file=sys.stderr)
     for text in warnings:
         print(f"warning: {text}", file=sys.stderr)
     found["warnings"] = [*read, *warnings]
@@ -50,6 +47,9 @@ def extract(args: argparse.Namespace) -> int:
         with Staging(last=True) as staging:
             staging.file(args.out).write_text(_features_text(args.out, found, unit), encoding="utf-8")
     print(as_json(found) if args.json else _feature_table(found, unit))
+    if model is None and not (args.settings or args.json):
+        more = "" if args.model else "; an edit measures as its model does (--model auto)"
+        print(f"\nmeasured with pyradiomics' default settings{more}")
     return 0
 
 

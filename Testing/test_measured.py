@@ -37,9 +37,10 @@ def test_extract_auto_measures_as_an_edit_does_and_both_say_how(run, mr, tmp_pat
     assert (
         code == 0 and found["model"] == "generic-mr" and err[0].startswith("model generic-mr: nothing says")
     )
-    code, out, err = run("extract", *mr[1], "--json")
+    assert "(--model auto)" in run("extract", *mr[1])[1].splitlines()[-1]
+    code, out, _ = run("extract", *mr[1], "--json")
     plain = json.loads(out)
-    assert code == 0 and plain["model"] is None and "(--model auto)" in err[0]
+    assert code == 0 and plain["model"] is None
     assert plain["settings"]["resampledPixelSpacing"] is None
     for model, own, told in (
         (

@@ -1,7 +1,7 @@
 """Models: bundles on disk, the catalogue, and their installation.
 
-A bundle is a folder with ``bundle.json`` and safetensors files, and all that an edit needs. Nothing here uses
-pickle, and nothing is sent anywhere: the network is used only to download a model (or a catalogue) that the
+A bundle is a folder with ``bundle.json`` and safetensors files, and all that an edit needs. These formats hold no
+code, and nothing is sent anywhere: the network is used only to download a model (or a catalogue) that the
 user asked for.
 
     bundle = find("lung-nodule-ct")                 # installed by the user, or bundled
